@@ -1,0 +1,3 @@
+//! board.
+
+fn main() {}

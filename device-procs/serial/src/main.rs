@@ -1,0 +1,3 @@
+//! serial.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! probe.
+
+fn main() {}

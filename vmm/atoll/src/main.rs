@@ -1,0 +1,3 @@
+//! atoll.
+
+fn main() {}

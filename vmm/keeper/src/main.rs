@@ -1,0 +1,3 @@
+//! keeper.
+
+fn main() {}

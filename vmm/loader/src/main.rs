@@ -1,0 +1,3 @@
+//! loader.
+
+fn main() {}
