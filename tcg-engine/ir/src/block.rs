@@ -1,0 +1,208 @@
+//! Lifted blocks and the builder that front ends lift into.
+//!
+//! A block is a straight run of operations with forward skips only; it ends in an exit. A side table of [`Point`]s maps
+//! operations back to guest instructions, so that a fault in the middle is precise without any marker in the hot path.
+
+use crate::flags::Kind;
+use crate::op::{FIRST_TEMP, Inst, MemRef, NONE, Op, Rel, Slot, WORDS};
+
+/// Where a guest instruction begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Point {
+    /// Index of its first operation.
+    pub op: u32,
+    /// Its program counter.
+    pub pc: u64,
+    /// Its length in bytes.
+    pub len: u8,
+}
+
+/// A lifted block.
+#[derive(Clone, Debug, Default)]
+pub struct Block {
+    /// The operations.
+    pub insts: Vec<Inst>,
+    /// Guest instructions, ascending.
+    pub points: Vec<Point>,
+    /// Program counter of the first instruction.
+    pub pc: u64,
+    /// Program counter after the last one.
+    pub end_pc: u64,
+}
+
+impl Block {
+    /// The guest instruction that operation `op` belongs to: its index in [`Block::points`].
+    pub fn point_of(&self, op: usize) -> usize {
+        self.points.partition_point(|p| p.op as usize <= op).saturating_sub(1)
+    }
+
+    /// Number of guest instructions.
+    pub fn len(&self) -> usize {
+        self.points.len()
+    }
+
+    /// Whether nothing was lifted.
+    pub fn is_empty(&self) -> bool {
+        self.points.is_empty()
+    }
+}
+
+/// A forward skip that is not closed yet.
+#[derive(Debug)]
+#[must_use = "a skip must be closed"]
+pub struct Skip(usize);
+
+/// Builds a [`Block`].
+#[derive(Debug)]
+pub struct Builder {
+    block: Block,
+    next_temp: u16,
+}
+
+impl Builder {
+    /// A block that starts at `pc`.
+    pub fn new(pc: u64) -> Self {
+        Builder { block: Block { pc, end_pc: pc, ..Block::default() }, next_temp: FIRST_TEMP }
+    }
+
+    /// Begin guest instruction at `pc`, `len` bytes long. Temporaries do not live across instructions unless the caller
+    /// holds on to them; they are not reused within a block.
+    pub fn instruction(&mut self, pc: u64, len: u8) {
+        self.block.points.push(Point { op: self.block.insts.len() as u32, pc, len });
+        self.block.end_pc = pc.wrapping_add(u64::from(len));
+    }
+
+    /// Remaining temporaries; a lifter ends the block when fewer than one instruction may need are left.
+    pub fn temps_left(&self) -> usize {
+        WORDS - 2 - self.next_temp as usize
+    }
+
+    /// A fresh temporary.
+    pub fn temp(&mut self) -> Slot {
+        let s = Slot(self.next_temp);
+        // The last pair is NONE and its neighbour; running into it is caught by the verifier.
+        self.next_temp = (self.next_temp + 1).min(WORDS as u16 - 2);
+        s
+    }
+
+    /// A fresh 128-bit temporary pair (even slot).
+    pub fn temp128(&mut self) -> Slot {
+        self.next_temp = (self.next_temp + 1) & !1;
+        let s = Slot(self.next_temp);
+        self.next_temp = (self.next_temp + 2).min(WORDS as u16 - 2);
+        s
+    }
+
+    /// Append an operation as it is.
+    pub fn push(&mut self, inst: Inst) {
+        self.block.insts.push(inst);
+    }
+
+    /// Append `op d, a, b`.
+    pub fn op(&mut self, op: Op, d: Slot, a: Slot, b: Slot) {
+        self.push(Inst { op, aux: 0, d, a, b, imm: 0 });
+    }
+
+    /// Append `op d, a, imm`.
+    pub fn op_imm(&mut self, op: Op, d: Slot, a: Slot, imm: u64) {
+        self.push(Inst { op, aux: 0, d, a, b: NONE, imm });
+    }
+
+    /// Append `op.aux d, a, b, imm`.
+    pub fn full(&mut self, op: Op, aux: u8, d: Slot, a: Slot, b: Slot, imm: u64) {
+        self.push(Inst { op, aux, d, a, b, imm });
+    }
+
+    /// A new temporary holding `v`.
+    pub fn constant(&mut self, v: u64) -> Slot {
+        let t = self.temp();
+        self.op_imm(Op::MovI, t, NONE, v);
+        t
+    }
+
+    /// `t = a op b` in a new temporary.
+    pub fn new2(&mut self, op: Op, a: Slot, b: Slot) -> Slot {
+        let t = self.temp();
+        self.op(op, t, a, b);
+        t
+    }
+
+    /// `t = a op imm` in a new temporary.
+    pub fn new_imm(&mut self, op: Op, a: Slot, imm: u64) -> Slot {
+        let t = self.temp();
+        self.op_imm(op, t, a, imm);
+        t
+    }
+
+    /// `t = a rel b`.
+    pub fn set_rel(&mut self, rel: Rel, a: Slot, b: Slot) -> Slot {
+        let t = self.temp();
+        self.full(Op::SetRel, rel as u8, t, a, b, 0);
+        t
+    }
+
+    /// Load into `d` from `base + (index << scale) + disp`; either slot may be [`NONE`].
+    pub fn load(&mut self, d: Slot, base: Slot, index: Slot, m: MemRef) {
+        let op = if m.log2 == 4 { Op::Load128 } else { Op::Load };
+        self.full(op, m.aux(), d, base, index, m.imm());
+    }
+
+    /// Store `value`.
+    pub fn store(&mut self, value: Slot, base: Slot, index: Slot, m: MemRef) {
+        let op = if m.log2 == 4 { Op::Store128 } else { Op::Store };
+        self.full(op, m.aux(), value, base, index, m.imm());
+    }
+
+    /// Record flags.
+    pub fn flags(&mut self, kind: Kind, bits: u8, a: Slot, b: Slot, r: Slot) {
+        self.full(Op::Flags, kind as u8, r, a, b, u64::from(bits));
+    }
+
+    /// Call helper `id`.
+    pub fn call(&mut self, d: Slot, id: u16, a: Slot, b: Slot, imm: u32, flags: u8) {
+        self.full(Op::Call, flags, d, a, b, u64::from(id) | u64::from(imm) << 32);
+    }
+
+    /// Skip what follows, up to [`Builder::close`], if `a` is zero.
+    pub fn skip_if_zero(&mut self, a: Slot) -> Skip {
+        self.op_imm(Op::SkipIfZero, NONE, a, 0);
+        Skip(self.block.insts.len() - 1)
+    }
+
+    /// Skip what follows unless condition `cond` holds.
+    pub fn skip_unless(&mut self, cond: crate::flags::Cond) -> Skip {
+        self.full(Op::SkipUnless, cond.0, NONE, NONE, NONE, 0);
+        Skip(self.block.insts.len() - 1)
+    }
+
+    /// Close a skip here.
+    pub fn close(&mut self, s: Skip) {
+        let n = self.block.insts.len() - s.0 - 1;
+        if let Some(i) = self.block.insts.get_mut(s.0) {
+            i.imm = n as u64;
+        }
+    }
+
+    /// What has been appended so far.
+    pub fn insts(&self) -> &[Inst] {
+        &self.block.insts
+    }
+
+    /// Number of guest instructions so far.
+    pub fn instructions(&self) -> usize {
+        self.block.points.len()
+    }
+
+    /// Remove the current (last) guest instruction and its operations, to end the block before it.
+    pub fn retract(&mut self) {
+        if let Some(p) = self.block.points.pop() {
+            self.block.insts.truncate(p.op as usize);
+            self.block.end_pc = p.pc;
+        }
+    }
+
+    /// The finished block.
+    pub fn finish(self) -> Block {
+        self.block
+    }
+}

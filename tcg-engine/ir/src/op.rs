@@ -1,0 +1,479 @@
+//! The operations of the IR as data: one 16-byte [`Inst`] each, over one flat register file.
+//!
+//! The idea: guest registers and temporaries are words of the same array ([`crate::Regs`]), so that a guest `add rax, rcx`
+//! is a single operation, liveness is one backward pass, and an emitter may pin any word to a host register. The reference
+//! page is `README.md` of this crate.
+
+/// Number of words in a register file.
+pub const WORDS: usize = 1024;
+/// First word that is a temporary: it lives within one block only.
+pub const FIRST_TEMP: u16 = 512;
+/// Common words, the same for every guest architecture: the program counter (offset within the code segment on x86).
+pub const PC: Slot = Slot(0);
+/// Kind and operand size of the last flag-setting operation, see [`crate::flags`].
+pub const FLAG_KIND: Slot = Slot(1);
+/// First operand of the last flag-setting operation.
+pub const FLAG_A: Slot = Slot(2);
+/// Second operand of the last flag-setting operation.
+pub const FLAG_B: Slot = Slot(3);
+/// Result of the last flag-setting operation, or explicit flag bits.
+pub const FLAG_R: Slot = Slot(4);
+/// Floating-point control and sticky status (MXCSR on x86, FPCR|FPSR<<32 on aarch64, FPC on s390x).
+pub const FPC: Slot = Slot(5);
+/// First word that an architecture lays out by itself.
+pub const FIRST_ARCH: u16 = 8;
+/// "No slot".
+pub const NONE: Slot = Slot(WORDS as u16 - 1);
+
+/// Index of a 64-bit word in the register file. A 128-bit value occupies an even word (low half) and the next one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Slot(pub u16);
+
+impl Slot {
+    /// Whether this is a temporary.
+    pub const fn is_temp(self) -> bool {
+        self.0 >= FIRST_TEMP && self.0 != NONE.0
+    }
+}
+
+/// One operation. The meaning of the fields depends on [`Op`]; unused fields are [`NONE`] / 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Inst {
+    /// What to do.
+    pub op: Op,
+    /// Sub-operation, size, condition or flags, by operation.
+    pub aux: u8,
+    /// Destination (for stores: the value to store).
+    pub d: Slot,
+    /// First source.
+    pub a: Slot,
+    /// Second source.
+    pub b: Slot,
+    /// Immediate: constant, address mode, or a third source's slot, by operation.
+    pub imm: u64,
+}
+
+/// Operations. `W` in a name is 32 or 64. 32-bit operations read the low halves and zero-extend their result.
+/// The suffix `I` takes `imm` in place of `b`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Op {
+    /// `d = a`.
+    Mov,
+    /// `d = imm`.
+    MovI,
+    /// `d = a` for a 128-bit pair.
+    Mov128,
+    /// `d = a + b`.
+    Add64,
+    /// `d = a + imm`.
+    Add64I,
+    /// `d = zx32(a + b)`.
+    Add32,
+    /// `d = zx32(a + imm)`.
+    Add32I,
+    /// `d = a - b`.
+    Sub64,
+    /// `d = zx32(a - b)`.
+    Sub32,
+    /// `d = a - imm`.
+    Sub64I,
+    /// `d = zx32(a - imm)`.
+    Sub32I,
+    /// `d = a & b`. For 32-bit guests' operations mask with [`Op::Zext32`] or use 32-bit-clean inputs.
+    And,
+    /// `d = a & imm`.
+    AndI,
+    /// `d = a | b`.
+    Or,
+    /// `d = a | imm`.
+    OrI,
+    /// `d = a ^ b`.
+    Xor,
+    /// `d = a ^ imm`.
+    XorI,
+    /// `d = a & !b`.
+    AndNot,
+    /// `d = !a` (64 bits).
+    Not,
+    /// `d = zx32(!a)`.
+    Not32,
+    /// `d = 0 - a`.
+    Neg64,
+    /// `d = zx32(0 - a)`.
+    Neg32,
+    /// `d = low 64 bits of a * b`.
+    Mul64,
+    /// `d = zx32(a * b)`.
+    Mul32,
+    /// `d = high 64 bits of the unsigned product`.
+    MulHiU64,
+    /// `d = high 64 bits of the signed product`.
+    MulHiS64,
+    /// Shifts by `b & 63`.
+    Shl64,
+    /// Shift by `imm & 63`.
+    Shl64I,
+    /// Logical right shift by `b & 63`.
+    Shr64,
+    /// Logical right shift by `imm & 63`.
+    Shr64I,
+    /// Arithmetic right shift by `b & 63`.
+    Sar64,
+    /// Arithmetic right shift by `imm & 63`.
+    Sar64I,
+    /// `zx32`, by `b & 31`.
+    Shl32,
+    /// `zx32`, by `imm & 31`.
+    Shl32I,
+    /// `zx32`, by `b & 31`.
+    Shr32,
+    /// `zx32`, by `imm & 31`.
+    Shr32I,
+    /// Sign of bit 31; `zx32`, by `b & 31`.
+    Sar32,
+    /// Sign of bit 31; `zx32`, by `imm & 31`.
+    Sar32I,
+    /// Rotate left by `b & 63`.
+    Rotl64,
+    /// Rotate left by `imm & 63`.
+    Rotl64I,
+    /// Rotate left by `b & 31`, `zx32`.
+    Rotl32,
+    /// Rotate left by `imm & 31`, `zx32`.
+    Rotl32I,
+    /// `d = (a : b) >> imm`, 64-bit halves: low 64 bits of the 128-bit value with `a` high, shifted right by `imm & 63`.
+    Extr64,
+    /// `d = zx8(a)`.
+    Zext8,
+    /// `d = zx16(a)`.
+    Zext16,
+    /// `d = zx32(a)`.
+    Zext32,
+    /// `d = sx8to64(a)`.
+    Sext8,
+    /// `d = sx16to64(a)`.
+    Sext16,
+    /// `d = sx32to64(a)`.
+    Sext32,
+    /// `d = a` with bits `[pos, pos+len)` replaced by the low bits of `b`; `imm = pos | len << 8`.
+    Deposit,
+    /// `d = zero-extended bits [pos, pos+len)` of `a`; `imm = pos | len << 8`.
+    Extract,
+    /// `d = sign-extended bits [pos, pos+len)` of `a`; `imm = pos | len << 8`.
+    SExtract,
+    /// Count leading zeros in the low `aux` (8, 16, 32, 64) bits; all zero gives `aux`.
+    Clz,
+    /// Count trailing zeros in the low `aux` bits; all zero gives `aux`.
+    Ctz,
+    /// Number of ones in 64 bits.
+    Popcnt,
+    /// Byte swap of the low `aux` (16, 32, 64) bits, zero-extended.
+    Bswap,
+    /// Bit reverse of the low `aux` (32, 64) bits, zero-extended.
+    Bitrev,
+    /// `d = (a REL b) ? 1 : 0` on 64 bits; `aux` is a [`Rel`].
+    SetRel,
+    /// `d = (a REL imm) ? 1 : 0` on 64 bits.
+    SetRelI,
+    /// `d = a != 0 ? b : word[imm]`.
+    Select,
+    /// `d = a + (b << aux) + imm`; `b` may be [`NONE`].
+    Lea,
+    /// The same, `zx32` of the sum.
+    Lea32,
+    /// The same, `zx16` of the sum.
+    Lea16,
+
+    /// Flags: record `kind = aux`, operand size in `imm` (8, 16, 32, 64) bits 0..8, operands `a`, `b`, result `d` (a source
+    /// here). See [`crate::flags::Kind`].
+    Flags,
+    /// `d = condition aux holds ? 1 : 0`, see [`crate::flags::Cond`].
+    Cond,
+    /// `d = a if the condition aux holds else b`.
+    SelectCond,
+    /// `d = all flag bits, architectural layout of the kind's family` (x86: EFLAGS bits; a64: NZCV << 28; s390x: CC).
+    FlagsGet,
+
+    /// `d = [addr]`; address `a + (b << scale) + disp`, see [`MemRef`]. May stop.
+    Load,
+    /// `[addr] = d` (a source here). May stop.
+    Store,
+    /// 128-bit pair. May stop.
+    Load128,
+    /// 128-bit pair. May stop.
+    Store128,
+    /// `d = old [a]; [a] = old OP b`, atomically; `aux` is an [`AtomicOp`], `imm` a [`MemRef`] without index. May stop.
+    Atomic,
+    /// `d = old [a]; if old == word[imm >> 32 & 0x3ff] then [a] = b`; the [`MemRef`] is packed without displacement, see
+    /// [`MemRef::pack_cas`]. May stop.
+    Cas,
+    /// 128-bit compare and swap: expected pair in `d` (in and out: receives the old value), new pair in `b`, address `a`.
+    /// May stop.
+    Cas128,
+    /// `d = [a]` and open this vCPU's monitor on that location. May stop.
+    LoadExclusive,
+    /// `[a] = b` if the monitor still holds; `d` = 0 stored, 1 not. May stop.
+    StoreExclusive,
+    /// Close the monitor.
+    ClearExclusive,
+    /// Ordering fence; `aux` is a [`Fence`].
+    Fence,
+    /// String of memory, see [`BulkOp`]: `aux` the operation, `a` destination address, `b` source address or fill value,
+    /// `imm` see [`BulkRef`]; `d` = bytes done (0 < done ≤ length unless the length is 0). A fault with no progress stops.
+    Bulk,
+
+    /// 128-bit integer vector operation `aux` ([`crate::vec::VecOp`]): pair `d` = op(pair `a`, pair `b`, `imm`).
+    Vec,
+    /// Floating-point operation `aux` ([`fp::FpOp`]) of the guest's SSE-like unit: pair `d` = op(pair `a`, pair `b`),
+    /// `imm` = format and immediate; sticky flags go to [`FPC`]. May stop (unmasked exception).
+    Fp,
+    /// Floating-point operation with explicit per-architecture rules through `fp::soft`: `aux` is a [`crate::SoftOp`],
+    /// `imm` the rounding/format/NaN policy and third source. May stop.
+    FpSoft,
+
+    /// `d = helper(imm & 0xffff)(a, b, imm >> 32)`, see [`crate::Env::call`]. `aux` are [`call_flags`]. May stop if so flagged.
+    Call,
+
+    /// If `a == 0` skip the next `imm` operations.
+    SkipIfZero,
+    /// If the condition `aux` does not hold skip the next `imm` operations.
+    SkipUnless,
+    /// Leave the block to `imm` if `a != 0`.
+    ExitIf,
+    /// Leave the block to `imm` if the condition `aux` holds.
+    ExitCond,
+    /// Leave the block to program counter `imm`; `aux` is the chain slot (0 or 1).
+    Exit,
+    /// Leave the block to program counter `a`.
+    ExitReg,
+    /// Leave the block with event `aux` for the run loop; the program counter becomes `imm`.
+    ExitEvent,
+    /// Raise the guest exception `aux` at this instruction with error code `imm` through [`crate::Env::raise`]. Always stops.
+    Raise,
+}
+
+/// Relations of [`Op::SetRel`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Rel {
+    /// Equal.
+    Eq,
+    /// Not equal.
+    Ne,
+    /// Unsigned less.
+    Ltu,
+    /// Unsigned less or equal.
+    Leu,
+    /// Signed less.
+    Lts,
+    /// Signed less or equal.
+    Les,
+}
+
+/// Operations of [`Op::Atomic`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum AtomicOp {
+    /// Exchange.
+    Swap,
+    /// Add.
+    Add,
+    /// And.
+    And,
+    /// Or.
+    Or,
+    /// Exclusive or.
+    Xor,
+    /// And with the complement.
+    AndNot,
+    /// Signed maximum.
+    MaxS,
+    /// Signed minimum.
+    MinS,
+    /// Unsigned maximum.
+    MaxU,
+    /// Unsigned minimum.
+    MinU,
+}
+
+/// Kinds of [`Op::Fence`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Fence {
+    /// Earlier loads before later loads and stores.
+    Acquire,
+    /// Earlier loads and stores before later stores.
+    Release,
+    /// Everything, store to load included.
+    Full,
+}
+
+/// Operations of [`Op::Bulk`]. Lengths and results are in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum BulkOp {
+    /// Copy as if element by element in the given direction (overlap replicates as the element loop would).
+    Copy,
+    /// Fill with the low element of `b`.
+    Fill,
+    /// `[dst] ^= [src]` (s390x XC); likewise below.
+    Xor,
+    /// `[dst] &= [src]`.
+    And,
+    /// `[dst] |= [src]`.
+    Or,
+}
+
+/// Flags of [`Op::Call`] for liveness and for the verifier.
+pub mod call_flags {
+    /// The helper may stop (fault or event) before it has changed anything.
+    pub const MAY_STOP: u8 = 1;
+    /// The helper may read any guest word (flags must be written back before).
+    pub const READS_STATE: u8 = 2;
+    /// The helper may write any guest word.
+    pub const WRITES_STATE: u8 = 4;
+    /// The instruction can be restarted although guest words were written before this call (its progress is in them).
+    pub const RESTARTABLE: u8 = 8;
+}
+
+/// How a memory operation reaches memory: packed into [`Inst::imm`] (address part and attributes) and [`Inst::aux`] (size).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MemRef {
+    /// Displacement, sign-extended.
+    pub disp: i32,
+    /// Left shift of the index, 0..=3.
+    pub scale: u8,
+    /// log2 of the size in bytes: 0..=4.
+    pub log2: u8,
+    /// Sign-extend the loaded value to 64 bits.
+    pub signed: bool,
+    /// Big-endian access.
+    pub big: bool,
+    /// Address space or mode selector of the architecture; 0 is the current one at current privilege.
+    pub space: u8,
+    /// Storage access key + 1 (s390x), 0 none.
+    pub key: u8,
+    /// Must be naturally aligned, else an alignment fault of the architecture.
+    pub aligned: bool,
+    /// Load that will be followed by a store to the same place: check the right to write first.
+    pub write_intent: bool,
+    /// The address came from the stack segment (x86: faults are #SS).
+    pub stack: bool,
+    /// Device-style access ordering: acquire (loads) or release (stores).
+    pub ordered: bool,
+    /// The effective address wraps at this many bits: 0 none, 1 = 32, 2 = 31, 3 = 24.
+    pub wrap: u8,
+}
+
+impl MemRef {
+    /// A plain little-endian access of `1 << log2` bytes.
+    pub const fn new(log2: u8) -> Self {
+        MemRef {
+            disp: 0,
+            scale: 0,
+            log2,
+            signed: false,
+            big: false,
+            space: 0,
+            key: 0,
+            aligned: false,
+            write_intent: false,
+            stack: false,
+            ordered: false,
+            wrap: 0,
+        }
+    }
+
+    /// The `aux` byte.
+    pub const fn aux(self) -> u8 {
+        self.log2 | (self.signed as u8) << 3 | (self.big as u8) << 4 | (self.scale & 3) << 5
+    }
+
+    /// The attribute half of the immediate, see [`MemRef::imm`].
+    const fn attributes(self) -> u64 {
+        (self.space as u64) << 48
+            | (self.key as u64 & 0x1f) << 56
+            | (self.aligned as u64) << 61
+            | (self.write_intent as u64) << 62
+            | (self.stack as u64) << 63
+            | (self.ordered as u64) << 44
+            | (self.wrap as u64 & 3) << 45
+    }
+
+    /// The `imm` word: displacement in bits 0..32, attributes above.
+    pub const fn imm(self) -> u64 {
+        self.disp as u32 as u64 | self.attributes()
+    }
+
+    /// The `imm` word of [`Op::Cas`]: bits 0..10 are the slot of the expected value, no displacement.
+    pub const fn pack_cas(self, expected: Slot) -> u64 {
+        (expected.0 as u64) | self.attributes()
+    }
+
+    /// Back from the packed form. `disp` is meaningless for [`Op::Cas`].
+    #[inline(always)]
+    pub const fn unpack(aux: u8, imm: u64) -> Self {
+        MemRef {
+            disp: imm as u32 as i32,
+            scale: aux >> 5 & 3,
+            log2: aux & 7,
+            signed: aux & 8 != 0,
+            big: aux & 16 != 0,
+            space: (imm >> 48) as u8,
+            key: (imm >> 56) as u8 & 0x1f,
+            aligned: imm >> 61 & 1 != 0,
+            write_intent: imm >> 62 & 1 != 0,
+            stack: imm >> 63 != 0,
+            ordered: imm >> 44 & 1 != 0,
+            wrap: (imm >> 45) as u8 & 3,
+        }
+    }
+
+    /// Size in bytes.
+    pub const fn bytes(self) -> u64 {
+        1 << self.log2
+    }
+}
+
+/// Packed operand of [`Op::Bulk`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BulkRef {
+    /// Slot with the length in bytes.
+    pub len: Slot,
+    /// log2 of the element size.
+    pub log2: u8,
+    /// Towards lower addresses (x86 DF=1); addresses then name the highest element.
+    pub backward: bool,
+    /// Address space of the destination, of the source.
+    pub dst_space: u8,
+    /// Address space of the source.
+    pub src_space: u8,
+    /// Address wrap as in [`MemRef::wrap`].
+    pub wrap: u8,
+}
+
+impl BulkRef {
+    /// The `imm` word.
+    pub const fn imm(self) -> u64 {
+        self.len.0 as u64
+            | (self.log2 as u64) << 16
+            | (self.backward as u64) << 20
+            | (self.wrap as u64) << 21
+            | (self.dst_space as u64) << 32
+            | (self.src_space as u64) << 40
+    }
+
+    /// Back from the packed form.
+    pub const fn unpack(imm: u64) -> Self {
+        BulkRef {
+            len: Slot(imm as u16 & 0x3ff),
+            log2: (imm >> 16) as u8 & 0xf,
+            backward: imm >> 20 & 1 != 0,
+            wrap: (imm >> 21) as u8 & 3,
+            dst_space: (imm >> 32) as u8,
+            src_space: (imm >> 40) as u8,
+        }
+    }
+}
