@@ -1,0 +1,1 @@
+//! Portable floating point for f32 and f64 with the differences between architectures as data.
