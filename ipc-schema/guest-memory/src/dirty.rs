@@ -1,0 +1,342 @@
+//! The `dirty` memfd: who has written what, and which pages hold translated code.
+//!
+//! One bit per 4 KiB of guest-physical space from the start of RAM, indexed like the RAM file, in little-endian atomic
+//! words; on x86, where RAM starts at 0, `D` therefore *is* a vhost dirty log (`VHOST_SET_LOG_BASE`: bit n of the log is
+//! the page at guest-physical n × 4096). This file owns the layout and the marks; the harvest protocol that swaps `D`
+//! into `B` is the streamer's.
+#![expect(unsafe_code, reason = "says which types may lie in shared memory")]
+
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::{Access, Error, PAGE_SIZE, Result, Shared, SharedMap};
+
+/// "AtollDLg" in a little-endian word.
+const MAGIC: u64 = u64::from_le_bytes(*b"AtollDLg");
+/// Changes with the layout.
+const VERSION: u64 = 1;
+/// vCPUs that the ack page has room for.
+pub(crate) const MAX_VCPUS: usize = 64;
+/// Offset of the per-vCPU acks: a page of 64 cache lines.
+const ACKS: u64 = PAGE_SIZE;
+/// Offset of the first bitmap.
+const BITMAPS: u64 = 2 * PAGE_SIZE;
+
+/// Where everything lies in the `dirty` memfd, as a function of the RAM file's length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirtyLayout {
+    /// Pages of 4 KiB that have a bit.
+    pub pages: u64,
+    /// Bytes of each bitmap, a multiple of 4096.
+    pub bitmap_len: u64,
+    /// Offset of `D`: written since the last harvest. This offset and `bitmap_len` are what a vhost back end is given.
+    pub d: u64,
+    /// Offset of the code-page bitmap: pages that translated code was made from.
+    pub code: u64,
+    /// Offset of `B`: what the current harvest found.
+    pub b: u64,
+    /// Offset of the write barrier of a background snapshot: pages that must be saved before they are written.
+    pub barrier: u64,
+    /// Length of the memfd.
+    pub len: u64,
+}
+
+impl DirtyLayout {
+    /// The layout for a RAM file of `ram_len` bytes.
+    pub const fn new(ram_len: u64) -> Self {
+        let pages = ram_len.div_ceil(PAGE_SIZE);
+        let bitmap_len = pages.div_ceil(8 * PAGE_SIZE) * PAGE_SIZE;
+        Self {
+            pages,
+            bitmap_len,
+            d: BITMAPS,
+            code: BITMAPS + bitmap_len,
+            b: BITMAPS + 2 * bitmap_len,
+            barrier: BITMAPS + 3 * bitmap_len,
+            len: BITMAPS + 4 * bitmap_len,
+        }
+    }
+}
+
+/// The header, on the memfd's first page. The harvest number has a cache line of its own: every safepoint reads it.
+#[repr(C)]
+struct Header {
+    magic: AtomicU64,
+    version: AtomicU64,
+    ram_len: AtomicU64,
+    _line: [AtomicU64; 5],
+    harvest: AtomicU64,
+}
+
+// SAFETY: atomics only.
+unsafe impl Shared for Header {}
+
+/// One vCPU's line: the harvest it has acknowledged, and whether it runs.
+#[repr(C, align(64))]
+pub struct VcpuAck {
+    /// The last harvest number for which this vCPU has dropped every write tag.
+    pub ack: AtomicU64,
+    state: AtomicU32,
+}
+
+// SAFETY: atomics and padding that nobody reads.
+unsafe impl Shared for VcpuAck {}
+
+/// What a vCPU does, as far as a harvest is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum VcpuState {
+    /// Not executing, and will read the harvest number before it does. Counts as acknowledged.
+    Parked = 0,
+    /// Executing: a harvest waits for its ack.
+    Running = 1,
+    /// Waits for the answer to a register access. Counts as parked; re-reads the harvest number on return.
+    Blocked = 2,
+}
+
+impl VcpuAck {
+    /// The vCPU's state. An unknown value counts as running, which can only make a harvest wait.
+    pub fn state(&self) -> VcpuState {
+        match self.state.load(Ordering::SeqCst) {
+            0 => VcpuState::Parked,
+            2 => VcpuState::Blocked,
+            _ => VcpuState::Running,
+        }
+    }
+
+    /// Publishes the vCPU's state; sequentially consistent, since the harvest number is read right after it.
+    pub fn set_state(&self, state: VcpuState) {
+        self.state.swap(state as u32, Ordering::SeqCst);
+    }
+}
+
+/// The mapped `dirty` memfd.
+#[derive(Debug)]
+pub struct DirtyLog {
+    map: SharedMap,
+    layout: DirtyLayout,
+}
+
+impl DirtyLog {
+    /// Writes the header of a fresh memfd of [`DirtyLayout::len`] bytes.
+    ///
+    /// # Errors
+    /// A descriptor that is too short, unsealed or cannot be mapped.
+    pub fn format(fd: BorrowedFd<'_>, ram_len: u64) -> Result<()> {
+        let map = SharedMap::map(fd, 0, PAGE_SIZE, Access::ReadWrite, "dirty")?;
+        if let Some(header) = map.typed::<Header>(0) {
+            header.version.store(VERSION, Ordering::Relaxed);
+            header.ram_len.store(ram_len, Ordering::Relaxed);
+            header.magic.store(MAGIC, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Maps the `dirty` memfd of a VM whose RAM file has `ram_len` bytes.
+    ///
+    /// # Errors
+    /// A descriptor that is too short, unsealed or cannot be mapped, or whose header does not fit.
+    pub fn map(fd: BorrowedFd<'_>, ram_len: u64) -> Result<Self> {
+        let layout = DirtyLayout::new(ram_len);
+        let map = SharedMap::map(fd, 0, layout.len, Access::ReadWrite, "dirty")?;
+        let log = Self { map, layout };
+        let header = log.header();
+        let fields = [
+            ("magic", &header.magic, MAGIC),
+            ("version", &header.version, VERSION),
+            ("ram_len", &header.ram_len, ram_len),
+        ];
+        for (field, word, want) in fields {
+            let have = word.load(Ordering::Acquire);
+            if have != want {
+                return Err(Error::BadHeader { field, have, want });
+            }
+        }
+        Ok(log)
+    }
+
+    /// The layout in use.
+    pub fn layout(&self) -> &DirtyLayout {
+        &self.layout
+    }
+
+    fn at<T: Shared>(&self, off: u64) -> &T {
+        // The layout is ours and the map was checked to hold all of it, so the offset of a field is always inside.
+        self.map.typed(off).unwrap_or_else(|| unreachable!("field at {off:#x} of the dirty memfd"))
+    }
+
+    fn header(&self) -> &Header {
+        self.at(0)
+    }
+
+    /// The number of the current harvest. Whoever starts one adds 1, after it has swapped `D`.
+    #[inline]
+    pub fn harvest(&self) -> &AtomicU64 {
+        &self.header().harvest
+    }
+
+    /// The line of vCPU `n`; `None` from 64 on.
+    pub fn vcpu(&self, n: usize) -> Option<&VcpuAck> {
+        if n >= MAX_VCPUS {
+            return None;
+        }
+        self.map.typed(ACKS + 64 * n as u64)
+    }
+
+    #[inline(always)]
+    fn word(&self, bitmap: u64, page: u64) -> Option<(&AtomicU64, u64)> {
+        if page >= self.layout.pages {
+            return None;
+        }
+        Some((self.map.typed(bitmap + page / 64 * 8)?, 1 << (page % 64)))
+    }
+
+    /// Sets every bit of the pages that `off..off+len` touches, clipped to RAM; one read-modify-write per word.
+    fn set_range(&self, bitmap: u64, off: u64, len: u64) {
+        let Some(last) = len.checked_sub(1).map(|n| off.saturating_add(n) / PAGE_SIZE) else { return };
+        let (mut page, end) = (off / PAGE_SIZE, (last + 1).min(self.layout.pages));
+        while page < end {
+            let n = (64 - page % 64).min(end - page);
+            let mask = (u64::MAX >> (64 - n)) << (page % 64);
+            if let Some((word, _)) = self.word(bitmap, page) {
+                word.fetch_or(mask, Ordering::SeqCst);
+            }
+            page += n;
+        }
+    }
+
+    /// Marks the pages of `off..off+len` (RAM offsets) as written. A vCPU marks before it installs a write tag, a device
+    /// after it has written the data. Always a read-modify-write: a plain test could be satisfied before the data is
+    /// visible, and the page would be lost.
+    #[inline]
+    pub fn mark(&self, off: u64, len: u64) {
+        self.set_range(self.layout.d, off, len);
+    }
+
+    /// Whether the page at `off` is marked.
+    pub fn is_marked(&self, off: u64) -> bool {
+        self.word(self.layout.d, off / PAGE_SIZE).is_some_and(|(w, bit)| w.load(Ordering::SeqCst) & bit != 0)
+    }
+
+    /// Marks every page of RAM, as each migration session starts.
+    pub fn mark_all(&self) {
+        self.mark(0, self.layout.pages * PAGE_SIZE);
+    }
+
+    /// Records that translated code was made from the page at `off`; answers whether it was recorded already. Set the
+    /// bit before reading the page's bytes: a writer then either is seen in them or sees the bit.
+    #[inline]
+    pub fn set_code(&self, off: u64) -> bool {
+        self.word(self.layout.code, off / PAGE_SIZE)
+            .is_some_and(|(w, bit)| w.fetch_or(bit, Ordering::SeqCst) & bit != 0)
+    }
+
+    /// Whether the page at `off` holds translated code.
+    #[inline]
+    pub fn is_code(&self, off: u64) -> bool {
+        self.word(self.layout.code, off / PAGE_SIZE).is_some_and(|(w, bit)| w.load(Ordering::SeqCst) & bit != 0)
+    }
+
+    /// Forgets the page's code; answers whether there was any.
+    #[inline]
+    pub fn clear_code(&self, off: u64) -> bool {
+        self.word(self.layout.code, off / PAGE_SIZE)
+            .is_some_and(|(w, bit)| w.fetch_and(!bit, Ordering::SeqCst) & bit != 0)
+    }
+
+    /// Whether any page of `off..off+len` holds translated code: what a device asks after a DMA write.
+    pub fn any_code(&self, off: u64, len: u64) -> bool {
+        let Some(last) = len.checked_sub(1).map(|n| off.saturating_add(n) / PAGE_SIZE) else { return false };
+        let end = (last + 1).min(self.layout.pages);
+        (off / PAGE_SIZE..end).any(|page| self.is_code(page * PAGE_SIZE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Memfd;
+    use std::os::fd::AsFd;
+
+    const RAM: u64 = 300 * PAGE_SIZE;
+
+    fn log() -> (std::os::fd::OwnedFd, DirtyLog) {
+        let fd = Memfd::create("dirty", DirtyLayout::new(RAM).len).unwrap();
+        DirtyLog::format(fd.as_fd(), RAM).unwrap();
+        let log = DirtyLog::map(fd.as_fd(), RAM).unwrap();
+        (fd, log)
+    }
+
+    #[test]
+    fn layouts_do_not_overlap_and_cover_ram() {
+        for ram in [4096, 128 << 20, (128 << 20) + 4096, 6 << 30, 1 << 40] {
+            let l = DirtyLayout::new(ram);
+            assert!(l.bitmap_len * 8 >= l.pages && l.bitmap_len.is_multiple_of(4096), "{ram}");
+            let mut ends = BITMAPS;
+            for start in [l.d, l.code, l.b, l.barrier, l.len] {
+                assert_eq!(start, ends);
+                ends = start + l.bitmap_len;
+            }
+        }
+        assert_eq!(DirtyLayout::new(6 << 30).bitmap_len, 192 << 10);
+    }
+
+    #[test]
+    fn marks_are_a_vhost_log() {
+        let (fd, log) = log();
+        log.mark(5 * PAGE_SIZE + 4095, 2);
+        log.mark(64 * PAGE_SIZE, 1);
+        log.mark(100 * PAGE_SIZE, 100 * PAGE_SIZE);
+        log.mark(299 * PAGE_SIZE, u64::MAX);
+        log.mark(7, 0);
+        log.mark(u64::MAX, 5);
+        // The back end's view: plain bytes, bit n%8 of byte n/8.
+        let bytes =
+            SharedMap::map(fd.as_fd(), log.layout().d, log.layout().bitmap_len, Access::ReadOnly, "dirty").unwrap();
+        for page in 0..log.layout().bitmap_len * 8 {
+            let bit = bytes.load::<u8>(page / 8).unwrap() >> (page % 8) & 1;
+            let want = matches!(page, 5 | 6 | 64 | 100..=199 | 299);
+            assert_eq!(bit == 1, want, "page {page}");
+            assert_eq!(log.is_marked(page * PAGE_SIZE), want, "page {page}");
+        }
+    }
+
+    #[test]
+    fn mark_all_stops_at_the_end_of_ram() {
+        let (_fd, log) = log();
+        log.mark_all();
+        assert!((0..300).all(|p| log.is_marked(p * PAGE_SIZE)));
+        assert_eq!(log.map.load::<u64>(log.layout.d + 300 / 64 * 8), Some((1 << (300 % 64)) - 1));
+        assert_eq!(log.map.load::<u64>(log.layout.code), Some(0));
+    }
+
+    #[test]
+    fn code_bits_are_their_own() {
+        let (_fd, log) = log();
+        assert!(!log.set_code(3 * PAGE_SIZE + 9));
+        assert!(log.set_code(3 * PAGE_SIZE));
+        assert!(log.is_code(3 * PAGE_SIZE + 4095) && !log.is_code(4 * PAGE_SIZE) && !log.is_marked(3 * PAGE_SIZE));
+        assert!(log.any_code(0, 3 * PAGE_SIZE + 1) && !log.any_code(0, 3 * PAGE_SIZE) && !log.any_code(0, 0));
+        assert!(log.any_code(1, u64::MAX));
+        assert!(log.clear_code(3 * PAGE_SIZE) && !log.clear_code(3 * PAGE_SIZE));
+        assert!(!log.set_code(RAM) && !log.is_code(RAM), "outside RAM nothing is recorded");
+    }
+
+    #[test]
+    fn acks_and_headers() {
+        let (fd, log) = log();
+        log.harvest().fetch_add(1, Ordering::SeqCst);
+        let v = log.vcpu(63).unwrap();
+        assert_eq!(v.state(), VcpuState::Parked);
+        v.set_state(VcpuState::Blocked);
+        v.ack.store(1, Ordering::SeqCst);
+        let again = DirtyLog::map(fd.as_fd(), RAM).unwrap();
+        assert_eq!(again.vcpu(63).unwrap().state(), VcpuState::Blocked);
+        assert_eq!(again.harvest().load(Ordering::SeqCst), 1);
+        assert!(log.vcpu(64).is_none());
+        assert_eq!(size_of::<VcpuAck>(), 64);
+        assert!(matches!(DirtyLog::map(fd.as_fd(), RAM - 4096), Err(Error::BadHeader { field: "ram_len", .. })));
+        let empty = Memfd::create("dirty", DirtyLayout::new(RAM).len).unwrap();
+        assert!(matches!(DirtyLog::map(empty.as_fd(), RAM), Err(Error::BadHeader { field: "magic", .. })));
+    }
+}
