@@ -5,8 +5,14 @@
 //! lifts guest bytes into a [`Block`], and an [`Env`] gives it memory, helpers and exceptions.
 
 pub mod block;
+pub mod dead;
+pub mod effects;
 pub mod flags;
 pub mod op;
+pub mod print;
+pub mod t0;
+pub mod vec;
+pub mod verify;
 
 pub use block::{Block, Builder, Point, Skip};
 pub use op::{AtomicOp, BulkOp, BulkRef, Fence, Inst, MemRef, NONE, Op, PC, Rel, Slot};

@@ -177,7 +177,7 @@ pub enum Op {
     SetRel,
     /// `d = (a REL imm) ? 1 : 0` on 64 bits.
     SetRelI,
-    /// `d = a != 0 ? b : word[imm]`.
+    /// `d = a != 0 ? b : c`, where `imm` is the slot `c`.
     Select,
     /// `d = a + (b << aux) + imm`; `b` may be [`NONE`].
     Lea,
@@ -204,10 +204,10 @@ pub enum Op {
     Load128,
     /// 128-bit pair. May stop.
     Store128,
-    /// `d = old [a]; [a] = old OP b`, atomically; `aux` is an [`AtomicOp`], `imm` a [`MemRef`] without index. May stop.
+    /// `d = old [a]; [a] = old OP b`, atomically; `imm` is [`MemRef::pack_atomic`] with an [`AtomicOp`]. May stop.
     Atomic,
-    /// `d = old [a]; if old == word[imm >> 32 & 0x3ff] then [a] = b`; the [`MemRef`] is packed without displacement, see
-    /// [`MemRef::pack_cas`]. May stop.
+    /// `d = old [a]; if old == expected then [a] = b`, atomically; `imm` is [`MemRef::pack_cas`] with the slot of the expected
+    /// value. Compared at the access's size. May stop.
     Cas,
     /// 128-bit compare and swap: expected pair in `d` (in and out: receives the old value), new pair in `b`, address `a`.
     /// May stop.
@@ -226,12 +226,9 @@ pub enum Op {
 
     /// 128-bit integer vector operation `aux` ([`crate::vec::VecOp`]): pair `d` = op(pair `a`, pair `b`, `imm`).
     Vec,
-    /// Floating-point operation `aux` ([`fp::FpOp`]) of the guest's SSE-like unit: pair `d` = op(pair `a`, pair `b`),
-    /// `imm` = format and immediate; sticky flags go to [`FPC`]. May stop (unmasked exception).
+    /// Floating-point operation `aux` ([`fp::sse::FpOp`]) of an SSE unit: pair `d` = op(pair `a`, pair `b`),
+    /// `imm` = immediate byte; sticky flags go to [`FPC`]. May stop (unmasked exception).
     Fp,
-    /// Floating-point operation with explicit per-architecture rules through `fp::soft`: `aux` is a [`crate::SoftOp`],
-    /// `imm` the rounding/format/NaN policy and third source. May stop.
-    FpSoft,
 
     /// `d = helper(imm & 0xffff)(a, b, imm >> 32)`, see [`crate::Env::call`]. `aux` are [`call_flags`]. May stop if so flagged.
     Call,
@@ -412,7 +409,12 @@ impl MemRef {
         (expected.0 as u64) | self.attributes()
     }
 
-    /// Back from the packed form. `disp` is meaningless for [`Op::Cas`].
+    /// The `imm` word of [`Op::Atomic`]: bits 0..8 are the operation, no displacement.
+    pub const fn pack_atomic(self, op: AtomicOp) -> u64 {
+        op as u64 | self.attributes()
+    }
+
+    /// Back from the packed form. `disp` is meaningless for [`Op::Cas`] and [`Op::Atomic`].
     #[inline(always)]
     pub const fn unpack(aux: u8, imm: u64) -> Self {
         MemRef {

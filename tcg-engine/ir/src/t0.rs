@@ -1,0 +1,464 @@
+//! T0: the interpreter of the IR. Owns nothing; runs one block against a register file and an environment.
+//!
+//! A plain `match` over the operations. It is the oracle that faster tiers are compared with, so every arm is the definition
+//! of its operation. Precision costs nothing in the hot path: an operation that stops looks its guest instruction up in the
+//! block's side table.
+
+use crate::block::Block;
+use crate::flags::{self, Cond, Kind};
+use crate::op::{
+    AtomicOp, BulkOp, BulkRef, FLAG_A, FLAG_B, FLAG_KIND, FLAG_R, FPC, Fence, Inst, MemRef, NONE, Op, PC, Rel, Slot,
+};
+use crate::{Env, Regs, Stop, Then};
+
+/// How a block ended. The program counter word says where the guest goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// By a direct exit: 0 or 1 are its chain slots, 2 a side exit.
+    Direct(u8),
+    /// To a computed program counter, or cut short after an instruction.
+    Indirect,
+    /// With an event for the run loop.
+    Event(u8),
+    /// A guest exception is pending; the program counter is that of the faulting instruction.
+    Fault,
+    /// The current instruction is to be run again; the program counter is its own.
+    Restart,
+}
+
+/// Result of [`run`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    /// How the block ended.
+    pub exit: Exit,
+    /// Guest instructions completed.
+    pub instructions: u32,
+}
+
+/// Run `block` from its first operation.
+pub fn run<E: Env>(block: &Block, regs: &mut Regs, env: &mut E) -> Outcome {
+    let mut insts: &[Inst] = &block.insts;
+    let mut i = 0usize;
+
+    macro_rules! leave {
+        ($exit:expr, $pc:expr) => {{
+            regs.set(PC, $pc);
+            return Outcome { exit: $exit, instructions: completed(block, i) };
+        }};
+    }
+    // A stop before the effect: the instruction has not happened.
+    macro_rules! stop {
+        ($s:expr) => {{
+            let p = block.point_of(i - 1);
+            regs.set(PC, block.points.get(p).map_or(block.pc, |p| p.pc));
+            let exit = if $s == Stop::Restart { Exit::Restart } else { Exit::Fault };
+            return Outcome { exit, instructions: p as u32 };
+        }};
+    }
+    macro_rules! finish {
+        () => {
+            insts = &block.insts[..end_of_instruction(block, i - 1)]
+        };
+    }
+    macro_rules! value {
+        ($e:expr) => {
+            match $e {
+                Ok(v) => v,
+                Err(s) => stop!(s),
+            }
+        };
+    }
+    macro_rules! value_then {
+        ($e:expr, $v:ident => $write:expr) => {
+            match $e {
+                Ok(($v, then)) => {
+                    $write;
+                    if then == Then::FinishInstruction {
+                        finish!();
+                    }
+                }
+                Err(s) => stop!(s),
+            }
+        };
+    }
+    macro_rules! effect {
+        ($e:expr) => {
+            match $e {
+                Ok(()) => {}
+                Err(Stop::FinishInstruction) => finish!(),
+                Err(s) => stop!(s),
+            }
+        };
+    }
+    macro_rules! bin64 {
+        ($x:expr, $f:expr) => {{
+            let v = $f(regs.get($x.a), regs.get($x.b));
+            regs.set($x.d, v);
+        }};
+    }
+    macro_rules! imm64 {
+        ($x:expr, $f:expr) => {{
+            let v = $f(regs.get($x.a), $x.imm);
+            regs.set($x.d, v);
+        }};
+    }
+    macro_rules! bin32 {
+        ($x:expr, $f:expr) => {{
+            let v: u32 = $f(regs.get($x.a) as u32, regs.get($x.b) as u32);
+            regs.set($x.d, u64::from(v));
+        }};
+    }
+    macro_rules! imm32 {
+        ($x:expr, $f:expr) => {{
+            let v: u32 = $f(regs.get($x.a) as u32, $x.imm as u32);
+            regs.set($x.d, u64::from(v));
+        }};
+    }
+
+    loop {
+        let Some(x) = insts.get(i) else {
+            // Cut short after an instruction.
+            let p = block.points.partition_point(|p| (p.op as usize) < i);
+            regs.set(PC, block.points.get(p).map_or(block.end_pc, |p| p.pc));
+            return Outcome { exit: Exit::Indirect, instructions: p as u32 };
+        };
+        i += 1;
+        match x.op {
+            Op::Mov => {
+                let v = regs.get(x.a);
+                regs.set(x.d, v);
+            }
+            Op::MovI => regs.set(x.d, x.imm),
+            Op::Mov128 => {
+                let v = regs.get128(x.a);
+                regs.set128(x.d, v);
+            }
+            Op::Add64 => bin64!(x, u64::wrapping_add),
+            Op::Add64I => imm64!(x, u64::wrapping_add),
+            Op::Add32 => bin32!(x, u32::wrapping_add),
+            Op::Add32I => imm32!(x, u32::wrapping_add),
+            Op::Sub64 => bin64!(x, u64::wrapping_sub),
+            Op::Sub32 => bin32!(x, u32::wrapping_sub),
+            Op::Sub64I => imm64!(x, u64::wrapping_sub),
+            Op::Sub32I => imm32!(x, u32::wrapping_sub),
+            Op::And => bin64!(x, |a, b| a & b),
+            Op::AndI => imm64!(x, |a, b| a & b),
+            Op::Or => bin64!(x, |a, b| a | b),
+            Op::OrI => imm64!(x, |a, b| a | b),
+            Op::Xor => bin64!(x, |a, b| a ^ b),
+            Op::XorI => imm64!(x, |a, b| a ^ b),
+            Op::AndNot => bin64!(x, |a: u64, b: u64| a & !b),
+            Op::Not => imm64!(x, |a: u64, _| !a),
+            Op::Not32 => imm32!(x, |a: u32, _| !a),
+            Op::Neg64 => imm64!(x, |a: u64, _| a.wrapping_neg()),
+            Op::Neg32 => imm32!(x, |a: u32, _| a.wrapping_neg()),
+            Op::Mul64 => bin64!(x, u64::wrapping_mul),
+            Op::Mul32 => bin32!(x, u32::wrapping_mul),
+            Op::MulHiU64 => bin64!(x, |a, b| ((u128::from(a) * u128::from(b)) >> 64) as u64),
+            Op::MulHiS64 => bin64!(x, |a: u64, b: u64| ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64),
+            Op::Shl64 => bin64!(x, |a: u64, b| a << (b & 63)),
+            Op::Shl64I => imm64!(x, |a: u64, b| a << (b & 63)),
+            Op::Shr64 => bin64!(x, |a: u64, b| a >> (b & 63)),
+            Op::Shr64I => imm64!(x, |a: u64, b| a >> (b & 63)),
+            Op::Sar64 => bin64!(x, |a: u64, b| ((a as i64) >> (b & 63)) as u64),
+            Op::Sar64I => imm64!(x, |a: u64, b| ((a as i64) >> (b & 63)) as u64),
+            Op::Shl32 => bin32!(x, |a: u32, b| a << (b & 31)),
+            Op::Shl32I => imm32!(x, |a: u32, b| a << (b & 31)),
+            Op::Shr32 => bin32!(x, |a: u32, b| a >> (b & 31)),
+            Op::Shr32I => imm32!(x, |a: u32, b| a >> (b & 31)),
+            Op::Sar32 => bin32!(x, |a: u32, b| ((a as i32) >> (b & 31)) as u32),
+            Op::Sar32I => imm32!(x, |a: u32, b| ((a as i32) >> (b & 31)) as u32),
+            Op::Rotl64 => bin64!(x, |a: u64, b| a.rotate_left(b as u32 & 63)),
+            Op::Rotl64I => imm64!(x, |a: u64, b| a.rotate_left(b as u32 & 63)),
+            Op::Rotl32 => bin32!(x, |a: u32, b| a.rotate_left(b & 31)),
+            Op::Rotl32I => imm32!(x, |a: u32, b| a.rotate_left(b & 31)),
+            Op::Extr64 => {
+                let v = (u128::from(regs.get(x.a)) << 64 | u128::from(regs.get(x.b))) >> (x.imm & 63);
+                regs.set(x.d, v as u64);
+            }
+            Op::Zext8 => imm64!(x, |a, _| a & 0xff),
+            Op::Zext16 => imm64!(x, |a, _| a & 0xffff),
+            Op::Zext32 => imm64!(x, |a, _| a & 0xffff_ffff),
+            Op::Sext8 => imm64!(x, |a, _| a as i8 as u64),
+            Op::Sext16 => imm64!(x, |a, _| a as i16 as u64),
+            Op::Sext32 => imm64!(x, |a, _| a as i32 as u64),
+            Op::Deposit => {
+                let (pos, mask) = field(x.imm);
+                let v = regs.get(x.a) & !(mask << pos) | (regs.get(x.b) & mask) << pos;
+                regs.set(x.d, v);
+            }
+            Op::Extract => imm64!(x, |a: u64, imm| {
+                let (pos, mask) = field(imm);
+                a >> pos & mask
+            }),
+            Op::SExtract => imm64!(x, |a: u64, imm: u64| {
+                let (pos, len) = (imm as u32 & 63, (imm >> 8) as u32 & 127);
+                let up = 64 - len.clamp(1, 64);
+                (((a >> pos) << up) as i64 >> up) as u64
+            }),
+            Op::Clz => {
+                let bits = u32::from(x.aux.clamp(1, 64));
+                let v = regs.get(x.a) << (64 - bits);
+                regs.set(x.d, u64::from(v.leading_zeros().min(bits)));
+            }
+            Op::Ctz => {
+                let v = regs.get(x.a).trailing_zeros().min(u32::from(x.aux));
+                regs.set(x.d, u64::from(v));
+            }
+            Op::Popcnt => imm64!(x, |a: u64, _| u64::from(a.count_ones())),
+            Op::Bswap => {
+                let v = regs.get(x.a).swap_bytes() >> (64 - u32::from(x.aux.clamp(1, 64)));
+                regs.set(x.d, v);
+            }
+            Op::Bitrev => {
+                let v = regs.get(x.a).reverse_bits() >> (64 - u32::from(x.aux.clamp(1, 64)));
+                regs.set(x.d, v);
+            }
+            Op::SetRel => bin64!(x, |a, b| relation(x.aux, a, b)),
+            Op::SetRelI => imm64!(x, |a, b| relation(x.aux, a, b)),
+            Op::Select => {
+                let v = if regs.get(x.a) != 0 { regs.get(x.b) } else { regs.get(Slot(x.imm as u16)) };
+                regs.set(x.d, v);
+            }
+            Op::Lea => {
+                let v = address(regs, x, x.aux, x.imm);
+                regs.set(x.d, v);
+            }
+            Op::Lea32 => {
+                let v = address(regs, x, x.aux, x.imm) & 0xffff_ffff;
+                regs.set(x.d, v);
+            }
+            Op::Lea16 => {
+                let v = address(regs, x, x.aux, x.imm) & 0xffff;
+                regs.set(x.d, v);
+            }
+            Op::Flags => {
+                let (a, b, r) = (regs.get(x.a), regs.get(x.b), regs.get(x.d));
+                regs.set(FLAG_KIND, u64::from(x.aux) | x.imm << 8);
+                regs.set(FLAG_A, a);
+                regs.set(FLAG_B, b);
+                regs.set(FLAG_R, r);
+            }
+            Op::Cond => {
+                let v = u64::from(flags::holds(regs, Cond(x.aux)));
+                regs.set(x.d, v);
+            }
+            Op::SelectCond => {
+                let v = if flags::holds(regs, Cond(x.aux)) { regs.get(x.a) } else { regs.get(x.b) };
+                regs.set(x.d, v);
+            }
+            Op::FlagsGet => {
+                let v = flags::materialise(regs);
+                regs.set(x.d, v);
+            }
+            Op::Load => {
+                let m = MemRef::unpack(x.aux, x.imm);
+                let v = value!(env.load(mem_address(regs, x, m), m));
+                regs.set(x.d, v);
+            }
+            Op::Store => {
+                let m = MemRef::unpack(x.aux, x.imm);
+                effect!(env.store(mem_address(regs, x, m), m, regs.get(x.d)));
+            }
+            Op::Load128 => {
+                let m = MemRef::unpack(x.aux, x.imm);
+                let v = value!(env.load128(mem_address(regs, x, m), m));
+                regs.set128(x.d, v);
+            }
+            Op::Store128 => {
+                let m = MemRef::unpack(x.aux, x.imm);
+                effect!(env.store128(mem_address(regs, x, m), m, regs.get128(x.d)));
+            }
+            Op::Atomic => {
+                let m = MemRef::unpack(x.aux & 0x1f, x.imm);
+                let op = atomic_op(x.imm);
+                let m = MemRef { disp: 0, scale: 0, ..m };
+                value_then!(env.atomic(regs.get(x.a), m, op, regs.get(x.b)), v => regs.set(x.d, v));
+            }
+            Op::Cas => {
+                let m = MemRef { disp: 0, scale: 0, ..MemRef::unpack(x.aux, x.imm) };
+                let expected = regs.get(Slot(x.imm as u16 & 0x3ff));
+                value_then!(env.cas(regs.get(x.a), m, expected, regs.get(x.b)), v => regs.set(x.d, v));
+            }
+            Op::Cas128 => {
+                let m = MemRef::unpack(x.aux, x.imm);
+                let (expected, new) = (regs.get128(x.d), regs.get128(x.b));
+                value_then!(env.cas128(regs.get(x.a), m, expected, new), v => regs.set128(x.d, v));
+            }
+            Op::LoadExclusive => {
+                let m = MemRef::unpack(x.aux, x.imm);
+                let v = value!(env.load_exclusive(regs.get(x.a), m));
+                regs.set(x.d, v);
+            }
+            Op::StoreExclusive => {
+                let m = MemRef::unpack(x.aux, x.imm);
+                value_then!(env.store_exclusive(regs.get(x.a), m, regs.get(x.b)), v => regs.set(x.d, u64::from(!v)));
+            }
+            Op::ClearExclusive => env.clear_exclusive(),
+            Op::Fence => fence(x.aux),
+            Op::Bulk => {
+                let r = BulkRef::unpack(x.imm);
+                let len = regs.get(r.len);
+                value_then!(env.bulk(bulk_op(x.aux), regs.get(x.a), regs.get(x.b), len, r), v => regs.set(x.d, v));
+            }
+            Op::Vec => {
+                let v = crate::vec::eval(x.aux, regs.get128(x.a), regs.get128(x.b), x.imm);
+                regs.set128(x.d, v);
+            }
+            Op::Fp => {
+                let Some(op) = fp::sse::FpOp::from_u8(x.aux) else { stop!(Stop::Fault) };
+                let mxcsr = regs.get(FPC) as u32;
+                let (v, raised) = fp::sse::eval(op, regs.get128(x.a), regs.get128(x.b), x.imm as u8, mxcsr);
+                if raised != 0 {
+                    regs.set(FPC, u64::from(mxcsr | raised));
+                    if fp::sse::traps(raised, mxcsr) {
+                        env.raise_fp(raised);
+                        stop!(Stop::Fault);
+                    }
+                }
+                regs.set128(x.d, v);
+            }
+            Op::Call => {
+                let (a, b) = (regs.get(x.a), regs.get(x.b));
+                value_then!(env.call(regs, x.imm as u16, a, b, (x.imm >> 32) as u32), v => if x.d != NONE { regs.set(x.d, v) });
+            }
+            Op::SkipIfZero => {
+                if regs.get(x.a) == 0 {
+                    i += x.imm as usize;
+                }
+            }
+            Op::SkipUnless => {
+                if !flags::holds(regs, Cond(x.aux)) {
+                    i += x.imm as usize;
+                }
+            }
+            Op::ExitIf => {
+                if regs.get(x.a) != 0 {
+                    leave!(Exit::Direct(2), x.imm);
+                }
+            }
+            Op::ExitCond => {
+                if flags::holds(regs, Cond(x.aux)) {
+                    leave!(Exit::Direct(2), x.imm);
+                }
+            }
+            Op::Exit => leave!(Exit::Direct(x.aux & 1), x.imm),
+            Op::ExitReg => leave!(Exit::Indirect, regs.get(x.a)),
+            Op::ExitEvent => leave!(Exit::Event(x.aux), x.imm),
+            Op::Raise => {
+                env.raise(x.aux, x.imm);
+                stop!(Stop::Fault);
+            }
+        }
+    }
+}
+
+/// Guest instructions completed when operation `next - 1` left the block.
+fn completed(block: &Block, next: usize) -> u32 {
+    if next == block.insts.len() {
+        return block.points.len() as u32;
+    }
+    block.point_of(next - 1) as u32 + 1
+}
+
+/// Index after the last operation of the guest instruction that `op` belongs to.
+fn end_of_instruction(block: &Block, op: usize) -> usize {
+    block.points.get(block.point_of(op) + 1).map_or(block.insts.len(), |p| p.op as usize)
+}
+
+#[inline(always)]
+fn address(regs: &Regs, x: &Inst, scale: u8, disp: u64) -> u64 {
+    let mut v = disp;
+    if x.a != NONE {
+        v = v.wrapping_add(regs.get(x.a));
+    }
+    if x.b != NONE {
+        v = v.wrapping_add(regs.get(x.b) << (scale & 63));
+    }
+    v
+}
+
+#[inline(always)]
+fn mem_address(regs: &Regs, x: &Inst, m: MemRef) -> u64 {
+    let v = address(regs, x, m.scale, i64::from(m.disp) as u64);
+    match m.wrap {
+        0 => v,
+        1 => v & 0xffff_ffff,
+        2 => v & 0x7fff_ffff,
+        _ => v & 0x00ff_ffff,
+    }
+}
+
+#[inline(always)]
+fn field(imm: u64) -> (u32, u64) {
+    let len = (imm >> 8) as u32 & 127;
+    (imm as u32 & 63, if len >= 64 { u64::MAX } else { (1 << len) - 1 })
+}
+
+#[inline(always)]
+fn relation(rel: u8, a: u64, b: u64) -> u64 {
+    u64::from(match rel {
+        r if r == Rel::Eq as u8 => a == b,
+        r if r == Rel::Ne as u8 => a != b,
+        r if r == Rel::Ltu as u8 => a < b,
+        r if r == Rel::Leu as u8 => a <= b,
+        r if r == Rel::Lts as u8 => (a as i64) < (b as i64),
+        _ => (a as i64) <= (b as i64),
+    })
+}
+
+fn fence(kind: u8) {
+    use std::sync::atomic::{Ordering, fence};
+    fence(match kind {
+        k if k == Fence::Acquire as u8 => Ordering::Acquire,
+        k if k == Fence::Release as u8 => Ordering::Release,
+        _ => Ordering::SeqCst,
+    });
+}
+
+/// The operation of an [`Op::Atomic`] is kept in bits 0..8 of its immediate, where other accesses have a displacement.
+fn atomic_op(imm: u64) -> AtomicOp {
+    const ALL: [AtomicOp; 10] = [
+        AtomicOp::Swap,
+        AtomicOp::Add,
+        AtomicOp::And,
+        AtomicOp::Or,
+        AtomicOp::Xor,
+        AtomicOp::AndNot,
+        AtomicOp::MaxS,
+        AtomicOp::MinS,
+        AtomicOp::MaxU,
+        AtomicOp::MinU,
+    ];
+    ALL[(imm as usize & 0xff).min(ALL.len() - 1)]
+}
+
+fn bulk_op(aux: u8) -> BulkOp {
+    const ALL: [BulkOp; 5] = [BulkOp::Copy, BulkOp::Fill, BulkOp::Xor, BulkOp::And, BulkOp::Or];
+    ALL[usize::from(aux).min(ALL.len() - 1)]
+}
+
+/// What `op old operand` stores, for an access of `bits`: shared by every environment's atomic operation.
+pub fn atomic_result(op: AtomicOp, bits: u32, old: u64, operand: u64) -> u64 {
+    let up = 64 - bits.clamp(8, 64);
+    let (s, t) = (((old << up) as i64) >> up, ((operand << up) as i64) >> up);
+    let (u, v) = (old << up >> up, operand << up >> up);
+    match op {
+        AtomicOp::Swap => operand,
+        AtomicOp::Add => old.wrapping_add(operand),
+        AtomicOp::And => old & operand,
+        AtomicOp::Or => old | operand,
+        AtomicOp::Xor => old ^ operand,
+        AtomicOp::AndNot => old & !operand,
+        AtomicOp::MaxS => s.max(t) as u64,
+        AtomicOp::MinS => s.min(t) as u64,
+        AtomicOp::MaxU => u.max(v),
+        AtomicOp::MinU => u.min(v),
+    }
+}
+
+/// The kind and operand size last recorded, for printers and state checks.
+pub fn flag_kind(regs: &Regs) -> (Kind, u8) {
+    let w = regs.get(FLAG_KIND);
+    (Kind::from_u8(w as u8), (w >> 8) as u8)
+}
