@@ -3,9 +3,11 @@
 //! The idea: a page of zeros, the kernel's own setup header copied into it, and a table of fields that the loader fills.
 //! Offsets: Documentation/arch/x86/zero-page.rst and `struct boot_params` of the kernel's user interface headers.
 
+use machine_model::E820Entry;
+
 use crate::LoadError;
 use crate::bzimage::HEADER_START;
-use crate::layout::{PAGE, Region};
+use crate::layout::PAGE;
 
 /// Where an initrd lies.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +24,7 @@ pub(crate) struct Parameters<'a> {
     pub command_line: u64,
     pub initrd: Option<Initrd>,
     pub rsdp: u64,
-    pub map: &'a [Region],
+    pub map: &'a [E820Entry],
 }
 
 // Fields of 32 bits that the loader writes; each "ext" field is the upper half of another.
@@ -82,8 +84,8 @@ pub(crate) fn build(parameters: &Parameters<'_>) -> Result<Vec<u8>, LoadError> {
     put(&mut page, E820_ENTRIES, &[regions as u8]);
     for (index, region) in parameters.map.iter().enumerate() {
         let at = E820_TABLE + index * E820_ENTRY;
-        put(&mut page, at, &region.start.to_le_bytes());
-        put(&mut page, at + 8, &region.size.to_le_bytes());
+        put(&mut page, at, &region.span.start.to_le_bytes());
+        put(&mut page, at + 8, &region.span.len.to_le_bytes());
         put(&mut page, at + 16, &(region.kind as u32).to_le_bytes());
     }
     Ok(page)

@@ -228,11 +228,10 @@ fn load_initrd<R: GuestRam>(job: &mut Job<'_, R>, image: &Image) -> Result<Optio
     let low = job.layout.place(size, PAGE, Window::highest(PAGE, limit), what);
     let start = match low {
         Ok(start) => start,
-        Err(_) if image.above_4g => {
-            job.layout.place(size, PAGE, Window::lowest(FOUR_GIB, u64::MAX), what).map_err(|_| {
-                job.layout.no_room(what, size, " beside the kernel".into(), MORE_MEMORY)
-            })?
-        }
+        Err(_) if image.above_4g => job
+            .layout
+            .place(size, PAGE, Window::lowest(FOUR_GIB, u64::MAX), what)
+            .map_err(|_| job.layout.no_room(what, size, " beside the kernel".into(), MORE_MEMORY))?,
         Err(error) => return Err(error),
     };
     job.writer.copy(file, 0, size, start, what)?;

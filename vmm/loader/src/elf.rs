@@ -278,10 +278,7 @@ pub(crate) fn write_command_line<R: GuestRam>(job: &mut Job<'_, R>, line: &[u8])
 }
 
 /// Puts the initrd of a 32-bit protocol into `window` at a page boundary; (address, length).
-pub(crate) fn load_module<R: GuestRam>(
-    job: &mut Job<'_, R>,
-    window: Window,
-) -> Result<Option<(u64, u64)>, LoadError> {
+pub(crate) fn load_module<R: GuestRam>(job: &mut Job<'_, R>, window: Window) -> Result<Option<(u64, u64)>, LoadError> {
     let Some(file) = job.request.initrd else { return Ok(None) };
     let start = job.layout.place(file.size().max(1), PAGE, window, "the initrd")?;
     job.writer.copy(file, 0, file.size(), start, "the initrd")?;

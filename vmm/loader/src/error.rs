@@ -1,19 +1,16 @@
 //! Everything that can be wrong with a kernel, an initrd or the memory that they shall go into.
 //!
 //! The idea: whoever reads the message has only a file and a command line to change, so each variant names the file,
-//! the field, where it is, what it says and what to do about it.
+//! the field, where it is, what it says and what to do about it. The three parts (what failed, why, what to do) are also
+//! there one by one, since the message to the supervisor has a field for each.
 
 use std::fmt;
 use std::io;
 
-/// Why a guest could not be loaded. [`LoadError::code`] is stable; the text is for people.
+/// Why a guest could not be loaded. [`LoadError::code`] is stable; the texts are for people.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file ends before something that it promises.
-    #[error(
-        "{file}: {what} needs the bytes up to offset {needed:#x}, but the file has only {len:#x} ({len} bytes); \
-         is the download complete?"
-    )]
     Truncated {
         /// Which file.
         file: String,
@@ -25,7 +22,6 @@ pub enum LoadError {
         len: u64,
     },
     /// A field holds something that cannot be obeyed.
-    #[error("{file}: {field} at offset {offset:#x} says {value:#x}: {problem}; {remedy}")]
     Field {
         /// Which file.
         file: String,
@@ -41,7 +37,6 @@ pub enum LoadError {
         remedy: &'static str,
     },
     /// The file is no kernel of a known format.
-    #[error("{file}: {found}; {remedy}")]
     Unrecognised {
         /// Which file.
         file: String,
@@ -51,13 +46,12 @@ pub enum LoadError {
         remedy: &'static str,
     },
     /// Something has no place in guest memory, wherever it might go.
-    #[error("{what} needs {size:#x} bytes{place}, and guest memory has no such room ({have}); {remedy}")]
     NoRoom {
         /// What should be placed.
         what: String,
         /// Its size in bytes.
         size: u64,
-        /// The constraint on its place, with a leading blank.
+        /// The constraint on its place, with a leading blank, or nothing.
         place: String,
         /// What there is.
         have: String,
@@ -65,7 +59,6 @@ pub enum LoadError {
         remedy: &'static str,
     },
     /// Something must go to one place, and that place is taken.
-    #[error("{what} must go to {start:#x}..{end:#x}, but {other} is at {other_start:#x}..{other_end:#x}; {remedy}")]
     Collision {
         /// What should be placed.
         what: String,
@@ -83,7 +76,6 @@ pub enum LoadError {
         remedy: &'static str,
     },
     /// The command line is longer than the kernel reads, or than we pass on.
-    #[error("command line: {len} bytes, but {limit_of} takes at most {max}; shorten it")]
     CommandLineTooLong {
         /// Its length in bytes.
         len: usize,
@@ -93,16 +85,13 @@ pub enum LoadError {
         limit_of: &'static str,
     },
     /// The command line has a zero byte, at which the kernel would stop reading.
-    #[error("command line: a zero byte at position {at} would end it there; remove it")]
     CommandLineZero {
         /// Position in bytes.
         at: usize,
     },
     /// The description of the machine does not fit the boot protocol or itself.
-    #[error("machine description: {0}")]
     Machine(String),
     /// A file could not be read.
-    #[error("{file}: reading {len} bytes at offset {offset:#x} failed: {cause}; is the file still what it was?")]
     Read {
         /// Which file.
         file: String,
@@ -114,9 +103,6 @@ pub enum LoadError {
         cause: io::Error,
     },
     /// Guest memory did not take a write that the memory map allows.
-    #[error(
-        "guest memory: {what} could not be written to {start:#x}..{end:#x}: {cause}; memory map and memory disagree"
-    )]
     Memory {
         /// What should be written.
         what: String,
@@ -127,6 +113,12 @@ pub enum LoadError {
         /// What the memory said.
         cause: String,
     },
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.what(), self.why(), self.remedy())
+    }
 }
 
 impl LoadError {
@@ -143,6 +135,65 @@ impl LoadError {
             Self::Machine(_) => "loader.machine",
             Self::Read { .. } => "loader.read",
             Self::Memory { .. } => "loader.memory",
+        }
+    }
+
+    /// What failed: a file by its name, or the part of the machine.
+    pub fn what(&self) -> &str {
+        match self {
+            Self::Truncated { file, .. }
+            | Self::Field { file, .. }
+            | Self::Unrecognised { file, .. }
+            | Self::Read { file, .. } => file,
+            Self::NoRoom { .. } | Self::Collision { .. } | Self::Memory { .. } => "guest memory",
+            Self::CommandLineTooLong { .. } | Self::CommandLineZero { .. } => "command line",
+            Self::Machine(_) => "machine description",
+        }
+    }
+
+    /// Why it failed.
+    pub fn why(&self) -> String {
+        match self {
+            Self::Truncated { what, needed, len, .. } => format!(
+                "{what} needs the bytes up to offset {needed:#x} ({needed}), but the file has only {len:#x} ({len}) bytes"
+            ),
+            Self::Field { field, offset, value, problem, .. } => {
+                format!("{field} at offset {offset:#x} says {value:#x}: {problem}")
+            }
+            Self::Unrecognised { found, .. } => found.clone(),
+            Self::NoRoom { what, size, place, have, .. } => {
+                format!("{what} needs {size:#x} bytes ({} KiB){place}, and there is no such room ({have})", size >> 10)
+            }
+            Self::Collision { what, start, end, other, other_start, other_end, .. } => {
+                format!("{what} must go to {start:#x}..{end:#x}, but {other} is at {other_start:#x}..{other_end:#x}")
+            }
+            Self::CommandLineTooLong { len, max, limit_of } => {
+                format!("it has {len} bytes, and {limit_of} takes at most {max}")
+            }
+            Self::CommandLineZero { at } => format!("a zero byte at position {at} would end it there"),
+            Self::Machine(problem) => problem.clone(),
+            Self::Read { offset, len, cause, .. } => {
+                format!("reading {len} bytes at offset {offset:#x} failed: {cause}")
+            }
+            Self::Memory { what, start, end, cause } => {
+                format!("{what} could not be written to {start:#x}..{end:#x}: {cause}")
+            }
+        }
+    }
+
+    /// What to do about it.
+    pub const fn remedy(&self) -> &'static str {
+        match self {
+            Self::Field { remedy, .. }
+            | Self::Unrecognised { remedy, .. }
+            | Self::NoRoom { remedy, .. }
+            | Self::Collision { remedy, .. } => remedy,
+            Self::Truncated { .. } => "is the download complete?",
+            Self::CommandLineTooLong { .. } => "shorten it",
+            Self::CommandLineZero { .. } => "remove it",
+            Self::Machine(_) => "correct the configuration of the machine",
+            Self::Read { .. } => "check the disk that the file is on, and that nothing changes the file",
+            Self::Memory { .. } => "memory map and memory disagree; report this as a defect",
         }
     }
 

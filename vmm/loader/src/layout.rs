@@ -3,38 +3,14 @@
 //! The idea: one sorted list of claims over the usable ranges of the memory map. Everything that is written is claimed
 //! first, so two things can never overlap, and all of it together can never be more than the memory.
 
+use machine_model::{E820Entry, E820Kind};
+
 use crate::error::LoadError;
 
 /// End of what a 32-bit pointer reaches.
 pub const FOUR_GIB: u64 = 1 << 32;
 /// Size of the pages that tables and files are aligned to.
 pub const PAGE: u64 = 4096;
-
-/// What a range of guest-physical addresses is for: the type numbers of ACPI 6.5, table 15.374 (address range types),
-/// which e820, PVH and multiboot share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum RegionKind {
-    /// RAM that the guest may use freely.
-    Usable = 1,
-    /// Not for the guest.
-    Reserved = 2,
-    /// RAM with ACPI tables, free once they have been read.
-    AcpiTables = 3,
-    /// RAM that the guest keeps across sleep states.
-    AcpiNvs = 4,
-}
-
-/// A range of the guest's memory map, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Region {
-    /// First address.
-    pub start: u64,
-    /// Length in bytes.
-    pub size: u64,
-    /// What it is for.
-    pub kind: RegionKind,
-}
 
 /// Where in the memory something may be placed, and from which side the search goes.
 #[derive(Debug, Clone, Copy)]
@@ -85,17 +61,17 @@ impl Layout {
     /// Starts with nothing claimed but page 0 (interrupt vectors and BIOS data, where null pointers point).
     ///
     /// Fails if a region runs past the end of the address space.
-    pub fn new(map: &[Region]) -> Result<Self, LoadError> {
+    pub fn new(map: &[E820Entry]) -> Result<Self, LoadError> {
         let mut usable = Vec::new();
         for region in map {
-            let Some(end) = region.start.checked_add(region.size) else {
+            let Some(end) = region.span.start.checked_add(region.span.len) else {
                 return Err(LoadError::Machine(format!(
                     "the memory region at {:#x} with {:#x} bytes ends past the last address",
-                    region.start, region.size
+                    region.span.start, region.span.len
                 )));
             };
-            if region.kind == RegionKind::Usable && region.size > 0 {
-                usable.push((region.start, end));
+            if region.kind == E820Kind::Usable && region.span.len > 0 {
+                usable.push((region.span.start, end));
             }
         }
         usable.sort_unstable();
@@ -207,10 +183,12 @@ impl Layout {
 
 #[cfg(test)]
 mod tests {
+    use machine_model::Span;
+
     use super::*;
 
     fn layout() -> Layout {
-        let usable = |start, size| Region { start, size, kind: RegionKind::Usable };
+        let usable = |start, len| E820Entry { span: Span { start, len }, kind: E820Kind::Usable };
         Layout::new(&[usable(0x10_0000, 0x10_0000), usable(0, 0x9_f000), usable(0x20_0000, 0x10_0000)]).unwrap()
     }
 
@@ -239,7 +217,7 @@ mod tests {
         assert!(matches!(l.claim(0, 1, "x"), Err(LoadError::Collision { .. })));
         assert!(l.place(u64::MAX, PAGE, Window::any32(), "x").is_err());
         assert!(l.place(1 << 40, PAGE, Window::any32(), "x").is_err());
-        let wrapping = Region { start: u64::MAX, size: 2, kind: RegionKind::Reserved };
+        let wrapping = E820Entry { span: Span { start: u64::MAX, len: 2 }, kind: E820Kind::Reserved };
         assert!(matches!(Layout::new(&[wrapping]), Err(LoadError::Machine(_))));
     }
 

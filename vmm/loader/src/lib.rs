@@ -21,14 +21,17 @@ mod pvh;
 mod ram;
 mod source;
 
-
-
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
+mod tests;
 
 pub use entry::EntryState;
 pub use error::LoadError;
-pub use layout::{Region, RegionKind};
 pub use ram::GuestRam;
 pub use source::{BytesSource, FileSource, Source};
+
+use machine_model::E820Entry;
 
 use elf::Elf;
 use layout::Layout;
@@ -38,22 +41,14 @@ use source::Header;
 /// The longest command line that is passed on, in bytes; a kernel's own limit may be lower.
 pub const MAX_COMMAND_LINE: u64 = 32 * 1024;
 
-/// A table of the machine (ACPI, SMBIOS …) that must stand at a fixed address when the guest starts.
-#[derive(Debug, Clone)]
-pub struct Table {
-    /// Guest-physical address; it need not be in a usable region, only in RAM.
-    pub start: u64,
-    /// What stands there.
-    pub bytes: Vec<u8>,
-}
-
 /// What the loader must know of the machine.
 #[derive(Debug, Clone, Default)]
 pub struct Machine {
     /// The memory map that the guest is told; at most 128 regions fit the oldest protocol.
-    pub map: Vec<Region>,
-    /// Tables to write.
-    pub tables: Vec<Table>,
+    pub map: Vec<E820Entry>,
+    /// Tables that must stand at fixed addresses when the guest starts (ACPI): address and bytes. The address need not
+    /// be in a usable range, only in RAM.
+    pub tables: Vec<(u64, Vec<u8>)>,
     /// Address of the ACPI root pointer, or 0 where there is none.
     pub rsdp: u64,
 }
@@ -106,9 +101,9 @@ pub fn load<R: GuestRam>(request: &Request<'_>, ram: &mut R) -> Result<Loaded, L
     check_command_line(request.command_line)?;
     let mut layout = Layout::new(&request.machine.map)?;
     let mut writer = Writer::new(ram);
-    for table in &request.machine.tables {
-        layout.mark(table.start, table.bytes.len() as u64, "a table of the machine");
-        writer.bytes(table.start, &table.bytes, "a table of the machine")?;
+    for (start, bytes) in &request.machine.tables {
+        layout.mark(*start, bytes.len() as u64, "a table of the machine");
+        writer.bytes(*start, bytes, "a table of the machine")?;
     }
     let mut job = Job { request, layout, writer };
 
@@ -140,11 +135,7 @@ pub fn load<R: GuestRam>(request: &Request<'_>, ram: &mut R) -> Result<Loaded, L
 /// Limits that hold whatever the kernel is.
 fn check_command_line(line: &[u8]) -> Result<(), LoadError> {
     if line.len() as u64 > MAX_COMMAND_LINE {
-        return Err(LoadError::CommandLineTooLong {
-            len: line.len(),
-            max: MAX_COMMAND_LINE,
-            limit_of: "the loader",
-        });
+        return Err(LoadError::CommandLineTooLong { len: line.len(), max: MAX_COMMAND_LINE, limit_of: "the loader" });
     }
     match line.iter().position(|&byte| byte == 0) {
         Some(at) => Err(LoadError::CommandLineZero { at }),
@@ -160,7 +151,12 @@ const MISTAKES: &[(usize, &[u8], &str, &str)] = &[
     (0, b"QFI\xfb", "a qcow2 disk image", "pass it as a disk, not as a kernel"),
     (0, b"070701", "a cpio archive", "pass it as the initrd, not as the kernel"),
     (0x38, b"ARM\x64", "an arm64 kernel", "use a kernel for amd64 here"),
-    (0x1fe, b"\x55\xaa", "a boot sector or a kernel older than Linux 1.3.73", "pass a disk as a disk, or use a newer kernel"),
+    (
+        0x1fe,
+        b"\x55\xaa",
+        "a boot sector or a kernel older than Linux 1.3.73",
+        "pass a disk as a disk, or use a newer kernel",
+    ),
 ];
 
 /// The error for a file that is no kernel, with a guess at what it is.

@@ -6,7 +6,7 @@
 
 use crate::elf::{Elf, load_module, write_command_line};
 use crate::entry::{self, CODE32, EntryState, Protected32};
-use crate::layout::{FOUR_GIB, PAGE, Window};
+use crate::layout::{FOUR_GIB, Window};
 use crate::ram::GuestRam;
 use crate::source::{self, Field, Header, Source, field};
 use crate::{Format, Job, LoadError, Loaded};
@@ -86,9 +86,8 @@ pub(crate) fn load<R: GuestRam>(
     let eip = if multiboot.flags & AOUT_KLUDGE != 0 {
         load_raw(job, multiboot)?
     } else if let Some(elf) = elf {
-        let eip = elf.check_entry(elf.physical_entry())?;
         elf.load_segments(job)?;
-        eip
+        elf.check_entry(elf.physical_entry())?
     } else {
         let problem = "the file is no ELF file, so bit 16 (address fields) must be set";
         return Err(header.bad(FLAGS, problem, "link the kernel as ELF, or add the address fields"));
@@ -181,8 +180,8 @@ fn write_information<R: GuestRam>(
     }
     for region in map {
         block.extend(MAP_ENTRY_REST.to_le_bytes());
-        block.extend(region.start.to_le_bytes());
-        block.extend(region.size.to_le_bytes());
+        block.extend(region.span.start.to_le_bytes());
+        block.extend(region.span.len.to_le_bytes());
         block.extend((region.kind as u32).to_le_bytes());
     }
     let (start, len) = initrd.unwrap_or((0, 0));

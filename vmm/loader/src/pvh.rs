@@ -19,8 +19,8 @@ const MAP_ENTRY_SIZE: u64 = 24;
 
 /// Writes kernel, initrd, command line and start information.
 pub(crate) fn load<R: GuestRam>(job: &mut Job<'_, R>, elf: &Elf<'_>, entry: u32) -> Result<Loaded, LoadError> {
-    let eip = elf.check_entry(u64::from(entry))?;
     elf.load_segments(job)?;
+    let eip = elf.check_entry(u64::from(entry))?;
     let initrd = load_module(job, Window::highest(PAGE, FOUR_GIB))?;
     let command_line = write_command_line(job, job.request.command_line)?;
 
@@ -50,8 +50,8 @@ pub(crate) fn load<R: GuestRam>(job: &mut Job<'_, R>, elf: &Elf<'_>, entry: u32)
         }
     }
     for region in map {
-        block.extend(region.start.to_le_bytes());
-        block.extend(region.size.to_le_bytes());
+        block.extend(region.span.start.to_le_bytes());
+        block.extend(region.span.len.to_le_bytes());
         block.extend((region.kind as u32).to_le_bytes());
         block.extend(0u32.to_le_bytes());
     }

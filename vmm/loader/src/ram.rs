@@ -36,9 +36,7 @@ impl<'a, R: GuestRam> Writer<'a, R> {
 
     /// Writes a table.
     pub fn bytes(&mut self, start: u64, bytes: &[u8], what: &str) -> Result<(), LoadError> {
-        self.ram
-            .write(start, bytes)
-            .map_err(|cause| LoadError::memory(what, start, bytes.len() as u64, &cause))
+        self.ram.write(start, bytes).map_err(|cause| LoadError::memory(what, start, bytes.len() as u64, &cause))
     }
 
     /// Zeroes a range.
