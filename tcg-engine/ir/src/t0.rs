@@ -302,7 +302,8 @@ pub fn run<E: Env>(block: &Block, regs: &mut Regs, env: &mut E) -> Outcome {
                 value_then!(env.bulk(bulk_op(x.aux), regs.get(x.a), regs.get(x.b), len, r), v => regs.set(x.d, v));
             }
             Op::Vec => {
-                let v = crate::vec::eval(x.aux, regs.get128(x.a), regs.get128(x.b), x.imm);
+                let Some(op) = crate::vec::VecOp::from_u8(x.aux) else { stop!(Stop::Fault) };
+                let v = crate::vec::eval(op, regs.get128(x.a), regs.get128(x.b), x.imm);
                 regs.set128(x.d, v);
             }
             Op::Fp => {
