@@ -1,0 +1,309 @@
+//! The profiles themselves, as tables that a reader can hold against the design's security page.
+//!
+//! The order of a list is: what every process needs, then what this one does. A reason stands beside every entry; an
+//! entry that no test uses is to be removed.
+
+use libc::*;
+
+use crate::{Check, Kind, Landlock, Limit, LimitValue, MemoryGrant, Namespace, Policy, Profile, Rule, When};
+
+/// A call with any arguments.
+const fn call(call: i64, why: &'static str) -> Rule {
+    Rule { call, check: None, why }
+}
+
+/// A call with one argument restricted.
+const fn checked(call: i64, check: Check, why: &'static str) -> Rule {
+    Rule { call, check: Some(check), why }
+}
+
+/// Waiting and waking only: no priority inheritance, no requeue. The ignored bits are PRIVATE and CLOCK_REALTIME
+/// (futex(2)).
+const FUTEX_OPERATIONS: Check = Check {
+    argument: 1,
+    ignore: (FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME) as u32,
+    values: &[
+        (FUTEX_WAIT as u32, "WAIT"),
+        (FUTEX_WAKE as u32, "WAKE"),
+        (FUTEX_WAIT_BITSET as u32, "WAIT_BITSET"),
+        (FUTEX_WAKE_BITSET as u32, "WAKE_BITSET"),
+    ],
+};
+
+/// Descriptor flags and duplication; no locks, owners, leases, seals or pipe sizes.
+const FCNTL_COMMANDS: Check = Check {
+    argument: 1,
+    ignore: 0,
+    values: &[
+        (F_GETFD as u32, "F_GETFD"),
+        (F_SETFD as u32, "F_SETFD"),
+        (F_GETFL as u32, "F_GETFL"),
+        (F_SETFL as u32, "F_SETFL"),
+        (F_DUPFD_CLOEXEC as u32, "F_DUPFD_CLOEXEC"),
+    ],
+};
+
+/// Only what a socket needs to become non-blocking.
+const SOCKET_IOCTLS: Check = Check { argument: 1, ignore: 0, values: &[(FIONBIO as u32, "FIONBIO")] };
+
+const RESTART: Rule = call(SYS_restart_syscall, "continues a timed wait after SIGSTOP and SIGCONT");
+const RANDOM: Rule = call(SYS_getrandom, "seeds hash maps, once per thread");
+const SIGRETURN: Rule = call(SYS_rt_sigreturn, "leaves a signal handler");
+const CLOCK: Rule = call(SYS_clock_gettime, "the clock where the vDSO has none");
+const EXIT: Rule = call(SYS_exit_group, "ends the process");
+const FUTEX: Rule = checked(SYS_futex, FUTEX_OPERATIONS, "locks, thread wake-ups, replies in register slots");
+const READ: Rule = call(SYS_read, "eventfds, timers, streams");
+const WRITE: Rule = call(SYS_write, "eventfds, streams, panic text to the log pipe");
+const PPOLL: Rule = call(SYS_ppoll, "waits for descriptors");
+const RECVMSG: Rule = call(SYS_recvmsg, "control messages with descriptors");
+const SENDMSG: Rule = call(SYS_sendmsg, "control messages with descriptors");
+const CLOSE: Rule = call(SYS_close, "descriptors of ended requests");
+
+/// The limits of every islet without files to write.
+const ISLET_LIMITS: &[Limit] = &[CORE, MEMLOCK, MSGQUEUE, RTPRIO, NICE, NOFILE, NO_FILE_SIZE, NPROC];
+/// The limits of an islet that writes to a file or memfd.
+const WRITER_LIMITS: &[Limit] = &[CORE, MEMLOCK, MSGQUEUE, RTPRIO, NICE, NOFILE, NPROC];
+
+const fn limit(resource: u32, name: &'static str, proc_name: &'static str, value: LimitValue) -> Limit {
+    Limit { resource, name, proc_name, value, when: When::BeforeThreads }
+}
+
+const CORE: Limit = limit(RLIMIT_CORE, "core", "Max core file size", LimitValue::At(0));
+const MEMLOCK: Limit = limit(RLIMIT_MEMLOCK, "memlock", "Max locked memory", LimitValue::At(0));
+const MSGQUEUE: Limit = limit(RLIMIT_MSGQUEUE, "msgqueue", "Max msgqueue size", LimitValue::At(0));
+const RTPRIO: Limit = limit(RLIMIT_RTPRIO, "rtprio", "Max realtime priority", LimitValue::At(0));
+const NICE: Limit = limit(RLIMIT_NICE, "nice", "Max nice priority", LimitValue::At(0));
+const NOFILE: Limit = limit(RLIMIT_NOFILE, "nofile", "Max open files", LimitValue::Hard);
+const NO_FILE_SIZE: Limit = limit(RLIMIT_FSIZE, "fsize", "Max file size", LimitValue::At(0));
+/// No thread or process can be made any more, even if the filter had a hole.
+const NPROC: Limit = Limit {
+    resource: RLIMIT_NPROC,
+    name: "nproc",
+    proc_name: "Max processes",
+    value: LimitValue::At(0),
+    when: When::Seal,
+};
+
+/// What every process under a VM's keeper has for itself; pid and net are shared within the VM but not with the host.
+const ISLET_NAMESPACES: &[Namespace] = &[Namespace::User, Namespace::Mount, Namespace::Ipc, Namespace::Uts];
+
+pub(crate) static KEEPER: Profile = Profile {
+    kind: Kind::Keeper,
+    purpose: "pid 1 of the VM: starts processes, holds descriptors, reports exits",
+    policy: Policy::DenyOnly(KEEPER_DENIED),
+    budget: KEEPER_DENIED.len(),
+    limits: &[CORE, NOFILE],
+    namespaces: &[Namespace::User, Namespace::Pid],
+    landlock: Landlock::None,
+    memory: MemoryGrant::None,
+};
+
+/// Nothing that the keeper or anything that it starts has a use for at any time, including before its own lock-down.
+const KEEPER_DENIED: &[Rule] = &[
+    call(SYS_ptrace, "controls other processes"),
+    call(SYS_process_vm_readv, "reads other processes"),
+    call(SYS_process_vm_writev, "writes other processes"),
+    call(SYS_process_madvise, "changes other processes"),
+    call(SYS_kcmp, "compares other processes"),
+    call(SYS_pidfd_getfd, "takes descriptors out of other processes"),
+    call(SYS_io_uring_setup, "a ring's entries pass no filter"),
+    call(SYS_io_uring_enter, "a ring's entries pass no filter"),
+    call(SYS_io_uring_register, "a ring's entries pass no filter"),
+    call(SYS_bpf, "loads programs into the kernel"),
+    call(SYS_perf_event_open, "observes the host"),
+    call(SYS_init_module, "loads kernel code"),
+    call(SYS_finit_module, "loads kernel code"),
+    call(SYS_delete_module, "unloads kernel code"),
+    call(SYS_kexec_load, "replaces the kernel"),
+    call(SYS_kexec_file_load, "replaces the kernel"),
+    call(SYS_reboot, "stops the host"),
+    call(SYS_swapon, "changes the host's memory"),
+    call(SYS_swapoff, "changes the host's memory"),
+    call(SYS_acct, "changes the host's accounting"),
+    call(SYS_settimeofday, "changes the host's clock"),
+    call(SYS_clock_settime, "changes the host's clock"),
+    call(SYS_adjtimex, "changes the host's clock"),
+    call(SYS_clock_adjtime, "changes the host's clock"),
+    call(SYS_syslog, "reads the kernel's log"),
+    call(SYS_quotactl, "changes quotas"),
+    call(SYS_quotactl_fd, "changes quotas"),
+    call(SYS_open_by_handle_at, "opens files past directories"),
+    call(SYS_name_to_handle_at, "opens files past directories"),
+    call(SYS_fanotify_init, "observes file systems"),
+    call(SYS_add_key, "key rings are not in a namespace"),
+    call(SYS_request_key, "key rings are not in a namespace"),
+    call(SYS_keyctl, "key rings are not in a namespace"),
+    call(SYS_iopl, "host I/O ports"),
+    call(SYS_ioperm, "host I/O ports"),
+    call(SYS_modify_ldt, "rarely used kernel code"),
+    call(SYS_personality, "weakens address space layout"),
+    call(SYS_vhangup, "terminals"),
+    call(SYS_migrate_pages, "moves other processes' memory"),
+    call(SYS_move_pages, "moves other processes' memory"),
+];
+
+pub(crate) static SUPERVISOR: Profile = Profile {
+    kind: Kind::Supervisor,
+    purpose: "policy: wires, watches, decides; serves the control socket",
+    policy: Policy::AllowOnly(&[
+        RESTART,
+        RANDOM,
+        SIGRETURN,
+        CLOCK,
+        EXIT,
+        FUTEX,
+        READ,
+        WRITE,
+        PPOLL,
+        RECVMSG,
+        SENDMSG,
+        CLOSE,
+        call(SYS_accept4, "clients of the control socket"),
+        call(SYS_shutdown, "clients that leave"),
+        call(SYS_recvfrom, "clients of the control socket"),
+        call(SYS_sendto, "clients of the control socket"),
+        call(SYS_readv, "clients of the control socket"),
+        call(SYS_writev, "clients of the control socket"),
+        call(SYS_getsockopt, "SO_ERROR and the peer's credentials"),
+        call(SYS_setsockopt, "buffer sizes of a client's socket"),
+        call(SYS_getsockname, "the runtime names an accepted socket"),
+        call(SYS_getpeername, "the runtime names an accepted socket"),
+        call(SYS_epoll_wait, "the runtime's event loop"),
+        call(SYS_epoll_pwait, "the runtime's event loop"),
+        call(SYS_epoll_ctl, "an accepted socket joins the event loop"),
+        call(SYS_clock_nanosleep, "short waits"),
+        call(SYS_sched_yield, "contended locks"),
+        call(SYS_timerfd_settime, "deadlines"),
+        checked(SYS_fcntl, FCNTL_COMMANDS, "flags and copies of descriptors"),
+        checked(SYS_ioctl, SOCKET_IOCTLS, "an accepted socket becomes non-blocking"),
+        call(SYS_fstat, "matches descriptors that a client passes"),
+        call(SYS_pread64, "state in a memfd made by the keeper"),
+        call(SYS_pwrite64, "state in a memfd made by the keeper"),
+    ]),
+    budget: 40,
+    limits: WRITER_LIMITS,
+    namespaces: ISLET_NAMESPACES,
+    landlock: Landlock::DenyAll,
+    memory: MemoryGrant::None,
+};
+
+pub(crate) static LOADER: Profile = Profile {
+    kind: Kind::Loader,
+    purpose: "parses the kernel, initrd and firmware, writes them into guest memory, and exits",
+    policy: Policy::AllowOnly(&[
+        RESTART,
+        RANDOM,
+        SIGRETURN,
+        CLOCK,
+        EXIT,
+        FUTEX,
+        READ,
+        WRITE,
+        PPOLL,
+        RECVMSG,
+        SENDMSG,
+        CLOSE,
+        call(SYS_pread64, "kernel files by position"),
+        call(SYS_lseek, "kernel files by position, and their size"),
+        call(SYS_fstat, "sizes of kernel files"),
+        call(SYS_statx, "sizes of kernel files, as the standard library asks"),
+    ]),
+    budget: 16,
+    limits: ISLET_LIMITS,
+    namespaces: ISLET_NAMESPACES,
+    landlock: Landlock::DenyAll,
+    memory: MemoryGrant::ReadWriteBeforeGuest,
+};
+
+pub(crate) static ENGINE_TCG: Profile = Profile {
+    kind: Kind::EngineTcg,
+    purpose: "executes the vCPUs by translation",
+    policy: Policy::AllowOnly(&[
+        RESTART,
+        RANDOM,
+        SIGRETURN,
+        CLOCK,
+        EXIT,
+        FUTEX,
+        READ,
+        WRITE,
+        PPOLL,
+        RECVMSG,
+        SENDMSG,
+        CLOSE,
+        call(SYS_epoll_wait, "waits for many doorbells"),
+        call(SYS_timerfd_settime, "timer interrupts"),
+        call(SYS_clock_nanosleep, "a halted vCPU until its next timer"),
+        call(SYS_sched_yield, "spinning vCPUs when CPUs are few"),
+    ]),
+    budget: 16,
+    limits: ISLET_LIMITS,
+    namespaces: ISLET_NAMESPACES,
+    landlock: Landlock::DenyAll,
+    memory: MemoryGrant::ReadWrite,
+};
+
+pub(crate) static BOARD: Profile = Profile {
+    kind: Kind::Board,
+    purpose: "the chipset: PCI configuration, interrupt routing, clock and timer chips, power state",
+    policy: Policy::AllowOnly(&[
+        RESTART,
+        RANDOM,
+        SIGRETURN,
+        CLOCK,
+        EXIT,
+        FUTEX,
+        READ,
+        WRITE,
+        PPOLL,
+        RECVMSG,
+        SENDMSG,
+        CLOSE,
+        call(SYS_timerfd_settime, "clock and timer interrupts"),
+        call(SYS_clock_nanosleep, "short waits"),
+    ]),
+    budget: 16,
+    limits: ISLET_LIMITS,
+    namespaces: ISLET_NAMESPACES,
+    landlock: Landlock::DenyAll,
+    memory: MemoryGrant::NotMapped,
+};
+
+pub(crate) static SERIAL: Profile = Profile {
+    kind: Kind::Serial,
+    purpose: "a serial port between its register window and its console",
+    policy: Policy::AllowOnly(&[
+        RESTART,
+        RANDOM,
+        SIGRETURN,
+        CLOCK,
+        EXIT,
+        FUTEX,
+        READ,
+        WRITE,
+        PPOLL,
+        RECVMSG,
+        SENDMSG,
+        CLOSE,
+        call(SYS_recvmmsg, "console input"),
+        call(SYS_sendmmsg, "console output in batches"),
+        call(SYS_pwrite64, "a console that is a log file"),
+        call(SYS_timerfd_settime, "the receive timeout of the FIFO"),
+    ]),
+    budget: 16,
+    limits: WRITER_LIMITS,
+    namespaces: ISLET_NAMESPACES,
+    landlock: Landlock::DenyAll,
+    memory: MemoryGrant::None,
+};
+
+pub(crate) static PROBE: Profile = Profile {
+    kind: Kind::Probe,
+    purpose: "tries what must be impossible and reports it",
+    policy: Policy::AllowOnly(&[RESTART, RANDOM, SIGRETURN, CLOCK, EXIT, FUTEX, READ, WRITE, PPOLL, RECVMSG, SENDMSG]),
+    budget: 16,
+    limits: ISLET_LIMITS,
+    namespaces: ISLET_NAMESPACES,
+    landlock: Landlock::DenyAll,
+    memory: MemoryGrant::Scratch,
+};
