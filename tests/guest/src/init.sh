@@ -1,0 +1,63 @@
+#!/bin/sh
+# The first program of the tests' Linux guest. What it does is chosen on the kernel command line:
+#   atoll.mode=shell      a shell on the serial console; power off when it ends (also without any word)
+#   atoll.mode=poweroff   power off at once
+#   atoll.mode=reset      reset at once
+#   atoll.mode=echo       read atoll.bytes=N bytes from the raw console, echo them, print their SHA-256, power off
+# Lines for tests begin with ATOLL-; the crate that this file belongs to knows them.
+
+export PATH=/bin HOME=/root TERM=linux
+export PS1='atoll:/# '
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+
+# A line of its own: the kernel may have left the console in the middle of one.
+read -r uptime idle </proc/uptime
+echo
+echo "ATOLL-INIT-REACHED $uptime"
+
+mode=shell
+bytes=0
+read -r words </proc/cmdline
+for word in $words; do
+    case $word in
+    atoll.mode=*) mode=${word#atoll.mode=} ;;
+    atoll.bytes=*) bytes=${word#atoll.bytes=} ;;
+    esac
+done
+
+# Blocks as they come, the last one shorter; each is written as soon as it is there.
+echo_bytes() {
+    block=256
+    if [ $(($1 / block)) -gt 0 ]; then dd bs=$block count=$(($1 / block)) iflag=fullblock 2>/dev/null; fi
+    if [ $(($1 % block)) -gt 0 ]; then dd bs=$(($1 % block)) count=1 iflag=fullblock 2>/dev/null; fi
+}
+
+case $mode in
+    shell)
+        cd /
+        setsid cttyhack sh
+        ;;
+    poweroff) ;;
+    reset)
+        reboot -f
+        ;;
+    echo)
+        exec </dev/ttyS0 >/dev/ttyS0 2>&1
+        stty raw -echo
+        echo "ATOLL-ECHO-READY $bytes"
+        echo_bytes "$bytes" | tee /tmp/echo
+        stty sane
+        read -r sum name <<END
+$(sha256sum /tmp/echo)
+END
+        echo
+        echo "ATOLL-ECHO-DONE $sum $bytes"
+        ;;
+    *)
+        echo "ATOLL-ERROR atoll.mode=$mode is unknown: use shell, poweroff, reset or echo"
+        ;;
+esac
+
+poweroff -f
