@@ -1,1 +1,17 @@
-//! mem.
+//! What every vCPU's memory accesses go through: guest-physical memory with its marks ([`Memory`]) and the software TLB
+//! ([`Tlb`]).
+//!
+//! The one idea: a TLB hit is one compare, one add and one bounds-checked access; everything special — a device, a page
+//! not marked dirty, a page with translated code, an access across pages — is a tag that does not match. This crate knows no
+//! guest architecture: front ends walk their tables and say what to install.
+
+mod memory;
+pub mod tlb;
+
+pub use memory::{Memory, Place};
+pub use tlb::{Bank, Fill, PageSize, Tlb};
+
+/// Size of a page of the TLB and of the dirty and code marks, bytes.
+pub const PAGE: u64 = 4096;
+/// Mask of the offset within a page.
+pub const PAGE_MASK: u64 = PAGE - 1;

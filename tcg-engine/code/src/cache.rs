@@ -1,0 +1,416 @@
+//! Blocks, their index by page, and the jump cache.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use ir::Block;
+
+/// Multiplicative hashing of a few words: the keys are addresses that the guest chooses, but a guest that makes them collide
+/// slows only its own vCPU down.
+#[derive(Default)]
+pub struct Mix(u64);
+
+impl Hasher for Mix {
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 32
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for b in bytes {
+            self.write_u64(u64::from(*b));
+        }
+    }
+    fn write_u32(&mut self, v: u32) {
+        self.write_u64(u64::from(v));
+    }
+    fn write_u64(&mut self, v: u64) {
+        self.0 = (self.0.rotate_left(5) ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+/// The hasher of this crate's maps.
+pub type FastHash = BuildHasherDefault<Mix>;
+
+/// What a block was lifted from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Key {
+    /// RAM offset of its first byte.
+    pub at: u64,
+    /// Program counter of its first instruction: it is in the operations.
+    pub pc: u64,
+    /// Whatever else lifting depended on (the front end's mode bits).
+    pub mode: u32,
+}
+
+/// A block in the cache. Valid until the next `&mut` call on the cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Id(u32);
+
+/// A stored block.
+#[derive(Debug)]
+struct Stored {
+    block: Block,
+    key: Key,
+    /// Length of its bytes.
+    len: u32,
+    /// RAM offset of the second page, if its (only) instruction straddles two.
+    second: Option<u64>,
+    stamp: u32,
+}
+
+/// A jump cache entry: where execution at `linear` went on the last time.
+#[derive(Clone, Copy)]
+struct Jump {
+    linear: u64,
+    pc: u64,
+    context: u64,
+    mode: u32,
+    id: u32,
+    /// Of the block, so that an entry of a block that is gone is not believed.
+    stamp: u32,
+}
+
+const JUMPS: usize = 1 << 12;
+const NO_JUMP: Jump = Jump { linear: 0, pc: 0, context: u64::MAX, mode: u32::MAX, id: 0, stamp: 0 };
+
+/// What a lookup by address found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// The block; nothing more to check.
+    Block(Id),
+    /// This block was here under an earlier translation context. If its bytes still lie where [`Cache::bytes`] says, call
+    /// [`Cache::confirm`].
+    Perhaps(Id),
+    /// Nothing known.
+    Nothing,
+}
+
+/// Bounds of a cache.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Operations of all blocks together; beyond this everything is forgotten and lifted anew.
+    pub operations: usize,
+    /// Blocks.
+    pub blocks: usize,
+}
+
+impl Default for Limits {
+    /// About 100 MiB.
+    fn default() -> Self {
+        Limits { operations: 4 << 20, blocks: 256 << 10 }
+    }
+}
+
+/// Counters since the cache was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Blocks inserted.
+    pub inserted: u64,
+    /// Blocks dropped because their bytes changed.
+    pub invalidated: u64,
+    /// Times that everything was forgotten.
+    pub cleared: u64,
+}
+
+/// The block cache of one vCPU.
+pub struct Cache {
+    blocks: Vec<Option<Stored>>,
+    free: Vec<u32>,
+    by_key: HashMap<Key, u32, FastHash>,
+    /// Blocks by page number of RAM.
+    pages: HashMap<u64, Vec<u32>, FastHash>,
+    jumps: Box<[Jump]>,
+    stamp: u32,
+    operations: usize,
+    limits: Limits,
+    stats: Stats,
+}
+
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cache").field("blocks", &self.by_key.len()).field("stats", &self.stats).finish_non_exhaustive()
+    }
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self::new(Limits::default())
+    }
+}
+
+#[inline(always)]
+fn jump_index(linear: u64) -> usize {
+    ((linear ^ linear >> 12) as usize) & (JUMPS - 1)
+}
+
+impl Cache {
+    /// An empty cache.
+    pub fn new(limits: Limits) -> Self {
+        Cache {
+            blocks: Vec::new(),
+            free: Vec::new(),
+            by_key: HashMap::default(),
+            pages: HashMap::default(),
+            jumps: vec![NO_JUMP; JUMPS].into(),
+            stamp: 0,
+            operations: 0,
+            limits,
+            stats: Stats::default(),
+        }
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// What execution at linear address `linear` with program counter `pc` found last. `context` is everything that the
+    /// translation of the address depends on ([`mem::Tlb::context`](../mem/struct.Tlb.html)).
+    #[inline(always)]
+    pub fn jump(&self, linear: u64, pc: u64, mode: u32, context: u64) -> Found {
+        let j = &self.jumps[jump_index(linear)];
+        if j.linear != linear || j.pc != pc || j.mode != mode {
+            return Found::Nothing;
+        }
+        match self.blocks.get(j.id as usize) {
+            Some(Some(s)) if s.stamp == j.stamp => {
+                if j.context == context {
+                    Found::Block(Id(j.id))
+                } else {
+                    Found::Perhaps(Id(j.id))
+                }
+            }
+            _ => Found::Nothing,
+        }
+    }
+
+    /// Where the bytes of a block lie: RAM offset of the first, and of the second page if it straddles.
+    pub fn bytes(&self, id: Id) -> Option<(u64, Option<u64>)> {
+        self.stored(id).map(|s| (s.key.at, s.second))
+    }
+
+    fn stored(&self, id: Id) -> Option<&Stored> {
+        self.blocks.get(id.0 as usize)?.as_ref()
+    }
+
+    /// The block was found (or checked) for this address and context: remember that.
+    pub fn confirm(&mut self, linear: u64, context: u64, id: Id) {
+        if let Some(s) = self.stored(id) {
+            let jump = Jump { linear, pc: s.key.pc, context, mode: s.key.mode, id: id.0, stamp: s.stamp };
+            self.jumps[jump_index(linear)] = jump;
+        }
+    }
+
+    /// The block lifted from these bytes. For one that straddles pages the caller still has to compare the second page.
+    pub fn find(&self, key: &Key) -> Option<Id> {
+        self.by_key.get(key).map(|&i| Id(i))
+    }
+
+    /// The operations of a block; `None` only for an id that is no longer valid.
+    #[inline(always)]
+    pub fn block(&self, id: Id) -> Option<&Block> {
+        match self.blocks.get(id.0 as usize) {
+            Some(Some(s)) => Some(&s.block),
+            _ => None,
+        }
+    }
+
+    /// Store a block whose bytes are `len` from `key.at` on; those beyond the first page lie at RAM offset `second`. An older
+    /// block of the same key goes. May forget everything else to stay within its limits: the answer's second part says so
+    /// (the caller then clears its [`crate::Lines`]).
+    pub fn insert(&mut self, key: Key, len: u32, second: Option<u64>, block: Block) -> (Id, bool) {
+        if let Some(&old) = self.by_key.get(&key) {
+            self.remove(old);
+        }
+        let cleared = self.operations + block.insts.len() > self.limits.operations
+            || self.by_key.len() >= self.limits.blocks
+            || self.stamp == u32::MAX;
+        if cleared {
+            self.clear();
+        }
+        self.stamp += 1;
+        self.operations += block.insts.len();
+        let stored = Stored { block, key, len, second, stamp: self.stamp };
+        let i = match self.free.pop() {
+            Some(i) => {
+                self.blocks[i as usize] = Some(stored);
+                i
+            }
+            None => {
+                self.blocks.push(Some(stored));
+                (self.blocks.len() - 1) as u32
+            }
+        };
+        self.by_key.insert(key, i);
+        self.pages.entry(key.at / 4096).or_default().push(i);
+        if let Some(second) = second {
+            self.pages.entry(second / 4096).or_default().push(i);
+        }
+        self.stats.inserted += 1;
+        (Id(i), cleared)
+    }
+
+    fn remove(&mut self, i: u32) {
+        let Some(s) = self.blocks.get_mut(i as usize).and_then(Option::take) else { return };
+        self.operations -= s.block.insts.len();
+        self.by_key.remove(&s.key);
+        for at in [Some(s.key.at), s.second].into_iter().flatten() {
+            if let Some(list) = self.pages.get_mut(&(at / 4096)) {
+                list.retain(|&b| b != i);
+                if list.is_empty() {
+                    self.pages.remove(&(at / 4096));
+                }
+            }
+        }
+        self.free.push(i);
+    }
+
+    /// The bytes `at..at+len` (RAM offsets) have changed: drop the blocks made from them. Calls `empty` with the offset of
+    /// each page that now has none left.
+    pub fn invalidate(&mut self, at: u64, len: u64, mut empty: impl FnMut(u64)) {
+        let end = at.saturating_add(len);
+        let mut page = at / 4096;
+        while page * 4096 < end {
+            let hit: Vec<u32> = self
+                .pages
+                .get(&page)
+                .map_or_else(Vec::new, |list| list.iter().copied().filter(|&i| self.touches(i, at, end)).collect());
+            for i in hit {
+                let pages = self.stored(Id(i)).map(|s| [Some(s.key.at), s.second]);
+                self.remove(i);
+                self.stats.invalidated += 1;
+                for at in pages.into_iter().flatten().flatten() {
+                    if !self.pages.contains_key(&(at / 4096)) {
+                        empty(at & !4095);
+                    }
+                }
+            }
+            page += 1;
+        }
+    }
+
+    fn touches(&self, i: u32, at: u64, end: u64) -> bool {
+        let Some(s) = self.stored(Id(i)) else { return false };
+        let overlaps = |from: u64, len: u64| from < end && at < from + len;
+        match s.second {
+            None => overlaps(s.key.at, u64::from(s.len)),
+            Some(second) => {
+                let first = (4096 - s.key.at % 4096).min(u64::from(s.len));
+                overlaps(s.key.at, first) || overlaps(second & !4095, u64::from(s.len) - first)
+            }
+        }
+    }
+
+    /// Whether any block has bytes on the page of RAM offset `at`.
+    pub fn has_page(&self, at: u64) -> bool {
+        self.pages.contains_key(&(at / 4096))
+    }
+
+    /// Forget every block.
+    pub fn clear(&mut self) {
+        self.blocks.clear();
+        self.free.clear();
+        self.by_key.clear();
+        self.pages.clear();
+        self.jumps.fill(NO_JUMP);
+        self.operations = 0;
+        self.stamp = 0;
+        self.stats.cleared += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ir::{Builder, NONE, Op};
+
+    fn block(pc: u64, ops: usize) -> Block {
+        let mut b = Builder::new(pc);
+        b.instruction(pc, 4);
+        for _ in 0..ops {
+            b.op_imm(Op::Exit, NONE, NONE, pc);
+        }
+        b.finish()
+    }
+
+    fn key(at: u64) -> Key {
+        Key { at, pc: 0xffff_0000 + at, mode: 3 }
+    }
+
+    fn small() -> Cache {
+        Cache::new(Limits { operations: 100, blocks: 10 })
+    }
+
+    #[test]
+    fn a_jump_is_believed_only_in_its_context() {
+        let mut c = small();
+        let k = key(0x1000);
+        let (id, _) = c.insert(k, 4, None, block(k.pc, 1));
+        assert_eq!(c.jump(k.pc, k.pc, 3, 9), Found::Nothing);
+        c.confirm(k.pc, 9, id);
+        assert_eq!(c.jump(k.pc, k.pc, 3, 9), Found::Block(id));
+        assert_eq!(c.jump(k.pc, k.pc, 3, 8), Found::Perhaps(id));
+        assert_eq!(c.jump(k.pc, k.pc, 2, 9), Found::Nothing);
+        assert_eq!(c.jump(k.pc, k.pc + 1, 3, 9), Found::Nothing);
+        assert_eq!(c.find(&k), Some(id));
+        assert_eq!(c.find(&Key { mode: 4, ..k }), None);
+    }
+
+    #[test]
+    fn a_change_drops_what_it_touches_and_nothing_else() {
+        let mut c = small();
+        let (a, _) = c.insert(key(0x1000), 16, None, block(0, 1));
+        c.insert(key(0x1010), 16, None, block(0, 1));
+        c.confirm(0x77, 1, a);
+        let mut gone = vec![];
+        c.invalidate(0x100f, 1, |p| gone.push(p));
+        assert_eq!((c.find(&key(0x1000)), c.find(&key(0x1010)).is_some()), (None, true));
+        assert!(gone.is_empty() && c.has_page(0x1000));
+        assert_eq!(c.jump(0x77, key(0x1000).pc, 3, 1), Found::Nothing, "a block that is gone is not believed");
+        let (b, _) = c.insert(key(0x2000), 16, None, block(0, 1));
+        assert_eq!(b, a, "the place is used again");
+        assert_eq!(c.jump(0x77, key(0x1000).pc, 3, 1), Found::Nothing);
+        c.invalidate(0x1020, 0x1000, |p| gone.push(p));
+        assert_eq!(gone, [0x2000]);
+        c.invalidate(0x1000, 0x100, |p| gone.push(p));
+        assert_eq!(gone, [0x2000, 0x1000]);
+        c.invalidate(0, 0, |_| panic!("an empty range touches nothing"));
+    }
+
+    #[test]
+    fn a_straddling_block_depends_on_both_pages() {
+        for at in [0x1fff, 0x5001] {
+            let mut c = small();
+            // Its last two bytes lie on an unrelated page.
+            let (id, _) = c.insert(key(0x1ffe), 4, Some(0x5000), block(0, 1));
+            assert_eq!(c.bytes(id), Some((0x1ffe, Some(0x5000))));
+            c.invalidate(0x2000, 2, |_| panic!("the next page of RAM is not its second page"));
+            c.invalidate(0x5002, 2, |_| panic!("behind its last byte"));
+            let mut gone = vec![];
+            c.invalidate(at, 1, |p| gone.push(p));
+            assert_eq!(gone, [0x1000, 0x5000]);
+            assert_eq!(c.find(&key(0x1ffe)), None);
+        }
+    }
+
+    #[test]
+    fn limits_hold() {
+        let mut c = small();
+        for i in 0..25 {
+            let (_, cleared) = c.insert(key(i * 16), 16, None, block(0, 1));
+            assert_eq!(cleared, i == 10 || i == 20, "{i}");
+        }
+        let (_, cleared) = c.insert(key(0x9000), 16, None, block(0, 99));
+        assert!(cleared);
+        assert_eq!(c.find(&key(0)), None);
+        assert_eq!(c.stats(), Stats { inserted: 26, invalidated: 0, cleared: 3 });
+    }
+
+    #[test]
+    fn the_same_key_again_replaces() {
+        let mut c = small();
+        c.insert(key(0), 16, None, block(0, 1));
+        let (id, _) = c.insert(key(0), 16, None, block(0, 7));
+        assert_eq!(c.block(id).unwrap().insts.len(), 7);
+        assert_eq!(c.operations, 7);
+    }
+}
