@@ -316,7 +316,6 @@ fn count(b: u128, width: u32) -> u32 {
 
 /// What `op` computes. Operations of one source use `a`; `imm` is ignored where the operation's text does not name it.
 #[must_use]
-#[expect(clippy::too_many_lines, reason = "a table: one line per operation")]
 pub fn eval(op: VecOp, a: u128, b: u128, imm: u64) -> u128 {
     let i = u128::from(imm);
     match op {
@@ -342,8 +341,8 @@ pub fn eval(op: VecOp, a: u128, b: u128, imm: u64) -> u128 {
         VecOp::SubSatU16 => zip16(a, b, u16::saturating_sub),
         VecOp::MulLo16 => zip16(a, b, u16::wrapping_mul),
         VecOp::MulLo32 => zip32(a, b, u32::wrapping_mul),
-        VecOp::MulHiS16 => zip16(a, b, |x, y| (i32::from(x.cast_signed()) * i32::from(y.cast_signed()) >> 16) as u16),
-        VecOp::MulHiU16 => zip16(a, b, |x, y| (u32::from(x) * u32::from(y) >> 16) as u16),
+        VecOp::MulHiS16 => zip16(a, b, |x, y| ((i32::from(x.cast_signed()) * i32::from(y.cast_signed())) >> 16) as u16),
+        VecOp::MulHiU16 => zip16(a, b, |x, y| ((u32::from(x) * u32::from(y)) >> 16) as u16),
         VecOp::MulRoundS16 => {
             zip16(a, b, |x, y| ((i32::from(x.cast_signed()) * i32::from(y.cast_signed()) + 0x4000) >> 15) as u16)
         }

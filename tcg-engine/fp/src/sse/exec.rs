@@ -103,7 +103,6 @@ macro_rules! compare {
 }
 
 /// One line per instruction.
-#[expect(clippy::too_many_lines, reason = "a table: one line per instruction")]
 pub(super) fn dispatch(op: FpOp, imm: u8, f: &mut Frame) {
     match op {
         FpOp::AddPs => on_host!(f, "addps xmm0, xmm1";),

@@ -9,7 +9,7 @@
 
 mod exec;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod unmasked;
 
 /// Exception flags and control bits of MXCSR (Intel SDM volume 1, 10.2.3).

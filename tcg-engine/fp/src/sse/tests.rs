@@ -270,3 +270,36 @@ fn the_host_keeps_its_own_mxcsr() {
     let _ = eval(FpOp::DivSs, 0, 0, 0, mxcsr::MASKS | 2 << mxcsr::RC_SHIFT);
     assert_eq!(third().to_bits(), before.to_bits());
 }
+
+/// The host's fused a × b + c (213 form: the first factor is the second source, which decides the order of NaNs), for the portable tests: (bits, flags).
+pub(crate) fn host_fma(double: bool, a: u64, b: u64, c: u64, guest: u32) -> (u64, u32) {
+    let mut frame = exec::Frame { a: a.into(), b: b.into(), guest: guest & !mxcsr::FLAGS, host: 0 };
+    let third = c;
+    let mut out: u64;
+    // SAFETY: as in `exec::on_host`; the caller has checked that the host has FMA, and everything is masked.
+    unsafe {
+        std::arch::asm!(
+            "stmxcsr [{f} + 36]",
+            "ldmxcsr [{f} + 32]",
+            "movdqa xmm0, [{f}]",
+            "movdqa xmm1, [{f} + 16]",
+            "movq xmm2, {c}",
+            "test {d:e}, {d:e}",
+            "jz 2f",
+            "vfmadd213sd xmm1, xmm0, xmm2",
+            "jmp 3f",
+            "2:",
+            "vfmadd213ss xmm1, xmm0, xmm2",
+            "3:",
+            "movq {c}, xmm1",
+            "stmxcsr [{f} + 32]",
+            "ldmxcsr [{f} + 36]",
+            f = in(reg) &raw mut frame,
+            c = inout(reg) third => out,
+            d = in(reg) u32::from(double),
+            out("xmm0") _, out("xmm1") _, out("xmm2") _,
+            options(nostack),
+        );
+    }
+    (if double { out } else { out & 0xffff_ffff }, frame.guest & mxcsr::FLAGS)
+}
