@@ -18,7 +18,7 @@ pub mod capnp;
 
 pub use deadline::Deadline;
 pub use error::{LinkError, Peer};
-pub use socket::{Inbox, Link, Message, Received, Sent};
+pub use socket::{Inbox, Link, Message, Received, Sent, inherited_descriptor};
 
 /// Longest message in bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024;

@@ -1,7 +1,7 @@
 //! The socket: one owned descriptor, whole messages, and the details of SEQPACKET that a caller must not have to know.
 
 use std::{
-    io::{IoSlice, IoSliceMut},
+    io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
@@ -13,7 +13,6 @@ use rustix::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
         SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair, sockopt,
     },
-    process::{Pid, PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open},
 };
 use zerocopy::IntoBytes;
 
@@ -117,22 +116,19 @@ impl Link {
         }
     }
 
-    /// A link over a descriptor that this process was started with, such as 3. The link owns a close-on-exec copy of
-    /// it; the caller closes the original, so that the peer can see the end: [`Self::inherited`] does not know whether
-    /// something else in this process uses that number.
+    /// A link over a descriptor that this process was started with, such as 3. Call it first thing in `main`: the link
+    /// takes the number over and closes it (it goes on with a close-on-exec copy), whoever else may think to own it.
     ///
-    /// System calls: `getpid`, `pidfd_open`, `pidfd_getfd`; so before lock-down. This way needs no `unsafe` and no /proc.
+    /// An owned descriptor out of a number needs `unsafe`, except that the kernel hands one out with a message: so the
+    /// number is sent through a socket pair of this process. System calls: `socketpair`, `sendmsg`, `recvmsg`, `close`;
+    /// so before lock-down.
     ///
     /// # Errors
     /// [`LinkError::NotALink`] when there is no such descriptor or it is something else.
     pub fn inherited(number: RawFd, peer: Peer) -> Result<Self, LinkError> {
-        let copy = |pid: Pid| {
-            let this = pidfd_open(pid, PidfdFlags::empty())?;
-            pidfd_getfd(&this, number, PidfdGetfdFlags::empty())
-        };
-        match copy(getpid()) {
+        match inherited_descriptor(number) {
             Ok(socket) => Self::new(socket, peer),
-            Err(errno) => Err(LinkError::NotALink { number, peer, why: errno.to_string() }),
+            Err(error) => Err(LinkError::NotALink { number, peer, why: error.to_string() }),
         }
     }
 
@@ -313,6 +309,32 @@ impl Link {
     fn os(&self, call: &'static str, errno: Errno) -> LinkError {
         LinkError::Os { peer: self.peer.clone(), call, source: errno.into() }
     }
+}
+
+/// Takes over descriptor `number` of this process: see [`Link::inherited`].
+///
+/// # Errors
+/// There is no such descriptor, or no more can be opened.
+pub fn inherited_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    let (from, to) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let rights = [number];
+    nix::sys::socket::sendmsg::<()>(
+        from.as_raw_fd(),
+        &[IoSlice::new(b"x")],
+        &[nix::sys::socket::ControlMessage::ScmRights(&rights)],
+        nix::sys::socket::MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(&to, &mut [IoSliceMut::new(&mut [0])], &mut control, RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT)?;
+    let copy = control.drain().find_map(|item| match item {
+        RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
+        _ => None,
+    });
+    let copy = copy.ok_or_else(|| io::Error::other("no more descriptors can be opened"))?;
+    nix::unistd::close(number)?;
+    Ok(copy)
 }
 
 impl Inbox {

@@ -1,6 +1,7 @@
 use std::{
     fs::File,
     io::{Read, Write},
+    os::fd::IntoRawFd,
     time::Duration,
 };
 
@@ -154,12 +155,13 @@ fn only_a_seqpacket_socket_becomes_a_link() {
 }
 
 #[test]
-fn an_inherited_number_becomes_an_owned_copy() {
+fn an_inherited_number_becomes_an_owned_link_and_is_closed() {
     let (a, b) = pair();
-    let copy = Link::inherited(b.as_raw_fd(), Peer::new("left", 1)).unwrap();
-    drop(b);
+    let number = b.into_inner().into_raw_fd();
+    let link = Link::inherited(number, Peer::new("left", 1)).unwrap();
+    assert!(rustix::io::fcntl_getfd(&link).unwrap().contains(FdFlags::CLOEXEC));
     a.send(b"through the copy", &[], soon()).unwrap();
-    assert_eq!(copy.recv(soon()).unwrap().bytes, b"through the copy");
-    drop(copy);
-    assert!(a.recv(soon()).unwrap_err().is_peer_gone());
+    assert_eq!(link.recv(soon()).unwrap().bytes, b"through the copy");
+    drop(link);
+    assert!(a.recv(soon()).unwrap_err().is_peer_gone(), "the number must not keep the socket open");
 }
