@@ -108,8 +108,15 @@ pub struct PortMap {
     pub serial: &'static [SerialPort],
 }
 
+/// The VM's exit status when a guest writes `value` to the debug exit port: `value * 2 + 1`, in the eight bits that a
+/// process's status has. It is odd and never zero, unlike the status of an ordinary power-off.
+pub const fn debug_exit_status(value: u32) -> u8 {
+    (value << 1) as u8 | 1
+}
+
 #[cfg(test)]
 mod tests {
+    use super::debug_exit_status;
     use crate::MachineVersion;
 
     #[test]
@@ -147,5 +154,10 @@ mod tests {
             assert!(parts[..index].iter().all(|other| !other.overlaps(part)));
         }
         assert!(pm.timer_bits == 24 || pm.timer_bits == 32);
+    }
+
+    #[test]
+    fn the_debug_exit_status_is_odd() {
+        assert_eq!([0, 0x10, 0x7F, u32::MAX].map(debug_exit_status), [1, 0x21, 0xFF, 0xFF]);
     }
 }
