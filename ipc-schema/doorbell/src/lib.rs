@@ -17,6 +17,7 @@
 //! it shares with the engine; the engine everything ([`Role`]).
 
 mod area;
+pub mod board;
 mod bus;
 mod client;
 mod committed;

@@ -229,6 +229,8 @@ impl<T: Plain> Server<T> {
             }
             Answer::Stall => {
                 slot.unclaim(sequence);
+                // The vCPU may have been asked to leave while the request was claimed.
+                slot.wake();
                 served.stalled = true;
                 false
             }
