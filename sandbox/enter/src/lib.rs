@@ -39,9 +39,18 @@
 //! }
 //! ```
 //!
-//! Two rules follow from the filter. **Never return from `main`** and never call `std::process::exit`: the runtime would
-//! unmap its signal stack; leave through [`exit`]. **Never let a thread end**: [`ThreadGate::spawn`] parks a thread whose
-//! body returned.
+//! Three rules follow from the filter:
+//!
+//! * **Never return from `main`** and never call `std::process::exit`: the runtime would unmap its signal stack. Leave
+//!   through [`exit`].
+//! * **Never let a thread end**: [`ThreadGate::spawn`] parks a thread whose body returned.
+//! * **Drop nothing that owns more than memory and descriptors**: dropping a mapping calls `munmap`. Put what lives as
+//!   long as the process in statics or leak it, so that returning an error to `main` does not trap on the way.
+//!
+//! Library calls hide system calls. Those met so far: `UnixStream` uses `sendto` and `recvfrom`, a `File` of the same
+//! descriptor `write` and `read`; `read_to_end` of a `File` asks for its size (`statx`, `lseek`); dropping an `OwnedFd`
+//! calls `close` and, with debug assertions, `fcntl(F_GETFD)`; `nix::poll::poll` is `poll`, not `ppoll`;
+//! `std::process::id` is `getpid` each time.
 
 pub mod exit;
 mod gate;

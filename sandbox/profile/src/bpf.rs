@@ -122,7 +122,7 @@ impl Call {
             4 => self.architecture,
             8 | 12 => half(self.address, offset == 12),
             16..=60 if offset.is_multiple_of(4) => {
-                half(self.arguments[(offset as usize - 16) / 8], offset.is_multiple_of(8).eq(&false))
+                half(self.arguments[(offset as usize - 16) / 8], !offset.is_multiple_of(8))
             }
             _ => return None,
         })
@@ -174,4 +174,82 @@ pub fn passing(program: &[sock_filter], samples: &[[u64; 6]]) -> Result<Vec<u32>
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kind;
+
+    fn action(program: &[sock_filter], number: i64, arguments: [u64; 6]) -> u32 {
+        let number = u32::try_from(number).expect("numbers of calls are small");
+        evaluate(program, &Call::new(number, arguments)).expect("our programs can be evaluated")
+    }
+
+    /// Each value that some check of a profile names, in each argument's place.
+    fn samples(profile: &Profile) -> Vec<[u64; 6]> {
+        let checks = profile.rules().iter().filter_map(|rule| rule.check);
+        checks
+            .flat_map(|check| {
+                check.values.iter().map(move |(value, _)| {
+                    let mut arguments = [0; 6];
+                    arguments[usize::from(check.argument)] = u64::from(*value);
+                    arguments
+                })
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_program_lets_exactly_its_list_through() {
+        for kind in Kind::ALL {
+            let profile = kind.profile();
+            let program = profile.program().expect("the table is valid");
+            let passing = passing(&program, &samples(profile)).expect("it can be evaluated");
+            for number in 0..=LAST_NUMBER {
+                let expected = profile.allows(i64::from(number));
+                assert_eq!(passing.contains(&number), expected, "{kind}: call {number}");
+            }
+        }
+    }
+
+    #[test]
+    fn arguments_are_checked() {
+        let program = Kind::Serial.profile().program().expect("valid");
+        let futex = |operation: libc::c_int| action(&program, libc::SYS_futex, [0, operation as u64, 0, 0, 0, 0]);
+        let allow = libc::SECCOMP_RET_ALLOW;
+        assert_eq!(futex(libc::FUTEX_WAIT), allow);
+        assert_eq!(futex(libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME), allow);
+        for refused in [libc::FUTEX_LOCK_PI, libc::FUTEX_CMP_REQUEUE, libc::FUTEX_WAKE_OP, libc::FUTEX_FD] {
+            assert_eq!(futex(refused), libc::SECCOMP_RET_TRAP, "{refused}");
+        }
+    }
+
+    #[test]
+    fn other_architectures_and_x32_do_not_pass() {
+        for kind in Kind::ALL {
+            let program = kind.profile().program().expect("valid");
+            let number = libc::SYS_read as u32;
+            let i386 = Call { architecture: 0x4000_0003, ..Call::new(number, [0; 6]) };
+            assert_eq!(evaluate(&program, &i386).expect("evaluates"), libc::SECCOMP_RET_KILL_PROCESS, "{kind}");
+            let x32 = Call::new(number | X32_BIT, [0; 6]);
+            assert_ne!(evaluate(&program, &x32).expect("evaluates"), libc::SECCOMP_RET_ALLOW, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_program_that_runs_past_its_end_is_an_error() {
+        let jump = [sock_filter { code: code::JA, jt: 0, jf: 0, k: 9 }];
+        assert!(matches!(evaluate(&jump, &Call::new(0, [0; 6])), Err(Error::Instruction { at: 10, code: 0 })));
+        let odd = [sock_filter { code: 0xff, jt: 0, jf: 0, k: 0 }];
+        assert!(evaluate(&odd, &Call::new(0, [0; 6])).is_err());
+    }
+
+    #[test]
+    fn words_are_the_halves_of_the_arguments() {
+        let call = Call { address: 0x1111_2222_3333_4444, ..Call::new(1, [0xaaaa_bbbb_cccc_dddd, 0, 0, 0, 0, 7]) };
+        assert_eq!((call.word(8), call.word(12)), (Some(0x3333_4444), Some(0x1111_2222)));
+        assert_eq!((call.word(16), call.word(20)), (Some(0xcccc_dddd), Some(0xaaaa_bbbb)));
+        assert_eq!((call.word(56), call.word(60), call.word(64), call.word(2)), (Some(7), Some(0), None, None));
+    }
 }

@@ -43,6 +43,9 @@ const FCNTL_COMMANDS: Check = Check {
     ],
 };
 
+/// Only whether a descriptor is open.
+const FCNTL_OPEN: Check = Check { argument: 1, ignore: 0, values: &[(F_GETFD as u32, "F_GETFD")] };
+
 /// Only what a socket needs to become non-blocking.
 const SOCKET_IOCTLS: Check = Check { argument: 1, ignore: 0, values: &[(FIONBIO as u32, "FIONBIO")] };
 
@@ -57,7 +60,12 @@ const WRITE: Rule = call(SYS_write, "eventfds, streams, panic text to the log pi
 const PPOLL: Rule = call(SYS_ppoll, "waits for descriptors");
 const RECVMSG: Rule = call(SYS_recvmsg, "control messages with descriptors");
 const SENDMSG: Rule = call(SYS_sendmsg, "control messages with descriptors");
-const CLOSE: Rule = call(SYS_close, "descriptors of ended requests");
+const CLOSE: Rule = call(SYS_close, "descriptors of ended requests, or that a peer sent unasked");
+const IS_OPEN: Rule = checked(
+    SYS_fcntl,
+    FCNTL_OPEN,
+    "the standard library checks a descriptor before it closes it, in builds with debug assertions",
+);
 
 /// The limits of every islet without files to write.
 const ISLET_LIMITS: &[Limit] = &[CORE, MEMLOCK, MSGQUEUE, RTPRIO, NICE, NOFILE, NO_FILE_SIZE, NPROC];
@@ -176,7 +184,8 @@ pub(crate) static SUPERVISOR: Profile = Profile {
         call(SYS_timerfd_settime, "deadlines"),
         checked(SYS_fcntl, FCNTL_COMMANDS, "flags and copies of descriptors"),
         checked(SYS_ioctl, SOCKET_IOCTLS, "an accepted socket becomes non-blocking"),
-        call(SYS_fstat, "matches descriptors that a client passes"),
+        call(SYS_statx, "matches descriptors that a client passes"),
+        call(SYS_newfstatat, "the same, as the C library asks"),
         call(SYS_pread64, "state in a memfd made by the keeper"),
         call(SYS_pwrite64, "state in a memfd made by the keeper"),
     ]),
@@ -203,10 +212,10 @@ pub(crate) static LOADER: Profile = Profile {
         RECVMSG,
         SENDMSG,
         CLOSE,
+        IS_OPEN,
         call(SYS_pread64, "kernel files by position"),
         call(SYS_lseek, "kernel files by position, and their size"),
-        call(SYS_fstat, "sizes of kernel files"),
-        call(SYS_statx, "sizes of kernel files, as the standard library asks"),
+        call(SYS_statx, "sizes of kernel files"),
     ]),
     budget: 16,
     limits: ISLET_LIMITS,
@@ -231,7 +240,7 @@ pub(crate) static ENGINE_TCG: Profile = Profile {
         RECVMSG,
         SENDMSG,
         CLOSE,
-        call(SYS_epoll_wait, "waits for many doorbells"),
+        IS_OPEN,
         call(SYS_timerfd_settime, "timer interrupts"),
         call(SYS_clock_nanosleep, "a halted vCPU until its next timer"),
         call(SYS_sched_yield, "spinning vCPUs when CPUs are few"),
@@ -259,6 +268,7 @@ pub(crate) static BOARD: Profile = Profile {
         RECVMSG,
         SENDMSG,
         CLOSE,
+        IS_OPEN,
         call(SYS_timerfd_settime, "clock and timer interrupts"),
         call(SYS_clock_nanosleep, "short waits"),
     ]),
@@ -285,10 +295,10 @@ pub(crate) static SERIAL: Profile = Profile {
         RECVMSG,
         SENDMSG,
         CLOSE,
+        IS_OPEN,
         call(SYS_recvmmsg, "console input"),
         call(SYS_sendmmsg, "console output in batches"),
         call(SYS_pwrite64, "a console that is a log file"),
-        call(SYS_timerfd_settime, "the receive timeout of the FIFO"),
     ]),
     budget: 16,
     limits: WRITER_LIMITS,
@@ -300,10 +310,99 @@ pub(crate) static SERIAL: Profile = Profile {
 pub(crate) static PROBE: Profile = Profile {
     kind: Kind::Probe,
     purpose: "tries what must be impossible and reports it",
-    policy: Policy::AllowOnly(&[RESTART, RANDOM, SIGRETURN, CLOCK, EXIT, FUTEX, READ, WRITE, PPOLL, RECVMSG, SENDMSG]),
+    policy: Policy::AllowOnly(&[
+        RESTART, RANDOM, SIGRETURN, CLOCK, EXIT, FUTEX, READ, WRITE, PPOLL, RECVMSG, SENDMSG, CLOSE, IS_OPEN,
+    ]),
     budget: 16,
     limits: ISLET_LIMITS,
     namespaces: ISLET_NAMESPACES,
     landlock: Landlock::DenyAll,
     memory: MemoryGrant::Scratch,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::syscalls;
+
+    #[test]
+    fn no_list_is_over_its_budget_or_names_a_call_twice() {
+        for kind in Kind::ALL {
+            let profile = kind.profile();
+            assert_eq!(profile.kind, kind);
+            let mut calls: Vec<i64> = profile.calls().collect();
+            assert!(calls.len() <= profile.budget, "{kind}: {} of {}", calls.len(), profile.budget);
+            calls.sort_unstable();
+            calls.dedup();
+            assert_eq!(calls.len(), profile.rules().len(), "{kind} names a call twice");
+            assert!(calls.iter().all(|call| syscalls::name(*call).is_some()), "{kind}");
+        }
+    }
+
+    #[test]
+    fn what_every_process_needs_is_in_every_list_and_what_none_may_do_in_none() {
+        const NEEDED: [i64; 7] = [
+            SYS_restart_syscall,
+            SYS_getrandom,
+            SYS_rt_sigreturn,
+            SYS_clock_gettime,
+            SYS_exit_group,
+            SYS_futex,
+            SYS_write,
+        ];
+        const REFUSED: [i64; 24] = [
+            SYS_open,
+            SYS_openat,
+            SYS_openat2,
+            SYS_socket,
+            SYS_bind,
+            SYS_connect,
+            SYS_execve,
+            SYS_execveat,
+            SYS_fork,
+            SYS_vfork,
+            SYS_clone,
+            SYS_clone3,
+            SYS_mmap,
+            SYS_mremap,
+            SYS_mprotect,
+            SYS_munmap,
+            SYS_brk,
+            SYS_ptrace,
+            SYS_process_vm_readv,
+            SYS_process_vm_writev,
+            SYS_pidfd_getfd,
+            SYS_userfaultfd,
+            SYS_io_uring_setup,
+            SYS_io_uring_enter,
+        ];
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Keeper) {
+            let profile = kind.profile();
+            assert!(NEEDED.iter().all(|call| profile.allows(*call)), "{kind}");
+            assert!(!REFUSED.iter().any(|call| profile.allows(*call)), "{kind}");
+            assert_eq!(profile.landlock, Landlock::DenyAll);
+        }
+    }
+
+    #[test]
+    fn the_keeper_denies_nothing_that_an_islet_needs_to_start() {
+        let keeper = Kind::Keeper.profile();
+        for call in [SYS_clone3, SYS_execveat, SYS_mount, SYS_pivot_root, SYS_unshare, SYS_seccomp, SYS_mmap, SYS_prctl]
+        {
+            assert!(keeper.allows(call), "{}", syscalls::describe(call));
+        }
+        assert!(!keeper.allows(SYS_ptrace) && !keeper.allows(SYS_io_uring_setup));
+    }
+
+    #[test]
+    fn a_description_names_everything() {
+        for kind in Kind::ALL {
+            let text = kind.profile().describe();
+            for rule in kind.profile().rules() {
+                assert!(text.contains(syscalls::name(rule.call).expect("known")), "{text}");
+            }
+        }
+        assert!(Kind::Serial.profile().describe().contains("futex"), "a name");
+        assert!(Kind::Serial.profile().describe().contains("{WAIT, WAKE, WAIT_BITSET, WAKE_BITSET}"));
+    }
+}

@@ -1,0 +1,7 @@
+//! The sandbox, tested with the whole chain: a launcher, a keeper as pid 1, and islets that are the probe.
+
+#![expect(clippy::expect_used, reason = "test code outside of test functions")]
+
+mod ends;
+mod escapes;
+mod rig;
