@@ -1,0 +1,195 @@
+//! Running and parking of vCPU threads: who may run, who stands still, and how a thread is asked to look up.
+//!
+//! A vCPU's state is inside a mutex that its thread holds exactly while it runs. To pause is to wait until every thread has
+//! let go; from then on the control thread may lock, load, save and reset. Each vCPU has one request word that its run loop
+//! polls between blocks; whoever sets it also unparks the thread, so that a halted vCPU wakes.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+/// Something may wait in the inbox, or the external interrupt line may have changed.
+pub const LOOK: u32 = 1;
+/// Let go of the vCPU at the next block boundary.
+pub const PARK: u32 = 2;
+
+/// One vCPU's request word and thread.
+#[derive(Debug, Default)]
+pub struct Request {
+    word: AtomicU32,
+    thread: OnceLock<Thread>,
+}
+
+impl Request {
+    /// To be called once by the vCPU's own thread.
+    pub fn register(&self) {
+        let _ = self.thread.set(std::thread::current());
+    }
+
+    /// Ask with `bits`; wakes a halted vCPU.
+    pub fn ask(&self, bits: u32) {
+        self.word.fetch_or(bits, Ordering::SeqCst);
+        if let Some(t) = self.thread.get() {
+            t.unpark();
+        }
+    }
+
+    /// What is asked.
+    #[inline(always)]
+    pub fn get(&self) -> u32 {
+        self.word.load(Ordering::Relaxed)
+    }
+
+    /// The word itself, for waits elsewhere that a request must interrupt.
+    pub fn word(&self) -> &AtomicU32 {
+        &self.word
+    }
+
+    /// Take the bits `bits` back; returns whether one was set.
+    pub fn clear(&self, bits: u32) -> bool {
+        self.word.fetch_and(!bits, Ordering::SeqCst) & bits != 0
+    }
+
+    /// Sleep until somebody asks or `until` has passed. The thread must be the vCPU's.
+    pub fn sleep(&self, until: Option<Duration>) {
+        if self.word.load(Ordering::SeqCst) != 0 {
+            return;
+        }
+        match until {
+            Some(d) => std::thread::park_timeout(d),
+            None => std::thread::park(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    run: bool,
+    running: usize,
+}
+
+/// The gate that all vCPU threads of the engine pass.
+#[derive(Debug)]
+pub struct Gate {
+    state: Mutex<State>,
+    changed: Condvar,
+    requests: Vec<Request>,
+}
+
+impl Gate {
+    /// A closed gate for `vcpus` threads.
+    pub fn new(vcpus: usize) -> Gate {
+        Gate {
+            state: Mutex::new(State { run: false, running: 0 }),
+            changed: Condvar::new(),
+            requests: (0..vcpus).map(|_| Request::default()).collect(),
+        }
+    }
+
+    /// The request word of vCPU `n`; `None` if there is no such vCPU.
+    pub fn request(&self, n: usize) -> Option<&Request> {
+        self.requests.get(n)
+    }
+
+    /// Ask every vCPU to look.
+    pub fn ask_all(&self, bits: u32) {
+        for r in &self.requests {
+            r.ask(bits);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A thread that panicked ends the process; the count is never left half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// vCPU thread: wait until the gate is open, then count as running.
+    pub fn enter(&self) {
+        let mut s = self.lock();
+        while !s.run {
+            s = self.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
+        }
+        s.running += 1;
+    }
+
+    /// vCPU thread: the vCPU's lock is released; count as parked.
+    pub fn leave(&self) {
+        let mut s = self.lock();
+        s.running -= 1;
+        self.changed.notify_all();
+    }
+
+    /// Open the gate.
+    pub fn open(&self) {
+        for r in &self.requests {
+            r.clear(PARK);
+        }
+        self.lock().run = true;
+        self.changed.notify_all();
+    }
+
+    /// Close it and wait until every vCPU has parked. `also_wake` interrupts waits that do not watch the request word; it is
+    /// called again and again, since a vCPU may be on its way into such a wait. Returns false if `limit` passed.
+    pub fn close(&self, limit: Duration, also_wake: impl Fn()) -> bool {
+        let end = Instant::now() + limit;
+        let mut s = self.lock();
+        s.run = false;
+        loop {
+            if s.running == 0 {
+                return true;
+            }
+            if Instant::now() >= end {
+                return false;
+            }
+            drop(s);
+            self.ask_all(PARK);
+            also_wake();
+            s = self.lock();
+            if s.running != 0 {
+                s = self.changed.wait_timeout(s, Duration::from_millis(1)).unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+
+    #[test]
+    fn a_closed_gate_means_nobody_runs() {
+        let gate = Arc::new(Gate::new(2));
+        let count = Arc::new(AtomicU64::new(0));
+        for n in 0..2 {
+            let (gate, count) = (gate.clone(), count.clone());
+            std::thread::spawn(move || {
+                let request = gate.request(n).unwrap();
+                request.register();
+                loop {
+                    gate.enter();
+                    while request.get() & PARK == 0 {
+                        count.fetch_add(1, Ordering::SeqCst);
+                        if n == 1 {
+                            request.sleep(None);
+                        }
+                    }
+                    gate.leave();
+                }
+            });
+        }
+        for _ in 0..100 {
+            gate.open();
+            let before = count.load(Ordering::SeqCst);
+            while count.load(Ordering::SeqCst) == before {
+                std::thread::yield_now();
+            }
+            assert!(gate.close(Duration::from_secs(20), || ()));
+            let still = count.load(Ordering::SeqCst);
+            std::thread::yield_now();
+            assert_eq!(count.load(Ordering::SeqCst), still);
+        }
+    }
+}
