@@ -1,5 +1,7 @@
 //! Applies every rule of the house to this repository, one test each, so that a failure has the rule's name.
 
+#![cfg(test)]
+
 use std::sync::LazyLock;
 
 use house::graph::{self, Graph};

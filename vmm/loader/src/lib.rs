@@ -16,6 +16,7 @@ mod elf;
 pub mod entry;
 mod error;
 mod layout;
+pub mod message;
 mod multiboot;
 mod pvh;
 mod ram;
