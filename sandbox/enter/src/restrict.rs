@@ -12,7 +12,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, Ruleset, RulesetAttr, RulesetStatus,
     Scope,
 };
-use profile::{Landlock, Limit, LimitValue, Profile, When};
+use profile::{Landlock, Limit, LimitValue, Privilege, Profile, When};
 
 use crate::handlers::page;
 use crate::status::Stage;
@@ -49,6 +49,9 @@ impl fmt::Display for Report {
 /// Gives up what can only be given up per thread: limits, capabilities (all sets), privileges by exec, dumps and ptrace
 /// by others, and, with Landlock, every path, port and scope. Call it before the first thread starts.
 ///
+/// The keeper's profile keeps the capabilities of its own user namespace; it calls this, too, and [`seal`], before it
+/// makes its spawn thread, which inherits everything.
+///
 /// A kernel without Landlock is no error: the report says what is missing.
 ///
 /// # Errors
@@ -61,9 +64,11 @@ pub fn before_threads(profile: &Profile) -> Result<Report, Error> {
     }
     settle_thread();
     set_limits(profile, When::BeforeThreads)?;
-    drop_capabilities()?;
+    if profile.privilege == Privilege::None {
+        drop_capabilities()?;
+        prctl("not dumpable", libc::PR_SET_DUMPABLE, 0)?;
+    }
     prctl("no_new_privs", libc::PR_SET_NO_NEW_PRIVS, 1)?;
-    prctl("not dumpable", libc::PR_SET_DUMPABLE, 0)?;
     let report = match profile.landlock {
         Landlock::DenyAll => deny_all()?,
         Landlock::None => Report { kernel_landlock_abi: 0, landlock_abi: 0, missing: Vec::new() },

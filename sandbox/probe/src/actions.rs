@@ -242,6 +242,15 @@ pub(crate) fn map_writable_executable() -> Result<(), Errno> {
     outcome(map(PROT_READ | PROT_WRITE | PROT_EXEC))
 }
 
+/// A shared map of a memfd that no manifest names.
+pub(crate) fn map_memfd() -> Result<(), Errno> {
+    let memfd = call(SYS_memfd_create, [text(c"extra"), MFD_CLOEXEC as usize]);
+    outcome(memfd)?;
+    outcome(call(SYS_ftruncate, [memfd as usize, PAGE]))?;
+    outcome(call(SYS_mmap, [0, PAGE, PROT_READ as usize, MAP_SHARED as usize, memfd as usize, 0]))?;
+    outcome(call(SYS_close, [memfd as usize]))
+}
+
 /// Installs a filter on the calling thread only.
 pub(crate) fn filter_this_thread(program: &[profile::sock_filter]) -> Result<(), Errno> {
     #[repr(C)]

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use enter::status::StatusPage;
 use enter::{ThreadGate, exit};
 use profile::{Kind, Profile};
@@ -31,11 +31,14 @@ pub(crate) fn run(profile: &str, stage: &str, action: &str, loosening: &str) -> 
 
 fn act(profile: &'static Profile, stage: &str, action: &str, loosening: &str) -> anyhow::Result<()> {
     let status = status_memfd();
-    enter::attach_status(StatusPage::map(status.as_fd(), 0)?);
+    let page = StatusPage::map(status.as_fd(), 0)?;
+    if loosening != "not-reported" {
+        enter::attach_status(page);
+    }
     drop(status);
     // As a file, since the standard library's sockets use calls (sendto, recvfrom) that this profile lacks.
     let mut control = File::from(OwnedFd::from(control_socket()));
-    let mut planted = Planted::before(loosening)?;
+    let _planted = plant(loosening)?;
     if stage != "spawned" && loosening != "nothing-restricted" {
         let lax = without(profile, loosening);
         let report = enter::before_threads(&lax)?;
@@ -46,15 +49,15 @@ fn act(profile: &'static Profile, stage: &str, action: &str, loosening: &str) ->
     let (answers, results) = channel::<String>();
     let mut gate = ThreadGate::new();
     gate.spawn("second", move || second(&inbox, &answers))?;
+    if loosening == "extra-thread" {
+        gate.spawn("third", || {})?;
+    }
     gate.wait(Duration::from_secs(30))?;
-    planted.with_threads(loosening, profile)?;
     if stage == "sealed" {
         if loosening != "extra-descriptor" {
             enter::close_all_but(&[CONTROL_FD])?;
         }
-        if !planted.filter_installed {
-            enter::seal(&without(profile, loosening), &gate)?;
-        }
+        seal(profile, &gate, loosening)?;
     }
     gate.release();
     let line = match action.strip_prefix("second:") {
@@ -143,41 +146,32 @@ const fn rule(call: i64) -> profile::Rule {
     profile::Rule { call, check: None, why: "a planted loosening" }
 }
 
-/// Things that must not be there.
-struct Planted {
-    filter_installed: bool,
-    _kept: Vec<OwnedFd>,
+/// Plants what must not be there; the descriptors returned stay open.
+fn plant(loosening: &str) -> anyhow::Result<Vec<OwnedFd>> {
+    let mut kept = Vec::new();
+    match loosening {
+        "extra-descriptor" => kept.push(nix::sys::eventfd::EventFd::new()?.into()),
+        "shared-memory" => actions::map_memfd()?,
+        "executable-map" => actions::map_writable_executable()?,
+        "thread-before" => {
+            // Starts before the restrictions, so they do not reach it; before_threads must refuse.
+            std::thread::spawn(|| {
+                loop {
+                    std::thread::park();
+                }
+            });
+        }
+        _ => {}
+    }
+    Ok(kept)
 }
 
-impl Planted {
-    fn before(loosening: &str) -> anyhow::Result<Planted> {
-        let mut kept = Vec::new();
-        match loosening {
-            "extra-descriptor" => kept.push(nix::sys::eventfd::EventFd::new()?.into()),
-            "executable-map" => actions::map_writable_executable().map_err(anyhow::Error::from)?,
-            "thread-before" => {
-                // Starts before the restrictions, so they do not reach it; before_threads must refuse.
-                std::thread::spawn(|| {
-                    loop {
-                        std::thread::park();
-                    }
-                });
-            }
-            _ => {}
-        }
-        Ok(Planted { filter_installed: false, _kept: kept })
-    }
-
-    fn with_threads(&mut self, loosening: &str, profile: &Profile) -> anyhow::Result<()> {
-        if loosening == "one-thread-free" {
-            // Without TSYNC the filter holds for the calling thread only.
-            actions::filter_this_thread(&profile.program()?)?;
-            self.filter_installed = true;
-        } else if loosening == "no-filter" {
-            self.filter_installed = true;
-        } else if loosening == "unknown" {
-            bail!("no such loosening");
-        }
-        Ok(())
+/// The last step, or what a loosening makes of it.
+fn seal(profile: &Profile, gate: &ThreadGate, loosening: &str) -> anyhow::Result<()> {
+    match loosening {
+        "no-filter" => Ok(()),
+        // Without TSYNC the filter holds for the calling thread only.
+        "one-thread-free" => Ok(actions::filter_this_thread(&profile.program()?)?),
+        _ => Ok(enter::seal(&without(profile, loosening), gate)?),
     }
 }

@@ -8,6 +8,8 @@
 //! | `startfile PATH` | the same, for another binary |
 //! | `end NAME` | `ended CAUSE SENTENCE STAGE LANDLOCK OUTPUT`: closes the islet's control socket and waits |
 //! | `kill NAME` | the same, but kills it first |
+//! | `line NAME` | `line TEXT`: the next line that the islet writes |
+//! | `status NAME` | `status STAGE LANDLOCK`, of a running islet |
 //! | `ids` | `ids true` if islets have ids of their own |
 //! | `seal` | `sealed`: installs the keeper's own deny list |
 
@@ -40,6 +42,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     }
     let control = control_socket();
     let mut answers = control.try_clone()?;
+    enter::before_threads(Kind::Keeper.profile())?;
     let spawner = Spawner::new()?;
     let mut running = HashMap::new();
     for line in BufReader::new(control).lines() {
@@ -50,9 +53,22 @@ pub(crate) fn run() -> anyhow::Result<()> {
             ["startfile", path] => started(&mut running, &spawner, "other", path, &[]),
             ["end", name] => ended(running.remove(name).context("no such islet")?, false),
             ["kill", name] => ended(running.remove(name).context("no such islet")?, true),
+            ["status", name] => {
+                let status = running.get(name).context("no such islet")?.status.snapshot();
+                Ok(format!("status\t{:?}\t{}", status.stage, status.landlock_abi))
+            }
+            ["line", name] => {
+                let islet = running.get_mut(name).context("no such islet")?;
+                let mut line = Vec::new();
+                let mut byte = [0];
+                while islet.control.read(&mut byte)? == 1 && byte != *b"\n" {
+                    line.push(byte[0]);
+                }
+                Ok(format!("line\t{}", String::from_utf8_lossy(&line)))
+            }
             ["ids"] => Ok(format!("ids\t{}", spawner.islets_have_own_ids())),
             ["seal"] => {
-                // Islets have no status page of the keeper's, and the keeper has threads, so only the filter applies.
+                // The spawn thread, which exists already, gets the filter by TSYNC.
                 enter::seal(Kind::Keeper.profile(), &ThreadGate::new())?;
                 Ok("sealed".to_owned())
             }

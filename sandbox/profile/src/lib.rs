@@ -2,7 +2,7 @@
 //!
 //! A [`Profile`] is a constant table: the system calls after lock-down (with checked arguments where a call alone says
 //! too much), the resource limits, the namespaces, Landlock, and what is granted of guest memory. Everything else reads
-//! the same table: `enter` applies it inside the process, `spawn` builds the namespaces and audits compare a running
+//! the same table: `enter` applies it inside the process, `spawn` builds the namespaces, [`audit`] compares a running
 //! process with it, and `atoll inspect --sandbox` prints it with [`Profile::describe`].
 //!
 //! ```
@@ -17,6 +17,7 @@
 //! To let a process do one more thing, add one [`Rule`] with its reason in `table.rs`; a test compares the list's length
 //! with the budget of the design.
 
+pub mod audit;
 pub mod bpf;
 pub mod syscalls;
 mod table;
@@ -102,6 +103,8 @@ pub struct Profile {
     pub limits: &'static [Limit],
     /// The namespaces that the process has for itself.
     pub namespaces: &'static [Namespace],
+    /// Which capabilities it keeps.
+    pub privilege: Privilege,
     /// Whether Landlock denies every path, port, and scope.
     pub landlock: Landlock,
     /// What of guest memory it reaches and how.
@@ -208,6 +211,16 @@ impl Namespace {
     }
 }
 
+/// What a process keeps of the privilege over its own user namespace with which it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Privilege {
+    /// No capability in any set, not dumpable.
+    None,
+    /// All capabilities within its own user namespace, and dumpable: it makes namespaces and writes id maps. It has none
+    /// over the host.
+    OwnNamespace,
+}
+
 /// Landlock's part of a profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Landlock {
@@ -257,6 +270,15 @@ impl Profile {
         self.rules().iter().map(|rule| rule.call)
     }
 
+    /// For evaluating a filter: each value that some check names, in its argument's place, with zeroes around it.
+    pub fn samples(&self) -> Vec<[u64; 6]> {
+        let checks = self.rules().iter().filter_map(|rule| rule.check);
+        let place = |check: Check, value: u32| {
+            std::array::from_fn(|index| if index == usize::from(check.argument) { u64::from(value) } else { 0 })
+        };
+        checks.flat_map(|check| check.values.iter().map(move |(value, _)| place(check, *value))).collect()
+    }
+
     /// Whether call `number` passes the filter with some arguments.
     pub fn allows(&self, number: i64) -> bool {
         match self.policy {
@@ -292,6 +314,10 @@ impl fmt::Display for Description<'_> {
             Landlock::None => "not used (it would be inherited and forbid mounting)",
         };
         writeln!(f, "  Landlock: {landlock}")?;
+        f.write_str(match profile.privilege {
+            Privilege::None => "  capabilities: none, in any set; not dumpable\n",
+            Privilege::OwnNamespace => "  capabilities: within its own user namespace, none over the host\n",
+        })?;
         let own: Vec<_> = profile.namespaces.iter().map(|ns| ns.proc_name()).collect();
         writeln!(f, "  own namespaces: {}", own.join(", "))?;
         for limit in profile.limits {

@@ -5,7 +5,7 @@
 
 use libc::*;
 
-use crate::{Check, Kind, Landlock, Limit, LimitValue, MemoryGrant, Namespace, Policy, Profile, Rule, When};
+use crate::{Check, Kind, Landlock, Limit, LimitValue, MemoryGrant, Namespace, Policy, Privilege, Profile, Rule, When};
 
 /// A call with any arguments.
 const fn call(call: i64, why: &'static str) -> Rule {
@@ -102,6 +102,7 @@ pub(crate) static KEEPER: Profile = Profile {
     budget: KEEPER_DENIED.len(),
     limits: &[CORE, NOFILE],
     namespaces: &[Namespace::User, Namespace::Pid],
+    privilege: Privilege::OwnNamespace,
     landlock: Landlock::None,
     memory: MemoryGrant::None,
 };
@@ -192,6 +193,7 @@ pub(crate) static SUPERVISOR: Profile = Profile {
     budget: 40,
     limits: WRITER_LIMITS,
     namespaces: ISLET_NAMESPACES,
+    privilege: Privilege::None,
     landlock: Landlock::DenyAll,
     memory: MemoryGrant::None,
 };
@@ -220,6 +222,7 @@ pub(crate) static LOADER: Profile = Profile {
     budget: 16,
     limits: ISLET_LIMITS,
     namespaces: ISLET_NAMESPACES,
+    privilege: Privilege::None,
     landlock: Landlock::DenyAll,
     memory: MemoryGrant::ReadWriteBeforeGuest,
 };
@@ -248,6 +251,7 @@ pub(crate) static ENGINE_TCG: Profile = Profile {
     budget: 16,
     limits: ISLET_LIMITS,
     namespaces: ISLET_NAMESPACES,
+    privilege: Privilege::None,
     landlock: Landlock::DenyAll,
     memory: MemoryGrant::ReadWrite,
 };
@@ -275,6 +279,7 @@ pub(crate) static BOARD: Profile = Profile {
     budget: 16,
     limits: ISLET_LIMITS,
     namespaces: ISLET_NAMESPACES,
+    privilege: Privilege::None,
     landlock: Landlock::DenyAll,
     memory: MemoryGrant::NotMapped,
 };
@@ -303,6 +308,7 @@ pub(crate) static SERIAL: Profile = Profile {
     budget: 16,
     limits: WRITER_LIMITS,
     namespaces: ISLET_NAMESPACES,
+    privilege: Privilege::None,
     landlock: Landlock::DenyAll,
     memory: MemoryGrant::None,
 };
@@ -316,6 +322,7 @@ pub(crate) static PROBE: Profile = Profile {
     budget: 16,
     limits: ISLET_LIMITS,
     namespaces: ISLET_NAMESPACES,
+    privilege: Privilege::None,
     landlock: Landlock::DenyAll,
     memory: MemoryGrant::Scratch,
 };

@@ -40,6 +40,8 @@ pub fn dump_filters(thread: i32) -> Result<Vec<Vec<sock_filter>>, InspectError> 
         (0..MAX_FILTERS)
             .map_while(|index| dump(thread, index).transpose())
             .collect::<io::Result<Vec<_>>>()
+            // The kernel counts from the oldest.
+            .map(|filters| filters.into_iter().rev().collect())
             .map_err(failed("reading a filter"))
     });
     // If it is gone meanwhile, there is nothing to detach from.

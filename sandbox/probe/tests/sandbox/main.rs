@@ -2,6 +2,7 @@
 
 #![expect(clippy::expect_used, reason = "test code outside of test functions")]
 
+mod audit;
 mod ends;
 mod escapes;
 mod rig;

@@ -5,6 +5,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command};
 
+use profile::audit::Reported;
+
 pub(crate) const PROBE: &str = env!("CARGO_BIN_EXE_probe");
 
 /// Who starts the VM.
@@ -71,6 +73,16 @@ impl Vm {
         let answer = self.ask(&request);
         assert_eq!(answer[0], "started", "{answer:?}");
         (answer[1].parse().expect("a pid"), answer[2].parse().expect("a number"))
+    }
+
+    /// Waits until an islet has finished its lock-down as far as it goes, and tells what it has reported by then.
+    pub(crate) fn until_waiting(&mut self, name: &str) -> Reported {
+        let line = self.ask(&["line", name]);
+        let waits = line == ["line", "waiting"];
+        let ended = if waits { None } else { Some(self.end(name)) };
+        assert!(waits, "{name} does not wait: {ended:?}");
+        let answer = self.ask(&["status", name]);
+        Reported { landlock_abi: answer[2].parse().expect("a number"), sealed: answer[1] == "Sealed" }
     }
 
     pub(crate) fn end(&mut self, name: &str) -> Ended {
