@@ -4,6 +4,7 @@
 //! guest time goes in; [`Outputs`] and the levels that can be asked for come out. The process around it ([`crate::serve`])
 //! moves these over shared memory.
 
+use doorbell::board as cell;
 use machine_model::Machine;
 
 use crate::ioapic::{IoApic, Message, Pins};
@@ -44,6 +45,9 @@ impl Outputs {
         self.event.get_or_insert(event);
     }
 }
+
+/// A shadow register: its cell, its value, and whether the board must be asked all the same.
+pub type Shadow = (u16, u64, bool);
 
 /// Who answers at a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +115,29 @@ impl Chipset {
     /// Takes what has to be passed on.
     pub fn take_outputs(&mut self) -> Outputs {
         std::mem::take(&mut self.out)
+    }
+
+    /// Takes only the guest's request to the machine.
+    pub fn take_event(&mut self) -> Option<Event> {
+        self.out.event.take()
+    }
+
+    /// The registers that the engine answers from shadow cells ([`doorbell::board`]).
+    pub fn shadows(&self) -> [Shadow; 7] {
+        let (master, master_polls) = self.pic.mask(Which::Master);
+        let (slave, slave_polls) = self.pic.mask(Which::Slave);
+        let elcr = u16::from_le_bytes([self.pic.read_elcr(Which::Master), self.pic.read_elcr(Which::Slave)]);
+        let gpe = u64::from_le_bytes(self.pm.gpe_enable());
+        let [gpe_low, gpe_high] = cell::GPE0_ENABLE;
+        [
+            (cell::PIC_MASTER_MASK, master.into(), master_polls),
+            (cell::PIC_SLAVE_MASK, slave.into(), slave_polls),
+            (cell::ELCR, elcr.into(), false),
+            (cell::PM1_ENABLE, self.pm.enable().into(), false),
+            (cell::PM1_CONTROL, self.pm.control().into(), false),
+            (gpe_low, gpe & 0xFFFF_FFFF, false),
+            (gpe_high, gpe >> 32, false),
+        ]
     }
 
     /// Brings timers and clocks up to guest time `now`, and their lines with them. To be called before every access and

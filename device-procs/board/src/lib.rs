@@ -4,6 +4,7 @@
 
 pub mod calendar;
 pub mod chipset;
+pub mod control;
 pub mod ioapic;
 pub mod pci;
 pub mod pic;
@@ -11,4 +12,5 @@ pub mod pit;
 pub mod pm;
 pub mod reset;
 pub mod rtc;
+pub mod serve;
 pub mod time;

@@ -273,6 +273,15 @@ impl Pic {
         self.master.pending(true).is_some()
     }
 
+    /// A chip's mask, and whether a poll command is pending, which the next read of either port would carry out.
+    pub fn mask(&self, which: Which) -> (u8, bool) {
+        let chip = match which {
+            Which::Master => &self.master,
+            Which::Slave => &self.slave,
+        };
+        (chip.mask, chip.poll)
+    }
+
     /// Whether line `line` (0 to 15) is masked in its chip, or for a slave's line at the cascade.
     pub fn masked(&self, line: u8) -> bool {
         match line {

@@ -90,6 +90,21 @@ impl Pm {
         self.status & self.enable != 0
     }
 
+    /// The PM1 enable register.
+    pub fn enable(&self) -> u16 {
+        self.enable
+    }
+
+    /// The PM1 control register as it reads.
+    pub fn control(&self) -> u16 {
+        self.control
+    }
+
+    /// The enable half of the general-purpose event block.
+    pub fn gpe_enable(&self) -> [u8; GPE_BYTES] {
+        self.gpe_enable
+    }
+
     /// Someone pressed the power button.
     pub fn power_button(&mut self) {
         self.status |= event::POWER_BUTTON;
