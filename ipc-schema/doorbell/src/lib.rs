@@ -35,6 +35,7 @@ mod slot;
 mod stream;
 #[cfg(test)]
 mod tests;
+pub mod uart;
 mod window;
 
 pub use area::DeviceArea;
