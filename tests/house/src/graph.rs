@@ -62,9 +62,12 @@ impl Graph {
         let mut graph = Graph::default();
         let nodes = metadata.resolve.map(|resolve| resolve.nodes).unwrap_or_default();
         for package in &metadata.packages {
-            let folder = package.manifest_path.parent().and_then(|folder| folder.strip_prefix(root).ok());
             let mut entry = Package { name: package.name.to_string(), ..Package::default() };
-            entry.folder = folder.map(|folder| folder.as_str().to_owned());
+            // Others' packages have a source, wherever cargo may have put them.
+            if package.source.is_none() {
+                let folder = package.manifest_path.parent().and_then(|folder| folder.strip_prefix(root).ok());
+                entry.folder = folder.map(|folder| folder.as_str().to_owned());
+            }
             for dependency in nodes.iter().filter(|node| node.id == package.id).flat_map(|node| &node.deps) {
                 let normal = dependency.dep_kinds.iter().any(|kind| kind.kind == DependencyKind::Normal);
                 let list = if normal { &mut entry.normal } else { &mut entry.other };

@@ -1,6 +1,6 @@
 //! The loader as its supervisor sees it: one process per load, a message in, two out, an exit code, and bytes in memory.
 //!
-//! The idea: the real binary with its real lock-down, started without the namespaces that the keeper would add.
+//! The idea: the real binary with its real lock-down, started without the mount and network namespaces that the keeper would add.
 
 #![cfg(test)]
 
@@ -39,11 +39,15 @@ fn memfd(content: &[u8]) -> OwnedFd {
     fd
 }
 
-/// Starts the loader with its control socket at 3.
+/// Starts the loader with its control socket at 3, in a user namespace, since it gives up capabilities there.
 fn start() -> (Link, Child) {
     let (ours, theirs) = Link::pair(Peer::new("test", 0), Peer::new("loader", 1)).unwrap();
     let mut command = Command::new("sh");
-    command.args(["-c", "exec \"$0\" 3<&0 0</dev/null", env!("CARGO_BIN_EXE_loader")]);
+    command.args([
+        "-c",
+        "exec unshare --user --map-root-user -- \"$0\" 3<&0 0</dev/null",
+        env!("CARGO_BIN_EXE_loader"),
+    ]);
     let child = command.stdin(Stdio::from(theirs.into_inner())).stderr(Stdio::null()).spawn().unwrap();
     (ours, child)
 }
