@@ -170,6 +170,12 @@ mod tests {
     }
 
     #[test]
+    fn dev_run_uses_the_same_command_line() {
+        let dev = include_str!("../../../dev");
+        assert!(dev.contains(&format!("--cmdline \"{COMMAND_LINE}\"")));
+    }
+
+    #[test]
     fn init_is_a_script_that_a_shell_can_parse() {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/init.sh");
         let output = Command::new("sh").args(["-n", script]).output().unwrap();
