@@ -86,6 +86,11 @@ impl DeviceClient {
         &self.area
     }
 
+    /// The device's eventfd, for the list of descriptors that a process keeps.
+    pub fn kick(&self) -> &EventFd {
+        &self.kick
+    }
+
     /// Rings the device if it sleeps: after something was set on the exchange page.
     ///
     /// # Errors

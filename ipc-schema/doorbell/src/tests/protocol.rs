@@ -247,6 +247,21 @@ fn the_ring_fills_waits_and_wraps() {
 }
 
 #[test]
+fn a_request_that_took_effect_is_answered_again_and_not_done_again() {
+    let fd = create_windows().unwrap();
+    let engine = client(&fd, 0);
+    let mut server = recorder(&fd, 0);
+    let sequence = engine.begin(&write(3, 5), &NO_EXIT).unwrap();
+    server.serve(&mut Recorder::default());
+    // As if the answer had never been seen.
+    engine.area().slot(3).control.store(slot::control(sequence, slot::REQUEST), SeqCst);
+    engine.area().control().pending.store(1 << 3, SeqCst);
+    assert_eq!(server.serve(&mut Recorder::default()), Served::default());
+    assert_eq!(engine.area().slot(3).answer(sequence), Some(0));
+    assert_eq!(server.state().list(), [5]);
+}
+
+#[test]
 fn waiting_for_room_can_be_interrupted() {
     let fd = create_windows().unwrap();
     let engine = client(&fd, 3);
