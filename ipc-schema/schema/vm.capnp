@@ -26,25 +26,68 @@ struct VmConfig {
 
 struct AdoptionRecord {
   # What a supervisor leaves for its successor, in the memfd "adoption": two copies and a word that says which is valid.
+  # An event of the log counts once a record with its number is valid, so events and state change together.
   generation @0 :UInt64;
-  config @1 :VmConfig;
-  state @2 :UInt16;                # control.capnp Status
-  resumeTo @3 :UInt16;
-  resets @4 :UInt64;
-  lastEvent @5 :UInt64;
-  processes @6 :List(AdoptedProcess);
-  engineStatistics @7 :Data;
-  pendingExit @8 :Int32;           # exit status if the VM is ending, else -1
-  phase @9 :Text;                  # of a sequence under way: "", "starting", "reset:stop", …
-  wallClockSeconds @10 :Int64;
+  status @1 :UInt16;               # control.capnp Status
+  runs @2 :Bool;                   # vCPUs run, or will when the sequence under way is done
+  devicesRun @3 :Bool;             # devices were told to serve
+  script @4 :Text;                 # sequence under way: "", "start", "reset", …
+  step @5 :UInt16;                 # position in it
+  resets @6 :UInt64;
+  lastEvent @7 :UInt64;
+  lastRequest @8 :UInt64;
+  guestReset @9 :Bool;             # the guest asked for a reset that is not begun
+  powerButton @10 :PowerButton;
+  stopSeconds @11 :UInt32;         # deadline of a stop, 0: none
+  started @12 :Bool;               # STARTED was said
+  wallClockSeconds @13 :Int64;     # UTC at guest clock 0
+  startedUnixSeconds @14 :Int64;
+  entry @15 :Data;                 # what the loader said of vCPU 0: a message with state.capnp VcpuState
+  kernelSummary @16 :Text;
+  ending @17 :Ending;
+  processes @18 :List(AdoptedProcess);
+
+  enum PowerButton { none @0; wanted @1; pressed @2; }
+
+  struct Ending {
+    under @0 :Bool;                # the VM is ending
+    status @1 :UInt8;
+    reason @2 :Text;
+    what @3 :Text;                 # an error, where it is one
+    why @4 :Text;
+    remedy @5 :Text;
+    code @6 :Text;
+  }
 
   struct AdoptedProcess {
     name @0 :Text;
-    processId @1 :UInt64;
+    processId @1 :UInt64;          # the keeper's; 0: none
     incarnation @2 :UInt32;
     state @3 :Text;
     restarts @4 :UInt32;
-    lastCause @5 :Text;
-    unproductiveDeaths @6 :UInt32;
+    unproductiveDeaths @5 :UInt32;
+    lastCause @6 :Text;
+    runs @7 :Bool;                 # it was told to serve
+    stepDone @8 :Bool;             # it has done its part of the step
+    request @9 :UInt64;            # outstanding; 0: none
+    verb @10 :Text;
+    killedFor @11 :Text;           # why the supervisor has killed it; empty: it has not
+    pid @12 :UInt32;
+  }
+}
+
+struct LaunchReport {
+  # On the SEQPACKET socket "report", whose other end the launcher reads: what became of the VM. May come twice.
+  union {
+    running @0 :Void;
+    paused @1 :Void;
+    ended :group {
+      reason @2 :Text;
+      failed @3 :Bool;             # then the rest is an error for the user
+      what @4 :Text;
+      why @5 :Text;
+      remedy @6 :Text;
+      code @7 :Text;
+    }
   }
 }

@@ -1,4 +1,19 @@
-//! The control socket: its generated interface, the server side that the supervisor runs, and the client side.
+//! The control socket of a VM: plain types for what travels on it, the server side that the supervisor runs, and the
+//! client side that everybody else uses.
+//!
+//! The one idea: nobody but this crate sees the generated code. A server implements [`server::Backend`] and a client
+//! calls [`client::Client`], both with the types of [`types`]; what the peer sent is checked and bounded on the way.
+//!
+//! Errors of the VM are [`types::Problem`]s with stable codes; a broken connection is [`client::Error::Lost`]. Events are
+//! numbered, and [`client::Follow`] goes on after the last one that it saw, whatever becomes of the connection.
+
+pub mod client;
+pub mod convert;
+pub mod exit_status;
+pub mod server;
+#[cfg(test)]
+mod tests;
+pub mod types;
 
 #[expect(
     missing_docs,
@@ -15,3 +30,6 @@ mod generated {
     }
 }
 pub use generated::control_capnp;
+
+/// Name of the control socket in a VM's directory.
+pub const SOCKET_NAME: &str = "control";
