@@ -98,7 +98,8 @@ pub trait Env {
     fn store_exclusive(&mut self, addr: u64, m: MemRef, value: u64) -> Result<(bool, Then), Stop>;
     /// Close the monitor.
     fn clear_exclusive(&mut self);
-    /// Bulk operation: returns the bytes done, at least one element unless `len` is 0; may do fewer than asked.
+    /// Bulk operation: returns the bytes done, at least one element unless `len` is 0; may do fewer than asked unless
+    /// [`BulkRef::whole`]. [`BulkOp::Compare`] returns the number of equal bytes instead.
     fn bulk(&mut self, op: BulkOp, dst: u64, src: u64, len: u64, r: BulkRef) -> Result<(u64, Then), Stop>;
     /// Run helper `id` of the architecture.
     fn call(&mut self, regs: &mut Regs, id: u16, a: u64, b: u64, imm: u32) -> Result<(u64, Then), Stop>;

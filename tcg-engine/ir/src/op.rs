@@ -321,6 +321,10 @@ pub enum BulkOp {
     And,
     /// `[dst] |= [src]`.
     Or,
+    /// Compare, writing nothing: `d` = number of leading bytes that are equal (so it may be 0). Fewer than the length says
+    /// that the next pair differs or cannot be read; loading that pair tells which (s390x CLC: no byte behind the first
+    /// difference need be accessible).
+    Compare,
 }
 
 /// Flags of [`Op::Call`] for liveness and for the verifier.
@@ -454,17 +458,42 @@ pub struct BulkRef {
     pub src_space: u8,
     /// Address wrap as in [`MemRef::wrap`].
     pub wrap: u8,
+    /// All or nothing: every byte of both operands is checked before the first one changes, and the whole length is done.
+    /// For instructions of bounded length that cannot be interrupted (s390x MVC, XC): at most 256 bytes.
+    pub whole: bool,
+    /// Storage access key of the destination as in [`MemRef::key`].
+    pub dst_key: u8,
+    /// Storage access key of the source.
+    pub src_key: u8,
 }
 
 impl BulkRef {
+    /// Bytes upwards in the current address space, without keys, as far as one step goes; the length in bytes is in `len`.
+    pub const fn new(len: Slot) -> Self {
+        BulkRef {
+            len,
+            log2: 0,
+            backward: false,
+            dst_space: 0,
+            src_space: 0,
+            wrap: 0,
+            whole: false,
+            dst_key: 0,
+            src_key: 0,
+        }
+    }
+
     /// The `imm` word.
     pub const fn imm(self) -> u64 {
         self.len.0 as u64
             | (self.log2 as u64) << 16
             | (self.backward as u64) << 20
             | (self.wrap as u64) << 21
+            | (self.whole as u64) << 23
+            | (self.dst_key as u64 & 0x1f) << 24
             | (self.dst_space as u64) << 32
             | (self.src_space as u64) << 40
+            | (self.src_key as u64 & 0x1f) << 48
     }
 
     /// Back from the packed form.
@@ -476,6 +505,9 @@ impl BulkRef {
             wrap: (imm >> 21) as u8 & 3,
             dst_space: (imm >> 32) as u8,
             src_space: (imm >> 40) as u8,
+            whole: imm >> 23 & 1 != 0,
+            dst_key: (imm >> 24) as u8 & 0x1f,
+            src_key: (imm >> 48) as u8 & 0x1f,
         }
     }
 }

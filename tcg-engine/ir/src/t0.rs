@@ -435,7 +435,7 @@ fn atomic_op(imm: u64) -> AtomicOp {
 }
 
 fn bulk_op(aux: u8) -> BulkOp {
-    const ALL: [BulkOp; 5] = [BulkOp::Copy, BulkOp::Fill, BulkOp::Xor, BulkOp::And, BulkOp::Or];
+    const ALL: [BulkOp; 6] = [BulkOp::Copy, BulkOp::Fill, BulkOp::Xor, BulkOp::And, BulkOp::Or, BulkOp::Compare];
     ALL[usize::from(aux).min(ALL.len() - 1)]
 }
 
