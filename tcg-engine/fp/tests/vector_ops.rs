@@ -1,8 +1,8 @@
-#![expect(unsafe_code, reason = "the oracle is the host's instruction in inline assembly")]
-#![cfg(target_arch = "x86_64")]
 //! The IR's vector operations against the host's SSE instructions, over random and extreme lanes.
 //!
 //! They live in the `ir` crate, which has no unsafe code; the host oracle is therefore here.
+#![expect(unsafe_code, reason = "the oracle is the host's instruction in inline assembly")]
+#![cfg(target_arch = "x86_64")]
 
 use ir::vec::{VecOp, eval, string};
 use rand::{Rng, SeedableRng, rngs::SmallRng};

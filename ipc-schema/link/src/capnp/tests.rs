@@ -1,3 +1,5 @@
+//! Cap'n Proto messages over links: bounds, descriptors, malformed bytes.
+
 use std::{os::fd::AsFd, time::Duration};
 
 use ::capnp::{any_pointer, primitive_list};

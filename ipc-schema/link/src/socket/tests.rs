@@ -1,3 +1,5 @@
+//! Datagrams, descriptors, deadlines, and the ends of peers.
+
 use std::{
     fs::File,
     io::{Read, Write},

@@ -1,5 +1,5 @@
-#![expect(unsafe_code, reason = "the operation is one host instruction in inline assembly")]
 //! One assembly block per instruction: swap MXCSR in, operate, swap it out.
+#![expect(unsafe_code, reason = "the operation is one host instruction in inline assembly")]
 
 use super::{FpOp, mxcsr};
 

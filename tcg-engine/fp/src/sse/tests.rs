@@ -1,6 +1,6 @@
-#![expect(unsafe_code, reason = "the oracle lets the host trap, and steps over the instruction in a signal handler")]
 //! The oracle is the host's instruction with the guest's exceptions really unmasked: a SIGFPE handler notes the trap and
 //! steps over the instruction, and MXCSR shows the flags that hardware raised.
+#![expect(unsafe_code, reason = "the oracle lets the host trap, and steps over the instruction in a signal handler")]
 
 use super::{FpOp, eval, exec, mxcsr, traps};
 use rand::{Rng, SeedableRng, rngs::SmallRng};

@@ -1,5 +1,5 @@
-#![expect(unsafe_code, reason = "the operation is one host instruction in inline assembly")]
 //! One assembly block per instruction: guest control word in, operands pushed, operate, status out, result stored.
+#![expect(unsafe_code, reason = "the operation is one host instruction in inline assembly")]
 
 use super::{BinaryOp, CompareOp, Constant, F80, IntWidth, Operand, Pair, PairOp, UnaryOp, sw};
 use core::arch::asm;
