@@ -86,6 +86,11 @@ fn dispatch(fpu: &mut Fpu, insn: Insn, a: u64, b: u64) -> Option<()> {
         }
         Form::Constant => fpu.push(x87::constant(*CONSTANT.get(op)?, cw)),
         Form::Xch => exchange(fpu, i),
+        Form::StoreReg if op == 1 && fpu.is_empty(0) => {
+            fpu.free(i);
+            fpu.set_conditions(sw::C1, 0);
+            fpu.pop(pops);
+        }
         Form::StoreReg => store_reg(fpu, i, pops),
         Form::Cmov => conditional_move(fpu, i, a != 0),
         Form::Free => {

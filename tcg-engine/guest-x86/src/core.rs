@@ -1,0 +1,234 @@
+//! Architectural state in and out: what is saved of a vCPU, in a form that names nothing of the translator.
+//!
+//! Lazy flags are evaluated, translation caches and TLBs do not appear. Registers that the bus owns (local APIC, clocks) are
+//! saved with it, not here.
+
+use cpu_model::Access;
+use ir::{PC, Regs};
+
+use crate::bus::Bus;
+use crate::cpu::Cpu;
+use crate::state::{
+    FPU_CW, FPU_DP, FPU_IP, FPU_OP, FPU_SW, FPU_TAG, Segment, Shadow, Table, eflags, fpr, gpr, set_eflags, xmm,
+};
+
+/// The architectural state of one vCPU.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct X86Core {
+    /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
+    pub gpr: [u64; 16],
+    /// Instruction pointer (offset in CS).
+    pub rip: u64,
+    /// EFLAGS with every flag evaluated.
+    pub rflags: u64,
+    /// ES, CS, SS, DS, FS, GS.
+    pub seg: [Segment; 6],
+    /// LDTR.
+    pub ldtr: Segment,
+    /// TR.
+    pub tr: Segment,
+    /// GDTR.
+    pub gdtr: Table,
+    /// IDTR.
+    pub idtr: Table,
+    /// CR0, CR2, CR3, CR4.
+    pub cr: [u64; 4],
+    /// XCR0.
+    pub xcr0: u64,
+    /// DR0 to DR3, DR6, DR7.
+    pub dr: [u64; 6],
+    /// PAE page-directory-pointer entries.
+    pub pdpte: [u64; 4],
+    /// Current privilege level.
+    pub cpl: u8,
+    /// XMM0 to XMM15.
+    pub xmm: [u128; 16],
+    /// MXCSR.
+    pub mxcsr: u32,
+    /// x87 data registers by physical number, 80 bits each.
+    pub fpr: [u128; 8],
+    /// x87 control word.
+    pub fcw: u16,
+    /// x87 status word.
+    pub fsw: u16,
+    /// Abridged tag: bit n = physical register n is not empty.
+    pub ftw: u8,
+    /// Last x87 instruction's opcode.
+    pub fop: u16,
+    /// Its address.
+    pub fip: u64,
+    /// Its operand's address.
+    pub fdp: u64,
+    /// STI shadow.
+    pub sti_shadow: bool,
+    /// MOV SS shadow.
+    pub mov_ss_shadow: bool,
+    /// NMIs blocked until IRET.
+    pub nmi_blocked: bool,
+    /// In HLT.
+    pub halted: bool,
+    /// (index, value) of the model-specific registers kept by the vCPU, in the order of the model's table.
+    pub msrs: Vec<(u32, u64)>,
+}
+
+/// A state that cannot be loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// The model has no such register, or it may not have this value.
+    #[error("register {index:#x} cannot be {value:#x} on this CPU model; load the state on the model that it was saved on")]
+    Msr {
+        /// Its index.
+        index: u32,
+        /// The value.
+        value: u64,
+    },
+    /// A control register, the privilege level or XCR0 holds what this CPU model cannot have.
+    #[error("{what} cannot be {value:#x} on this CPU model; the state is damaged or from another model")]
+    Value {
+        /// Which one.
+        what: &'static str,
+        /// The value.
+        value: u64,
+    },
+}
+
+impl<B: Bus> Cpu<B> {
+    /// The state, with lazy values evaluated.
+    pub fn save_state(&mut self, regs: &Regs) -> X86Core {
+        let s = self.sys.clone();
+        let mut msrs = Vec::new();
+        for m in self.model().msrs {
+            let owned = match m.access {
+                Access::Stored { .. } => true,
+                Access::Engine => !is_bus_register(m.index),
+                _ => false,
+            };
+            if owned && let Some(v) = self.read_msr(m.index) {
+                msrs.push((m.index, v));
+            }
+        }
+        X86Core {
+            gpr: std::array::from_fn(|n| regs.get(gpr(n))),
+            rip: regs.get(PC),
+            rflags: eflags(regs),
+            seg: s.seg,
+            ldtr: s.ldtr,
+            tr: s.tr,
+            gdtr: s.gdtr,
+            idtr: s.idtr,
+            cr: [s.cr0, s.cr2, s.cr3, s.cr4],
+            xcr0: s.xcr0,
+            dr: [s.dr[0], s.dr[1], s.dr[2], s.dr[3], s.dr6, s.dr7],
+            pdpte: s.pdpte,
+            cpl: s.cpl,
+            xmm: std::array::from_fn(|n| regs.get128(xmm(n))),
+            mxcsr: regs.get(ir::op::FPC) as u32,
+            fpr: std::array::from_fn(|n| regs.get128(fpr(n))),
+            fcw: regs.get(FPU_CW) as u16,
+            fsw: regs.get(FPU_SW) as u16,
+            ftw: regs.get(FPU_TAG) as u8,
+            fop: regs.get(FPU_OP) as u16,
+            fip: regs.get(FPU_IP),
+            fdp: regs.get(FPU_DP),
+            sti_shadow: s.shadow == Shadow::Sti,
+            mov_ss_shadow: s.shadow == Shadow::MovSs,
+            nmi_blocked: s.nmi_blocked,
+            halted: s.halted,
+            msrs,
+        }
+    }
+
+    /// Load a state. Registers that it does not name get their reset values. The block cache stays valid: it belongs to memory.
+    ///
+    /// # Errors
+    /// [`LoadError`]; the vCPU must then be reset or loaded again.
+    pub fn load_state(&mut self, regs: &mut Regs, c: &X86Core) -> Result<(), LoadError> {
+        self.check(c)?;
+        self.reset(regs);
+        self.load_words(regs, c);
+        let s = &mut self.sys;
+        (s.seg, s.ldtr, s.tr, s.gdtr, s.idtr) = (c.seg, c.ldtr, c.tr, c.gdtr, c.idtr);
+        [s.cr0, s.cr2, s.cr3, s.cr4] = c.cr;
+        s.xcr0 = c.xcr0;
+        let [d0, d1, d2, d3, dr6, dr7] = c.dr;
+        (s.dr, s.dr6, s.dr7, s.pdpte, s.cpl) = ([d0, d1, d2, d3], dr6, dr7, c.pdpte, c.cpl);
+        s.shadow = match (c.sti_shadow, c.mov_ss_shadow) {
+            (_, true) => Shadow::MovSs,
+            (true, _) => Shadow::Sti,
+            _ => Shadow::None,
+        };
+        (s.nmi_blocked, s.halted) = (c.nmi_blocked, c.halted);
+        for &(index, value) in &c.msrs {
+            self.load_msr(regs, index, value)?;
+        }
+        self.refresh(regs);
+        Ok(())
+    }
+
+    fn check(&self, c: &X86Core) -> Result<(), LoadError> {
+        use crate::state::{cr0, cr4};
+        let bad = |what, value| Err(LoadError::Value { what, value });
+        if c.cr[0] & !cr0::ALL != 0 || c.cr[0] & cr0::PG != 0 && c.cr[0] & cr0::PE == 0 {
+            return bad("CR0", c.cr[0]);
+        }
+        if c.cr[3] & !cr4::ALL != 0 {
+            return bad("CR4", c.cr[3]);
+        }
+        if c.xcr0 & !self.model().xcr0 != 0 || c.xcr0 & 1 == 0 {
+            return bad("XCR0", c.xcr0);
+        }
+        if c.cpl > 3 {
+            return bad("the privilege level", u64::from(c.cpl));
+        }
+        Ok(())
+    }
+
+    fn load_words(&self, regs: &mut Regs, c: &X86Core) {
+        for (n, v) in c.gpr.iter().enumerate() {
+            regs.set(gpr(n), *v);
+        }
+        for (n, v) in c.xmm.iter().enumerate() {
+            regs.set128(xmm(n), *v);
+        }
+        for (n, v) in c.fpr.iter().enumerate() {
+            regs.set128(fpr(n), *v);
+        }
+        regs.set(PC, c.rip);
+        set_eflags(regs, c.rflags);
+        for (slot, v) in [
+            (ir::op::FPC, u64::from(c.mxcsr & 0xffff)),
+            (FPU_CW, u64::from(c.fcw)),
+            (FPU_SW, u64::from(c.fsw)),
+            (FPU_TAG, u64::from(c.ftw)),
+            (FPU_OP, u64::from(c.fop)),
+            (FPU_IP, c.fip),
+            (FPU_DP, c.fdp),
+        ] {
+            regs.set(slot, v);
+        }
+    }
+
+    fn load_msr(&mut self, regs: &mut Regs, index: u32, value: u64) -> Result<(), LoadError> {
+        use crate::state::efer;
+        let error = LoadError::Msr { index, value };
+        if is_bus_register(index) {
+            return Err(error);
+        }
+        if index == cpu_model::msr::EFER {
+            // The guest cannot write LMA, a saved state has it.
+            if value & !(efer::ALL | efer::LMA) != 0 {
+                return Err(error);
+            }
+            self.sys.efer = value;
+            return Ok(());
+        }
+        self.write_msr(regs, index, value).map(|_| ()).ok_or(error)
+    }
+}
+
+/// Registers whose state is the bus's.
+fn is_bus_register(index: u32) -> bool {
+    use cpu_model::msr;
+    matches!(index, msr::TSC | msr::TSC_ADJUST | msr::TSC_DEADLINE | msr::APIC_BASE)
+        || (msr::X2APIC_FIRST..=msr::X2APIC_LAST).contains(&index)
+}

@@ -1,0 +1,220 @@
+//! One vCPU's environment: system state, TLB and bus. The guest words ([`ir::Regs`]) and the block cache lie beside it, so
+//! that an interpreter can borrow a block, the words and this at the same time.
+
+use std::sync::Arc;
+
+use cpu_model::{Facts, Model};
+use ir::{PC, Regs};
+use mem::{Bank, Memory, Tlb};
+
+use crate::bus::Bus;
+use crate::exception::Exception;
+use crate::flags;
+use crate::mode::Mode;
+use crate::state::{EFLAGS, Seg, Segment, Shadow, SysState, cr0, cr4, seg_base};
+
+/// Events of [`ir::Op::ExitEvent`].
+pub mod event {
+    /// HLT: the vCPU waits; [`crate::SysState::halted`] is set.
+    pub const HLT: u8 = 1;
+    /// STI or a load of SS: [`crate::SysState::shadow`] may be set, run one more instruction before taking interrupts.
+    pub const SHADOW: u8 = 2;
+    /// PAUSE: a spinning guest; another vCPU may have better use of this host CPU.
+    pub const PAUSE: u8 = 3;
+}
+
+/// The vCPU's environment. `B` is the machine around it.
+#[derive(Debug)]
+pub struct Cpu<B: Bus> {
+    /// System state. Write it through the methods here where they exist: modes and banks are derived from it.
+    pub sys: SysState,
+    /// The machine around this vCPU.
+    pub bus: B,
+    /// Software TLB.
+    pub tlb: Tlb,
+    /// RAM, its layout and marks.
+    pub mem: Arc<Memory>,
+    /// The exception that stopped the last operation with [`ir::Stop::Fault`]; taken by [`Cpu::deliver_pending`].
+    pub pending: Option<Exception>,
+    /// Lines of RAM that this vCPU's blocks were made from.
+    pub lines: code::Lines,
+    /// Ranges of RAM (offset, length) whose blocks are stale: taken by [`Cpu::drop_stale`].
+    pub(crate) stale: Vec<(u64, u64)>,
+    /// An instruction has made single-step traps after it moot (it was an INT, or a task of its own).
+    pub(crate) no_step: bool,
+    /// A third operand for the helper that follows [`crate::helpers::Helper::Note`].
+    pub(crate) note: u64,
+    /// Mode bits of the next block; kept by [`Cpu::update_mode`].
+    pub(crate) mode: Mode,
+    /// Bits that a physical address may have.
+    pub(crate) phys_mask: u64,
+    /// What CPUID and RDMSR answer from.
+    pub(crate) model: &'static Model,
+}
+
+impl<B: Bus> Cpu<B> {
+    /// A vCPU as after a reset; [`Cpu::reset`] the guest words too.
+    pub fn new(model: &'static Model, mem: Arc<Memory>, bus: B) -> Self {
+        Cpu {
+            sys: SysState::reset(model),
+            bus,
+            tlb: Tlb::new(),
+            mem,
+            pending: None,
+            lines: code::Lines::default(),
+            stale: Vec::new(),
+            no_step: false,
+            note: 0,
+            mode: Mode::empty(),
+            phys_mask: (1 << model.phys_bits) - 1,
+            model,
+        }
+    }
+
+    /// Put the vCPU and its words into the state after a reset.
+    pub fn reset(&mut self, regs: &mut Regs) {
+        *regs = Regs::default();
+        self.sys = SysState::reset(self.model);
+        self.pending = None;
+        regs.set(PC, 0xfff0);
+        regs.set(EFLAGS, flags::ONE);
+        crate::state::set_arithmetic(regs, 0);
+        // RDX holds the processor signature.
+        let signature = self.cpuid(1, 0)[0];
+        regs.set(crate::state::RDX, u64::from(signature));
+        regs.set(ir::op::FPC, 0x1f80);
+        regs.set(crate::state::FPU_CW, 0x40);
+        // All empty but for the tag word FFFFh of FNINIT; after a reset the registers hold zeros (tag 5555h).
+        regs.set(crate::state::FPU_TAG, 0xff);
+        self.tlb.flush_all();
+        self.refresh(regs);
+    }
+
+    /// The CPU model.
+    pub fn model(&self) -> &'static Model {
+        self.model
+    }
+
+    /// After `sys` or EFLAGS were written from outside: everything derived from them.
+    pub fn refresh(&mut self, regs: &mut Regs) {
+        for s in Seg::ALL {
+            regs.set(seg_base(s), self.sys.seg(s).base);
+        }
+        let pcid = if self.sys.cr4 & cr4::PCIDE != 0 { self.sys.cr3 & 0xfff } else { 0 };
+        self.tlb.select_space(pcid as u16);
+        self.update_mode(regs);
+    }
+
+    /// After a change of segments, control registers, CPL or EFLAGS.
+    pub fn update_mode(&mut self, regs: &Regs) {
+        self.mode = Mode::now(&self.sys, regs);
+        self.update_bank(regs);
+    }
+
+    /// After a change of CPL, CR4.SMAP or EFLAGS.AC: whose rights accesses have.
+    pub fn update_bank(&mut self, regs: &Regs) {
+        let bank = if self.sys.cpl == 3 {
+            Bank::User
+        } else if self.sys.cr4 & cr4::SMAP != 0 && regs.get(EFLAGS) & flags::AC == 0 {
+            Bank::Strict
+        } else {
+            Bank::Supervisor
+        };
+        self.tlb.select_bank(bank);
+    }
+
+    /// Mode bits that the block at the current program counter depends on.
+    #[inline(always)]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Linear address of the next instruction.
+    #[inline(always)]
+    pub fn linear_pc(&self, regs: &Regs) -> u64 {
+        let pc = regs.get(PC);
+        if self.mode.contains(Mode::CODE64) {
+            pc
+        } else {
+            self.sys.seg(Seg::Cs).base.wrapping_add(pc & 0xffff_ffff) & 0xffff_ffff
+        }
+    }
+
+    /// Load a segment register with everything that hangs on it.
+    pub(crate) fn set_seg(&mut self, regs: &mut Regs, s: Seg, value: Segment) {
+        self.sys.seg[s as usize] = value;
+        regs.set(seg_base(s), value.base);
+    }
+
+    /// Set a segment's base alone (FS and GS).
+    pub(crate) fn set_base(&mut self, regs: &mut Regs, s: Seg, base: u64) {
+        self.sys.seg[s as usize].base = base;
+        regs.set(seg_base(s), base);
+    }
+
+    /// CPUID as the guest sees it.
+    pub fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        let facts = Facts {
+            apic_id: self.bus.apic_id(),
+            vcpus: self.bus.vcpus(),
+            apic_enabled: self.bus.apic_base() & 1 << 11 != 0,
+            osxsave: self.sys.cr4 & cr4::OSXSAVE != 0,
+            xcr0: self.sys.xcr0,
+        };
+        self.model.cpuid(leaf, subleaf, &facts)
+    }
+
+    /// Whether an external interrupt would be taken now.
+    #[inline]
+    pub fn can_take_interrupt(&self, regs: &Regs) -> bool {
+        regs.get(EFLAGS) & flags::IF != 0 && self.sys.shadow == Shadow::None
+    }
+
+    /// Whether an NMI would be taken now.
+    #[inline]
+    pub fn can_take_nmi(&self) -> bool {
+        !self.sys.nmi_blocked && self.sys.shadow != Shadow::MovSs
+    }
+
+    /// Whether a single-step trap follows the next instruction.
+    #[inline]
+    pub fn stepping(&self, regs: &Regs) -> bool {
+        regs.get(EFLAGS) & flags::TF != 0
+    }
+
+    /// A page that another vCPU or a device has written to: drop its blocks at the next [`Cpu::drop_stale`].
+    pub fn invalidate(&mut self, at: u64, len: u64) {
+        self.stale.push((at, len));
+    }
+
+    /// Whether [`Cpu::drop_stale`] has anything to do.
+    #[inline(always)]
+    pub fn has_stale(&self) -> bool {
+        !self.stale.is_empty()
+    }
+
+    /// Drop the blocks whose bytes have changed; before any block is looked up again.
+    pub fn drop_stale(&mut self, cache: &mut code::Cache) {
+        while let Some((at, len)) = self.stale.pop() {
+            let mut gone = Vec::new();
+            cache.invalidate(at, len, |page| gone.push(page));
+            for page in gone {
+                self.lines.remove(page);
+                self.unmark(page);
+            }
+        }
+    }
+
+    /// This vCPU has no block on the page any more. With one vCPU the mark can go; with more, another one may have blocks there,
+    /// and the mark stays (a store there is slow, but right).
+    pub(crate) fn unmark(&mut self, at: u64) {
+        if self.bus.vcpus() == 1 {
+            self.mem.marks.clear_code(at);
+        }
+    }
+
+    /// Whether paging is on.
+    pub fn paging(&self) -> bool {
+        self.sys.cr0 & cr0::PG != 0
+    }
+}

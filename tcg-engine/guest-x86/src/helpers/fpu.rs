@@ -1,0 +1,394 @@
+//! Helpers of the x87, MMX and SSE units: x87 arithmetic and stores, saving and restoring of their state.
+//!
+//! The idea: what touches memory here reads everything and checks it before it changes a register, and probes the whole
+//! destination before it writes a byte, so that a fault leaves the instruction undone. Numeric exceptions are only noted:
+//! the lifter puts a check for a pending one before every instruction that waits.
+
+use ir::{Env, MemRef, Regs, Stop, Then};
+
+use super::{Ret, done};
+use crate::bus::Bus;
+use crate::cpu::Cpu;
+use crate::fpu::image::{self, EnvLayout, component, fx};
+use crate::fpu::{self, exec, store};
+use crate::mode::Mode;
+use crate::state::xmm;
+
+/// What a call with a memory operand does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum FpuOp {
+    /// x87 store; operand `b` is the packed [`fpu::Insn`].
+    Store,
+    /// FXSAVE; `wide` is REX.W.
+    FxSave,
+    /// FXRSTOR; `wide` is REX.W.
+    FxRestore,
+    /// XSAVE; operand `b` is EDX:EAX, `wide` is REX.W.
+    XSave,
+    /// XRSTOR; operand `b` is EDX:EAX, `wide` is REX.W.
+    XRestore,
+    /// FNSTENV; `wide` is a 32-bit operand size.
+    StoreEnv,
+    /// FLDENV.
+    LoadEnv,
+    /// FNSAVE.
+    Save,
+    /// FRSTOR.
+    Restore,
+}
+
+impl FpuOp {
+    const ALL: [FpuOp; 9] = [
+        FpuOp::Store,
+        FpuOp::FxSave,
+        FpuOp::FxRestore,
+        FpuOp::XSave,
+        FpuOp::XRestore,
+        FpuOp::StoreEnv,
+        FpuOp::LoadEnv,
+        FpuOp::Save,
+        FpuOp::Restore,
+    ];
+}
+
+/// How a helper reaches its memory operand: packed with the operation into a call's immediate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct FpuAccess {
+    /// What to do.
+    pub op: FpuOp,
+    /// [`MemRef::space`].
+    pub space: u8,
+    /// [`MemRef::stack`].
+    pub stack: bool,
+    /// Operand size, see [`FpuOp`].
+    pub wide: bool,
+}
+
+impl FpuAccess {
+    /// Pack.
+    pub const fn pack(self) -> u32 {
+        self.op as u32 | (self.space as u32) << 8 | (self.stack as u32) << 16 | (self.wide as u32) << 17
+    }
+
+    fn unpack(imm: u32) -> Option<FpuAccess> {
+        let op = FpuOp::ALL.get(imm as u8 as usize).copied()?;
+        Some(FpuAccess { op, space: (imm >> 8) as u8, stack: imm >> 16 & 1 != 0, wide: imm >> 17 & 1 != 0 })
+    }
+}
+
+/// A range of guest memory that a helper reads or writes.
+#[derive(Clone, Copy)]
+struct Area {
+    /// Offset in the space of `m`.
+    at: u64,
+    m: MemRef,
+    /// Offsets wrap here: 32 bits outside 64-bit mode.
+    wrap: u64,
+}
+
+impl Area {
+    fn address(&self, offset: usize) -> u64 {
+        self.at.wrapping_add(offset as u64) & self.wrap
+    }
+
+    fn of(&self, log2: u8) -> MemRef {
+        MemRef { log2, ..self.m }
+    }
+}
+
+/// Writes that follow one another, with what they ask for afterwards.
+struct Writer<'a, B: Bus> {
+    cpu: &'a mut Cpu<B>,
+    area: Area,
+    then: Then,
+}
+
+impl<B: Bus> Writer<'_, B> {
+    fn note(&mut self, result: Result<(), Stop>) -> Result<(), Stop> {
+        match result {
+            Err(Stop::FinishInstruction) => self.then = Then::FinishInstruction,
+            other => other?,
+        }
+        Ok(())
+    }
+
+    /// `1 << log2` bytes, at most 8.
+    fn word(&mut self, offset: usize, log2: u8, value: u64) -> Result<(), Stop> {
+        let result = Env::store(self.cpu, self.area.address(offset), self.area.of(log2), value);
+        self.note(result)
+    }
+
+    fn wide(&mut self, offset: usize, value: u128) -> Result<(), Stop> {
+        let result = Env::store128(self.cpu, self.area.address(offset), self.area.of(4), value);
+        self.note(result)
+    }
+
+    /// Bytes of any length, in the largest pieces.
+    fn bytes(&mut self, offset: usize, bytes: &[u8]) -> Result<(), Stop> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let log2 = (bytes.len() - at).ilog2().min(3) as u8;
+            let size = 1 << log2;
+            let value = bytes[at..at + size].iter().rev().fold(0, |v, &b| v << 8 | u64::from(b));
+            self.word(offset + at, log2, value)?;
+            at += size;
+        }
+        Ok(())
+    }
+}
+
+/// An x87 instruction without memory store: `packed` is an [`fpu::Insn`].
+pub(super) fn x87<B: Bus>(_: &mut Cpu<B>, regs: &mut Regs, a: u64, b: u64, packed: u32) -> Ret {
+    exec::execute(regs, packed, a, b);
+    done(0)
+}
+
+/// FLDCW of `a`.
+pub(super) fn load_control<B: Bus>(_: &mut Cpu<B>, regs: &mut Regs, a: u64, _: u64, _: u32) -> Ret {
+    fpu::Fpu::new(regs).set_cw(a as u16);
+    done(0)
+}
+
+/// The packed [`FpuAccess`] `imm` at address `a`.
+pub(super) fn memory<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, a: u64, b: u64, imm: u32) -> Ret {
+    cpu.fpu_memory(regs, imm, a, b)
+}
+
+impl<B: Bus> Cpu<B> {
+    /// An [`FpuAccess`] at `addr`.
+    fn fpu_memory(&mut self, regs: &mut Regs, imm: u32, addr: u64, b: u64) -> Ret {
+        let Some(access) = FpuAccess::unpack(imm) else { return self.ud() };
+        let m = MemRef { space: access.space, stack: access.stack, ..MemRef::new(3) };
+        let wrap = if self.mode().contains(Mode::CODE64) { u64::MAX } else { u64::from(u32::MAX) };
+        let area = Area { at: addr, m, wrap };
+        let then = match access.op {
+            FpuOp::Store => self.x87_store(regs, area, b as u32)?,
+            FpuOp::FxSave => self.fxsave(regs, area, access.wide)?,
+            FpuOp::FxRestore => self.fxrstor(regs, area, access.wide)?,
+            FpuOp::XSave => self.xsave(regs, area, b, access.wide)?,
+            FpuOp::XRestore => self.xrstor(regs, area, b, access.wide)?,
+            FpuOp::StoreEnv | FpuOp::Save => self.store_env(regs, area, access)?,
+            FpuOp::LoadEnv | FpuOp::Restore => self.load_env(regs, area, access)?,
+        };
+        Ok((0, then))
+    }
+
+    fn writer(&mut self, area: Area) -> Writer<'_, B> {
+        Writer { cpu: self, area, then: Then::Continue }
+    }
+
+    /// Faults unless `len` bytes from `area` on can be written (areas span at most two pages).
+    fn probe_area(&mut self, area: Area, len: usize) -> Result<(), Stop> {
+        let m = MemRef { write_intent: true, ..area.of(0) };
+        Env::load(self, area.address(0), m)?;
+        Env::load(self, area.address(len - 1), m)?;
+        Ok(())
+    }
+
+    /// Reads bytes from `area` on.
+    fn read_area(&mut self, area: Area, out: &mut [u8]) -> Result<(), Stop> {
+        let mut at = 0;
+        while at < out.len() {
+            let log2 = (out.len() - at).ilog2().min(3) as u8;
+            let value = Env::load(self, area.address(at), area.of(log2))?;
+            let size = 1 << log2;
+            out[at..at + size].copy_from_slice(&value.to_le_bytes()[..size]);
+            at += size;
+        }
+        Ok(())
+    }
+
+    fn x87_store(&mut self, regs: &mut Regs, area: Area, packed: u32) -> Result<Then, Stop> {
+        let Some(value) = store::value(regs, packed) else { return self.ud() };
+        let mut then = Then::Continue;
+        if !value.blocked {
+            let size = usize::from(value.size);
+            if size > 8 {
+                self.probe_area(area, size)?;
+            }
+            let mut writer = self.writer(area);
+            writer.bytes(0, &value.bits.to_le_bytes()[..size])?;
+            then = writer.then;
+        }
+        store::commit(regs, packed, &value);
+        Ok(then)
+    }
+
+    fn env_layout(&self, wide: bool) -> EnvLayout {
+        EnvLayout { wide, protected: self.mode().contains(Mode::PROTECTED) }
+    }
+
+    /// FNSTENV and FNSAVE.
+    fn store_env(&mut self, regs: &mut Regs, area: Area, access: FpuAccess) -> Result<Then, Stop> {
+        let layout = self.env_layout(access.wide);
+        let env = image::store_env(regs, layout);
+        let registers = image::store_registers(regs);
+        let save = access.op == FpuOp::Save;
+        self.probe_area(area, layout.size() + if save { image::REGISTERS } else { 0 })?;
+        let mut writer = self.writer(area);
+        writer.bytes(0, &env[..layout.size()])?;
+        if save {
+            writer.bytes(layout.size(), &registers)?;
+        }
+        let then = writer.then;
+        if save {
+            fpu::init(regs);
+        } else {
+            let unit = &mut fpu::Fpu::new(regs);
+            unit.set_cw(unit.cw() | fp::x87::sw::EXCEPTIONS);
+        }
+        Ok(then)
+    }
+
+    /// FLDENV and FRSTOR.
+    fn load_env(&mut self, regs: &mut Regs, area: Area, access: FpuAccess) -> Result<Then, Stop> {
+        let layout = self.env_layout(access.wide);
+        let mut bytes = [0; 28 + image::REGISTERS];
+        let restore = access.op == FpuOp::Restore;
+        let len = layout.size() + if restore { image::REGISTERS } else { 0 };
+        self.read_area(area, &mut bytes[..len])?;
+        let mut env = [0; 28];
+        env[..layout.size()].copy_from_slice(&bytes[..layout.size()]);
+        image::load_env(regs, layout, &env);
+        if restore {
+            let mut registers = [0; image::REGISTERS];
+            registers.copy_from_slice(&bytes[layout.size()..len]);
+            image::load_registers(regs, &registers);
+        }
+        Ok(Then::Continue)
+    }
+
+    /// #GP(0) unless `addr` is a multiple of `align`. In 64-bit mode offset and linear address agree in their low bits, and
+    /// elsewhere segments that are not 64-byte aligned are checked by their base.
+    fn check_alignment(&mut self, area: Area, align: u64) -> Result<(), Stop> {
+        let base = match crate::state::Seg::from_index(usize::from(area.m.space).wrapping_sub(1)) {
+            Some(seg) => self.sys.seg(seg).base,
+            None => 0,
+        };
+        if area.at.wrapping_add(base) & (align - 1) != 0 { self.gp(0) } else { Ok(()) }
+    }
+
+    /// XMM registers that exist in this mode.
+    fn xmm_count(&self) -> usize {
+        if self.mode().contains(Mode::CODE64) { 16 } else { 8 }
+    }
+
+    fn fxsave(&mut self, regs: &mut Regs, area: Area, rex_w: bool) -> Result<Then, Stop> {
+        self.check_alignment(area, 16)?;
+        self.probe_area(area, fx::SIZE)?;
+        let count = self.xmm_count();
+        let mut writer = self.writer(area);
+        write_legacy(&mut writer, regs, component::X87 | component::SSE, rex_w, count)?;
+        Ok(writer.then)
+    }
+
+    fn fxrstor(&mut self, regs: &mut Regs, area: Area, rex_w: bool) -> Result<Then, Stop> {
+        self.check_alignment(area, 16)?;
+        let mut bytes = [0; fx::SIZE];
+        self.read_area(area, &mut bytes)?;
+        let mxcsr = dword(&bytes, fx::MXCSR);
+        if mxcsr & !fp::sse::mxcsr::WRITABLE != 0 {
+            return self.gp(0);
+        }
+        load_x87(regs, &bytes, rex_w);
+        load_sse(regs, &bytes, self.xmm_count());
+        regs.set(ir::op::FPC, mxcsr.into());
+        Ok(Then::Continue)
+    }
+
+    fn xsave(&mut self, regs: &mut Regs, area: Area, requested: u64, rex_w: bool) -> Result<Then, Stop> {
+        self.check_alignment(area, 64)?;
+        let components = requested & self.sys.xcr0;
+        self.probe_area(area, fx::XSAVE_SIZE)?;
+        let count = self.xmm_count();
+        let old = Env::load(self, area.address(fx::HEADER), area.of(3))?;
+        let header = old & !components | image::in_use(regs) & components;
+        let mut writer = self.writer(area);
+        // MXCSR belongs to the AVX component too, whether that is enabled or not: RFBM has it only if it is.
+        write_legacy(&mut writer, regs, components, rex_w, count)?;
+        writer.word(fx::HEADER, 3, header)?;
+        Ok(writer.then)
+    }
+
+    /// SDM volume 1, 13.8: standard form only; the model has no compacted form.
+    fn xrstor(&mut self, regs: &mut Regs, area: Area, requested: u64, rex_w: bool) -> Result<Then, Stop> {
+        self.check_alignment(area, 64)?;
+        let components = requested & self.sys.xcr0;
+        let mut bytes = [0; fx::XSAVE_SIZE];
+        self.read_area(area, &mut bytes)?;
+        let present = u64::from(dword(&bytes, fx::HEADER)) | u64::from(dword(&bytes, fx::HEADER + 4)) << 32;
+        // XCOMP_BV and the eight bytes after it must be zero; the rest of the header is not looked at.
+        let reserved = bytes[fx::HEADER + 8..fx::HEADER + 24].iter().any(|&b| b != 0);
+        if present & !self.sys.xcr0 != 0 || reserved {
+            return self.gp(0);
+        }
+        let mxcsr = dword(&bytes, fx::MXCSR);
+        let with_mxcsr = components & (component::SSE | component::AVX) != 0;
+        if with_mxcsr && mxcsr & !fp::sse::mxcsr::WRITABLE != 0 {
+            return self.gp(0);
+        }
+        match (components & component::X87 != 0, present & component::X87 != 0) {
+            (true, true) => load_x87(regs, &bytes, rex_w),
+            (true, false) => image::init_x87(regs),
+            (false, _) => {}
+        }
+        match (components & component::SSE != 0, present & component::SSE != 0) {
+            (true, true) => load_sse(regs, &bytes, self.xmm_count()),
+            (true, false) => (0..self.xmm_count()).for_each(|n| regs.set128(xmm(n), 0)),
+            (false, _) => {}
+        }
+        if with_mxcsr {
+            regs.set(ir::op::FPC, mxcsr.into());
+        }
+        Ok(Then::Continue)
+    }
+}
+
+fn dword(bytes: &[u8], at: usize) -> u32 {
+    bytes[at..at + 4].iter().rev().fold(0, |v, &b| v << 8 | u32::from(b))
+}
+
+/// The legacy region's fields of `components`; bytes that no field covers are not written.
+fn write_legacy<B: Bus>(
+    writer: &mut Writer<'_, B>,
+    regs: &mut Regs,
+    components: u64,
+    rex_w: bool,
+    xmm_count: usize,
+) -> Result<(), Stop> {
+    if components & component::X87 != 0 {
+        writer.bytes(0, &image::fx_control(regs, rex_w))?;
+        for i in 0..8 {
+            writer.wide(fx::ST + 16 * i, image::fx_st(regs, i))?;
+        }
+    }
+    if components & (component::SSE | component::AVX) != 0 {
+        writer.word(fx::MXCSR, 3, image::fx_mxcsr(regs))?;
+    }
+    if components & component::SSE != 0 {
+        for n in 0..xmm_count {
+            writer.wide(fx::XMM + 16 * n, regs.get128(xmm(n)))?;
+        }
+    }
+    Ok(())
+}
+
+fn load_x87(regs: &mut Regs, bytes: &[u8], rex_w: bool) {
+    let mut control = [0; 24];
+    control.copy_from_slice(&bytes[..24]);
+    image::fx_load_control(regs, &control, rex_w);
+    for i in 0..8 {
+        image::fx_load_st(regs, i, lane(bytes, fx::ST + 16 * i));
+    }
+}
+
+fn load_sse(regs: &mut Regs, bytes: &[u8], count: usize) {
+    for n in 0..count {
+        regs.set128(xmm(n), lane(bytes, fx::XMM + 16 * n));
+    }
+}
+
+fn lane(bytes: &[u8], at: usize) -> u128 {
+    bytes[at..at + 16].iter().rev().fold(0, |v, &b| v << 8 | u128::from(b))
+}

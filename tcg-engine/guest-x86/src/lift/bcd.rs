@@ -1,0 +1,52 @@
+//! Decimal adjustment and BOUND: instructions that 64-bit code does not have.
+
+use iced_x86::Mnemonic;
+use ir::{NONE, Op, Rel};
+
+use super::{Flow, Lifted, Lifter};
+use crate::exception;
+use crate::helpers::Helper;
+
+impl Lifter {
+    fn bound(&mut self) -> Lifted {
+        let bits = self.bits(0);
+        let v = self.read(0);
+        let v = self.sext(v, bits);
+        let ea = self.ea();
+        let low = self.load(ea, bits);
+        let ea = self.advance(ea, (bits / 8) as i32);
+        let high = self.load(ea, bits);
+        let (low, high) = (self.sext(low, bits), self.sext(high, bits));
+        let below = self.b.set_rel(Rel::Lts, v, low);
+        let above = self.b.set_rel(Rel::Lts, high, v);
+        let out = self.b.new2(Op::Or, below, above);
+        let inside = self.b.skip_if_zero(out);
+        self.b.full(Op::Raise, exception::BR, NONE, NONE, NONE, 0);
+        self.b.close(inside);
+        Some(Flow::Next)
+    }
+}
+
+/// Lift one of this file's instructions.
+pub(super) fn lift(l: &mut Lifter) -> Lifted {
+    if l.code64() {
+        return None;
+    }
+    match l.i.mnemonic() {
+        Mnemonic::Daa => l.call(NONE, Helper::Daa, NONE, NONE, 0),
+        Mnemonic::Das => l.call(NONE, Helper::Daa, NONE, NONE, 1),
+        Mnemonic::Aaa => l.call(NONE, Helper::Aaa, NONE, NONE, 0),
+        Mnemonic::Aas => l.call(NONE, Helper::Aaa, NONE, NONE, 1),
+        Mnemonic::Aam => {
+            let base = u32::from(l.i.immediate8());
+            l.call(NONE, Helper::Aam, NONE, NONE, base);
+        }
+        Mnemonic::Aad => {
+            let base = u32::from(l.i.immediate8());
+            l.call(NONE, Helper::Aad, NONE, NONE, base);
+        }
+        Mnemonic::Bound => return l.bound(),
+        _ => return None,
+    }
+    Some(Flow::Next)
+}

@@ -1,0 +1,381 @@
+//! From guest bytes to a block: fetch, decode, look at flag liveness, and lift each instruction.
+//!
+//! The idea: a block is decoded as a whole first, so that each instruction knows which of its flags anybody can still see; then
+//! one match on the mnemonic sends it to the file of its kind. A lifting function answers `None` for what it does not know,
+//! and what nobody knows raises #UD, so nothing works by accident. The crate's description says how to add an instruction.
+
+mod alu;
+mod atomic;
+mod bcd;
+mod bits;
+mod dispatch;
+mod flow;
+mod fpstate;
+mod io;
+mod live;
+mod mov;
+mod muldiv;
+pub(crate) mod operand;
+mod segments;
+mod shift;
+mod simd;
+mod sse;
+mod stack;
+mod string;
+mod system;
+mod vector;
+mod vector_mov;
+mod x87;
+
+pub(crate) use vector::string_call;
+pub(crate) use vector_mov::mask_call;
+
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
+use ir::{Block, Builder, NONE, Op, Regs, Slot, Stop};
+use mem::{PAGE, PAGE_MASK};
+
+use crate::bus::Bus;
+use crate::cpu::Cpu;
+use crate::exception;
+use crate::helpers::Helper;
+use crate::memory::{Right, Target};
+use crate::mode::Mode;
+use crate::state::Seg;
+use operand::Ea;
+
+/// Most guest instructions in a block.
+pub const MAX_INSTRUCTIONS: usize = 32;
+/// Longest instruction (SDM vol. 2A, 2.3.11).
+const MAX_LENGTH: usize = 15;
+/// Bytes fetched for a block.
+const WINDOW: usize = 256;
+/// Temporaries that one instruction may need.
+const TEMPS: usize = 48;
+
+/// What follows a lifted instruction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Flow {
+    /// The next instruction, in the same block.
+    Next,
+    /// It has emitted its exits.
+    End,
+}
+
+/// Result of a lifting function: `None` if the instruction is not one of its own (in the end: #UD).
+pub(crate) type Lifted = Option<Flow>;
+
+/// A lifted block with what the cache needs to know.
+#[derive(Debug)]
+pub struct Lift {
+    /// The operations.
+    pub block: Block,
+    /// Its key.
+    pub key: code::Key,
+    /// Length in bytes.
+    pub len: u32,
+    /// RAM offset of the second page, for an instruction that straddles pages.
+    pub second: Option<u64>,
+}
+
+/// Lifts the instructions of one block.
+pub(crate) struct Lifter {
+    /// The block.
+    pub b: Builder,
+    /// What it is lifted for.
+    pub mode: Mode,
+    /// Current instruction.
+    pub i: Instruction,
+    /// Its program counter.
+    pub pc: u64,
+    /// Program counter behind it.
+    pub next: u64,
+    /// `RflagsBits` that are visible after it.
+    live: u32,
+    /// Memory operand of the current instruction, once computed.
+    ea: Option<Ea>,
+    /// What POP has added to RSP before its memory operand's address counts.
+    pop_bias: i64,
+    /// Slots known to have zeros above bit 31.
+    clean: [u64; ir::op::WORDS / 64],
+}
+
+/// Options: what is not in the CPU model decodes as it did before it was invented.
+const OPTIONS: u32 = DecoderOptions::NO_MPFX_0FBC | DecoderOptions::NO_MPFX_0FBD | DecoderOptions::NO_WBNOINVD;
+
+impl Lifter {
+    fn new(pc: u64, mode: Mode) -> Self {
+        Lifter {
+            b: Builder::new(pc),
+            mode,
+            i: Instruction::default(),
+            pc,
+            next: pc,
+            live: 0,
+            ea: None,
+            pop_bias: 0,
+            clean: [0; ir::op::WORDS / 64],
+        }
+    }
+
+    /// 64-bit code.
+    pub(crate) fn code64(&self) -> bool {
+        self.mode.contains(Mode::CODE64)
+    }
+
+    /// Whether any flag that the current instruction changes can be seen after it.
+    pub(crate) fn flags_live(&self) -> bool {
+        self.i.rflags_modified() & self.live != 0
+    }
+
+    /// Emit a call of helper `h`; its flags come from the helper table.
+    pub(crate) fn call(&mut self, d: Slot, h: Helper, a: Slot, b: Slot, imm: u32) {
+        let flags = h.info().flags;
+        self.b.call(d, h as u16, a, b, imm, flags);
+        if flags & ir::op::call_flags::WRITES_STATE != 0 {
+            self.clean = [0; ir::op::WORDS / 64];
+        }
+    }
+
+    /// A helper that gives a value.
+    pub(crate) fn call_value(&mut self, h: Helper, a: Slot, b: Slot, imm: u32) -> Slot {
+        let d = self.b.temp();
+        self.call(d, h, a, b, imm);
+        d
+    }
+
+    /// Leave the block behind this instruction.
+    pub(crate) fn exit_next(&mut self) -> Lifted {
+        let next = self.next;
+        self.exit(next)
+    }
+
+    /// Leave the block to `target`.
+    pub(crate) fn exit(&mut self, target: u64) -> Lifted {
+        self.b.full(Op::Exit, 0, NONE, NONE, NONE, target);
+        Some(Flow::End)
+    }
+
+    /// Leave the block to where a helper has set the program counter.
+    pub(crate) fn exit_pc(&mut self) -> Lifted {
+        self.b.full(Op::ExitReg, 0, NONE, ir::PC, NONE, 0);
+        Some(Flow::End)
+    }
+
+    /// Leave the block behind this instruction with an event.
+    pub(crate) fn exit_event(&mut self, event: u8) -> Lifted {
+        let next = self.next;
+        self.b.full(Op::ExitEvent, event, NONE, NONE, NONE, next);
+        Some(Flow::End)
+    }
+
+    /// Raise an exception without error code, or with error code 0.
+    pub(crate) fn raise(&mut self, vector: u8) -> Lifted {
+        self.b.full(Op::Raise, vector, NONE, NONE, NONE, 0);
+        Some(Flow::End)
+    }
+
+    fn begin(&mut self, i: Instruction, live: u32) {
+        self.i = i;
+        self.pc = i.ip();
+        self.next = i.next_ip();
+        if !self.code64() {
+            self.next &= 0xffff_ffff;
+        }
+        self.live = live;
+        self.ea = None;
+        self.pop_bias = 0;
+        self.b.instruction(self.pc, i.len() as u8);
+    }
+
+    /// Lift one decoded instruction.
+    fn lift_one(&mut self, i: &Instruction, live: u32) -> Flow {
+        self.begin(*i, live);
+        match dispatch::lift(self) {
+            Some(flow) => flow,
+            None => {
+                // Nothing of a refused instruction may stay.
+                self.b.retract();
+                self.begin(*i, live);
+                self.raise(exception::UD);
+                Flow::End
+            }
+        }
+    }
+}
+
+/// What was fetched.
+struct Window {
+    bytes: [u8; WINDOW],
+    len: usize,
+    /// RAM offset of the first byte.
+    at: u64,
+    /// RAM offset of the second page if it was needed.
+    second: Option<u64>,
+}
+
+impl<B: Bus> Cpu<B> {
+    /// Lift the block at the current program counter and mode, at most `max` instructions.
+    ///
+    /// # Errors
+    /// [`Stop::Fault`] with an exception pending: the fetch of its first instruction faults.
+    pub fn lift(&mut self, regs: &Regs, max: usize) -> Result<Lift, Stop> {
+        let pc = regs.get(ir::PC);
+        let mut mode = self.mode();
+        if max == 1 {
+            mode |= Mode::ONE;
+        }
+        let mut window = self.fetch(self.linear_pc(regs), pc)?;
+        let mut list = [Instruction::default(); MAX_INSTRUCTIONS];
+        let mut n = decode(&window, pc, mode, &mut list[..max.clamp(1, MAX_INSTRUCTIONS)]);
+        if n == 0 {
+            // Nothing complete: the first instruction straddles two pages, is too long, or is invalid.
+            n = self.decode_first(&mut window, regs, mode, &mut list[0])?;
+        }
+        let live = live::after(&list[..n]);
+        let mut l = Lifter::new(pc, mode);
+        let mut flow = Flow::Next;
+        for (i, live) in list[..n].iter().zip(live) {
+            if l.b.temps_left() < TEMPS || !self.in_code_segment(i, mode) {
+                break;
+            }
+            flow = l.lift_one(i, live);
+            if flow == Flow::End {
+                break;
+            }
+        }
+        if l.b.instructions() == 0 {
+            return self.gp(0);
+        }
+        if flow == Flow::Next {
+            let next = l.next;
+            l.exit(next);
+        }
+        let block = l.b.finish();
+        let len = block.end_pc.wrapping_sub(pc) as u32 & 0xffff;
+        self.note_code(window.at, len, window.second);
+        Ok(Lift { block, key: code::Key { at: window.at, pc, mode: mode.bits() }, len, second: window.second })
+    }
+
+    /// Whether an instruction lies within CS. Flat code segments have no end.
+    fn in_code_segment(&self, i: &Instruction, mode: Mode) -> bool {
+        mode.contains(Mode::FLAT)
+            || i.ip() + (i.len() as u64).max(1) - 1 <= u64::from(self.sys.seg(Seg::Cs).limit)
+    }
+
+    /// Whether a cached block of `len` bytes may be entered at the current program counter: outside of flat code the limit
+    /// may have changed since it was lifted.
+    #[inline(always)]
+    pub fn may_enter(&self, pc: u64, len: u64) -> bool {
+        self.mode.contains(Mode::FLAT) || pc + len - 1 <= u64::from(self.sys.seg(Seg::Cs).limit)
+    }
+
+    /// RAM offset of the code byte at linear address `va`, for looking a block up; walks if the TLB does not know.
+    ///
+    /// # Errors
+    /// [`Stop::Fault`] with an exception pending.
+    pub fn code_at(&mut self, va: u64) -> Result<u64, Stop> {
+        if let Some(at) = self.tlb.exec(va) {
+            return Ok(at);
+        }
+        if self.sys.long_mode() && !Self::canonical(va) {
+            return self.gp(0);
+        }
+        match self.find(va, Right::Exec)? {
+            Target::Ram { at, .. } | Target::Rom(at) => Ok(at),
+            // An empty bus reads as ones: FF FF is no instruction.
+            Target::Device(_) => self.ud(),
+        }
+    }
+
+    fn fetch(&mut self, linear: u64, pc: u64) -> Result<Window, Stop> {
+        // Outside of flat code the limit is looked at before the page.
+        if !self.mode.contains(Mode::FLAT) && pc > u64::from(self.sys.seg(Seg::Cs).limit) {
+            return self.gp(0);
+        }
+        let at = self.code_at(linear)?;
+        self.mark_code(at);
+        let len = (PAGE - (linear & PAGE_MASK)).min(WINDOW as u64) as usize;
+        let mut bytes = [0; WINDOW];
+        if self.mem.ram.read(at, &mut bytes[..len]).is_none() {
+            return self.ud();
+        }
+        Ok(Window { bytes, len, at, second: None })
+    }
+
+    /// Mark a page as code before its bytes are read: a writer is then either seen in them or sees the mark.
+    fn mark_code(&mut self, at: u64) {
+        if !self.mem.marks.set_code(at) {
+            self.tlb.protect(at);
+            self.bus.code_added(at & !PAGE_MASK);
+        }
+    }
+
+    /// Remember which lines a block of `len` bytes at RAM offset `at` was made from. [`Cpu::lift`] does; whoever clears
+    /// [`Cpu::lines`] must for the blocks that stay.
+    pub fn note_code(&mut self, at: u64, len: u32, second: Option<u64>) {
+        let first = (PAGE - (at & PAGE_MASK)).min(u64::from(len));
+        self.lines.add(at, first);
+        if let Some(second) = second {
+            self.lines.add(second & !PAGE_MASK, u64::from(len) - first);
+        }
+    }
+
+    /// The first instruction did not fit into the window's page, or is none.
+    fn decode_first(&mut self, w: &mut Window, regs: &Regs, mode: Mode, out: &mut Instruction) -> Result<usize, Stop> {
+        let pc = regs.get(ir::PC);
+        let have = w.len.min(MAX_LENGTH);
+        let (i, error) = decode_one(&w.bytes[..have], pc, mode);
+        if error == DecoderError::NoMoreBytes && have < MAX_LENGTH {
+            let linear = self.linear_pc(regs);
+            let next = self.fold(linear.wrapping_add(have as u64));
+            let at = self.code_at(next)?;
+            self.mark_code(at);
+            let more = MAX_LENGTH - have;
+            if self.mem.ram.read(at, &mut w.bytes[have..have + more]).is_none() {
+                return self.ud();
+            }
+            let (i, error) = decode_one(&w.bytes[..MAX_LENGTH], pc, mode);
+            if error == DecoderError::NoMoreBytes {
+                return self.gp(0);
+            }
+            w.second = Some(at);
+            *out = i;
+            return Ok(1);
+        }
+        if error == DecoderError::NoMoreBytes {
+            // Longer than an instruction may be.
+            return self.gp(0);
+        }
+        *out = i;
+        Ok(1)
+    }
+}
+
+fn decode_one(bytes: &[u8], pc: u64, mode: Mode) -> (Instruction, DecoderError) {
+    let mut d = Decoder::with_ip(mode.width(), bytes, pc, OPTIONS);
+    let i = d.decode();
+    (i, d.last_error())
+}
+
+/// Decode up to the end of `out`, the end of the bytes or the end of the block. An invalid instruction is decoded as such
+/// (it becomes #UD); an incomplete one is left out.
+fn decode(w: &Window, pc: u64, mode: Mode, out: &mut [Instruction]) -> usize {
+    let mut d = Decoder::with_ip(mode.width(), &w.bytes[..w.len], pc, OPTIONS);
+    let mut n = 0;
+    while n < out.len() && d.can_decode() {
+        d.decode_out(&mut out[n]);
+        match d.last_error() {
+            DecoderError::None => n += 1,
+            DecoderError::NoMoreBytes => break,
+            // Its length is what iced has read; only the first byte counts for a #UD.
+            _ => {
+                n += 1;
+                break;
+            }
+        }
+        if live::ends_block(&out[n - 1]) {
+            break;
+        }
+    }
+    n
+}

@@ -1,0 +1,20 @@
+//! From a guest address to bytes: segmentation, paging, and the accesses of lifted code and of the CPU itself.
+
+mod access;
+mod bulk;
+mod env;
+mod segment;
+mod system;
+mod walk;
+
+pub(crate) use access::Target;
+pub(crate) use segment::within;
+pub(crate) use walk::Right;
+
+/// The [`ir::MemRef::space`] of a flat access: the address is linear.
+pub const FLAT: u8 = 0;
+
+/// The [`ir::MemRef::space`] of an access through a segment register, with all its checks: the address is an offset.
+pub const fn space(s: crate::state::Seg) -> u8 {
+    s as u8 + 1
+}

@@ -1,0 +1,86 @@
+//! The mode bits that lifting depends on: part of a block's key.
+//!
+//! The idea: whatever changes rarely is decided when a block is lifted and is here; whatever changes with privilege is decided
+//! by helpers when they run, so that one block serves the kernel's and the user's view of shared code.
+
+use crate::flags;
+use crate::state::{EFLAGS, Seg, SysState, cr0, cr4};
+
+bitflags::bitflags! {
+    /// What a block was lifted for.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+    pub struct Mode: u32 {
+        /// 64-bit code.
+        const CODE64 = 1;
+        /// 32-bit default operand and address size (never with `CODE64`).
+        const CODE32 = 1 << 1;
+        /// The stack pointer is ESP (not SP). In 64-bit code it is RSP whatever this says.
+        const STACK32 = 1 << 2;
+        /// ES, CS, SS and DS are flat: offsets are linear addresses. Always with `CODE64`.
+        const FLAT = 1 << 3;
+        /// Protected mode, not virtual-8086.
+        const PROTECTED = 1 << 4;
+        /// Long mode is active.
+        const LONG = 1 << 5;
+        /// EFLAGS.DF is set.
+        const DOWN = 1 << 6;
+        /// CR0.TS.
+        const TS = 1 << 7;
+        /// CR0.EM.
+        const EM = 1 << 8;
+        /// CR0.MP.
+        const MP = 1 << 9;
+        /// CR4.OSFXSR.
+        const OSFXSR = 1 << 10;
+        /// CR4.OSXSAVE.
+        const OSXSAVE = 1 << 11;
+        /// Virtual-8086 mode.
+        const V86 = 1 << 12;
+        /// The block holds one instruction: single-stepping and interrupt shadows.
+        const ONE = 1 << 13;
+    }
+}
+
+impl Mode {
+    /// Operand and address size default in bits.
+    pub const fn width(self) -> u32 {
+        if self.contains(Mode::CODE64) {
+            64
+        } else if self.contains(Mode::CODE32) {
+            32
+        } else {
+            16
+        }
+    }
+
+    /// The mode of the given state.
+    pub fn of(sys: &SysState, eflags: u64) -> Mode {
+        let cs = sys.seg(Seg::Cs);
+        let mut m = Mode::empty();
+        if sys.code64() {
+            m |= Mode::CODE64 | Mode::FLAT;
+        } else {
+            let ss = sys.seg(Seg::Ss);
+            m.set(Mode::CODE32, cs.big());
+            m.set(Mode::STACK32, ss.big());
+            let data = [Seg::Es, Seg::Ds, Seg::Ss].iter().all(|&s| sys.seg(s).is_flat() && sys.seg(s).writable());
+            m.set(Mode::FLAT, cs.big() && ss.big() && cs.is_flat() && cs.readable() && data);
+        }
+        let v86 = eflags & flags::VM != 0;
+        m.set(Mode::PROTECTED, sys.protected() && !v86);
+        m.set(Mode::V86, v86);
+        m.set(Mode::LONG, sys.long_mode());
+        m.set(Mode::DOWN, eflags & flags::DF != 0);
+        m.set(Mode::TS, sys.cr0 & cr0::TS != 0);
+        m.set(Mode::EM, sys.cr0 & cr0::EM != 0);
+        m.set(Mode::MP, sys.cr0 & cr0::MP != 0);
+        m.set(Mode::OSFXSR, sys.cr4 & cr4::OSFXSR != 0);
+        m.set(Mode::OSXSAVE, sys.cr4 & cr4::OSXSAVE != 0);
+        m
+    }
+
+    /// The mode of a vCPU's words and system state.
+    pub fn now(sys: &SysState, regs: &ir::Regs) -> Mode {
+        Mode::of(sys, regs.get(EFLAGS))
+    }
+}

@@ -1,0 +1,178 @@
+//! A run loop over one vCPU: looks blocks up, lifts what is missing, interprets, delivers exceptions.
+//!
+//! It returns to its caller for everything that concerns more than this vCPU: interrupts, halts, shutdown, a stop request. The
+//! caller decides about interrupts between two calls, so a call runs at most as many blocks as it is told to.
+
+use code::{Cache, Found, Id, Key};
+use ir::t0::{self, Exit};
+use ir::{PC, Regs, Stop};
+
+use crate::bus::Bus;
+use crate::cpu::{Cpu, event};
+use crate::deliver::Delivered;
+use crate::lift::MAX_INSTRUCTIONS;
+use crate::mode::Mode;
+use crate::state::Shadow;
+
+/// A vCPU with its words and blocks.
+#[derive(Debug)]
+pub struct Runner<B: Bus> {
+    /// Guest words.
+    pub regs: Box<Words>,
+    /// Everything else of the vCPU.
+    pub cpu: Cpu<B>,
+    /// Its blocks.
+    pub cache: Cache,
+    /// Guest instructions completed.
+    pub instructions: u64,
+}
+
+/// [`Regs`] with a name in debug output.
+#[derive(Clone, Default)]
+pub struct Words(pub Regs);
+
+impl std::fmt::Debug for Words {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Words").field("pc", &self.0.get(PC)).finish_non_exhaustive()
+    }
+}
+
+/// Why [`Runner::run`] came back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// It ran as many blocks as it was told to.
+    Budget,
+    /// HLT.
+    Halt,
+    /// PAUSE.
+    Pause,
+    /// The bus asked to look ([`ir::Then::FinishInstruction`]), or an instruction is to be run again ([`ir::Stop::Restart`]).
+    Look,
+    /// Triple fault.
+    Shutdown,
+}
+
+impl<B: Bus> Runner<B> {
+    /// A vCPU after a reset.
+    pub fn new(mut cpu: Cpu<B>) -> Self {
+        let mut regs = Box::new(Words::default());
+        cpu.reset(&mut regs.0);
+        Runner { regs, cpu, cache: Cache::default(), instructions: 0 }
+    }
+
+    /// Run at most `blocks` blocks.
+    pub fn run(&mut self, blocks: u32) -> Why {
+        for _ in 0..blocks {
+            if self.cpu.has_stale() {
+                self.cpu.drop_stale(&mut self.cache);
+            }
+            let stepping = self.cpu.stepping(&self.regs.0);
+            let shadow = self.cpu.sys.shadow;
+            let one = stepping || shadow != Shadow::None;
+            let why = match self.block(one) {
+                Ok(id) => self.execute(id, stepping, shadow),
+                Err(_) => self.fault(),
+            };
+            if let Some(why) = why {
+                return why;
+            }
+        }
+        Why::Budget
+    }
+
+    fn fault(&mut self) -> Option<Why> {
+        match self.cpu.deliver_pending(&mut self.regs.0) {
+            Delivered::Done => None,
+            Delivered::Shutdown => Some(Why::Shutdown),
+        }
+    }
+
+    /// The block at the current program counter.
+    #[inline]
+    fn block(&mut self, one: bool) -> Result<Id, Stop> {
+        let regs = &self.regs.0;
+        let mut mode = self.cpu.mode();
+        mode.set(Mode::ONE, one);
+        let (pc, linear, context) = (regs.get(PC), self.cpu.linear_pc(regs), self.cpu.tlb.context());
+        match self.cache.jump(linear, pc, mode.bits(), context) {
+            Found::Block(id) if self.enterable(pc, id) => return Ok(id),
+            Found::Perhaps(id) if self.enterable(pc, id) && self.still_there(linear, id)? => {
+                let context = self.cpu.tlb.context();
+                self.cache.confirm(linear, context, id);
+                return Ok(id);
+            }
+            _ => {}
+        }
+        self.find_or_lift(pc, linear, mode)
+    }
+
+    #[inline]
+    fn enterable(&self, pc: u64, id: Id) -> bool {
+        let len = self.cache.block(id).map_or(1, |b| b.end_pc.wrapping_sub(b.pc));
+        self.cpu.may_enter(pc, len.max(1))
+    }
+
+    /// Whether the bytes of a block are still where they were.
+    fn still_there(&mut self, linear: u64, id: Id) -> Result<bool, Stop> {
+        let Some((at, second)) = self.cache.bytes(id) else { return Ok(false) };
+        if self.cpu.code_at(linear)? != at {
+            return Ok(false);
+        }
+        match second {
+            None => Ok(true),
+            Some(second) => Ok(self.cpu.code_at((linear | mem::PAGE_MASK).wrapping_add(1))? == second),
+        }
+    }
+
+    #[cold]
+    fn find_or_lift(&mut self, pc: u64, linear: u64, mode: Mode) -> Result<Id, Stop> {
+        let at = self.cpu.code_at(linear)?;
+        if let Some(id) = self.cache.find(&Key { at, pc, mode: mode.bits() })
+            && self.enterable(pc, id)
+            && self.still_there(linear, id)?
+        {
+            let context = self.cpu.tlb.context();
+            self.cache.confirm(linear, context, id);
+            return Ok(id);
+        }
+        let max = if mode.contains(Mode::ONE) { 1 } else { MAX_INSTRUCTIONS };
+        let lift = self.cpu.lift(&self.regs.0, max)?;
+        let (at, len, second) = (lift.key.at, lift.len, lift.second);
+        let (id, cleared) = self.cache.insert(lift.key, len, second, lift.block);
+        if cleared {
+            // Only the new block is left.
+            self.cpu.lines.clear();
+            self.cpu.note_code(at, len, second);
+        }
+        let context = self.cpu.tlb.context();
+        self.cache.confirm(linear, context, id);
+        Ok(id)
+    }
+
+    #[inline]
+    fn execute(&mut self, id: Id, stepping: bool, shadow: Shadow) -> Option<Why> {
+        let block = self.cache.block(id)?;
+        let out = t0::run(block, &mut self.regs.0, &mut self.cpu);
+        self.instructions += u64::from(out.instructions);
+        let mut why = match out.exit {
+            Exit::Direct(_) | Exit::Indirect => None,
+            Exit::Fault => return self.fault(),
+            Exit::Restart => return Some(Why::Look),
+            Exit::Event(event::HLT) => Some(Why::Halt),
+            Exit::Event(event::PAUSE) => Some(Why::Pause),
+            Exit::Event(_) => None,
+        };
+        // A shadow covers one instruction; the one that made it has just set it anew. Two in a row make no second one.
+        if shadow != Shadow::None {
+            self.cpu.sys.shadow = Shadow::None;
+        }
+        if stepping
+            && self.cpu.sys.shadow != Shadow::MovSs
+            && self.cpu.single_step_trap(&mut self.regs.0) == Delivered::Shutdown
+        {
+            why = Some(Why::Shutdown);
+        }
+        self.cpu.no_step = false;
+        why
+    }
+}
