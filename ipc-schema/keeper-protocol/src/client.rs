@@ -110,6 +110,14 @@ impl Keeper {
         Ok((keeper, Adoption { hello, held, processes }))
     }
 
+    /// Goes on with a link on which somebody else (the same supervisor before an exec) has already received `Hello`, the tables and
+    /// what followed. `first_id` must be beyond every id of a request that was sent on it.
+    #[must_use]
+    pub fn resume(link: Link, incarnation: u32, first_id: u64) -> Self {
+        let (inbox, outbox, exits) = (Inbox::new(), Vec::new(), VecDeque::new());
+        Self { link, inbox, outbox, incarnation, last_id: first_id, exits }
+    }
+
     /// Which start of the supervisor this is, from 1.
     #[must_use]
     pub const fn incarnation(&self) -> u32 {

@@ -88,8 +88,25 @@ pub const MAX_STATUS_SLOTS: u32 = 1024;
 /// Slot of a process that has no page of the status memfd.
 pub const NO_STATUS_SLOT: u32 = u32::MAX;
 
+/// The supervisor's own page of the status memfd.
+pub const SUPERVISOR_STATUS_SLOT: u32 = 0;
+
 /// Supervisors in a row that may end without having said [`Request::Serving`] before the keeper gives up the VM.
 pub const MAX_FRUITLESS_STARTS: u32 = 5;
+
+/// Exit statuses of a keeper beyond those that [`Request::Exit`] gives. Even, since odd ones are the guest's own.
+pub mod exit_status {
+    /// The launcher's messages were not a start: see the log.
+    pub const BAD_START: u8 = 64;
+    /// Too many supervisors in a row ended without having said `Serving`.
+    pub const GAVE_UP: u8 = 66;
+    /// The VM ran in the foreground and its launcher is gone.
+    pub const LAUNCHER_GONE: u8 = 68;
+    /// The keeper was sent SIGTERM.
+    pub const TERMINATED: u8 = 70;
+    /// The keeper itself cannot go on.
+    pub const BROKEN: u8 = 72;
+}
 
 /// Number of a descriptor that the keeper holds; 0 is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

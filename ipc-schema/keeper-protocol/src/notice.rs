@@ -108,7 +108,8 @@ pub enum CauseKind {
     Panic = 2,
     /// A signal: `code` is its number, `address` that of a fault where the process could say it.
     Signal = 3,
-    /// A system call that its profile forbids: `number` is the call, `address` the instruction. An attack, not a crash.
+    /// A system call that its profile forbids: `number` is the call
+    /// (`u64::MAX` where it could not be recorded), `address` the instruction. An attack, not a crash.
     Seccomp = 4,
     /// A peer that it cannot do without was gone.
     LostPeer = 5,

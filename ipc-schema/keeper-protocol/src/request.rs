@@ -210,7 +210,8 @@ pub enum Request<'a> {
         /// Which.
         id: HeldId,
     },
-    /// Start a process.
+    /// Start a process. Its page of the status memfd is cleared, and its first message, with the descriptors, is on
+    /// its control socket (3) before it runs.
     Spawn(Spawn<'a>),
     /// Send a signal to a process. It is answered before the process has ended: its end is told by `Exited`.
     Kill {
@@ -218,14 +219,15 @@ pub enum Request<'a> {
         process: ProcessId,
         /// Of the start that is meant; another one is refused.
         incarnation: u32,
-        /// 1 to 64; 9 in general.
+        /// 1 to 31; 9 in general.
         signal: u32,
     },
     /// Send a message with held descriptors to a process.
     SendTo(SendTo<'a>),
     /// Send the two tables again, as they are now.
     List,
-    /// This held memfd has the status pages.
+    /// This held memfd has the status pages, the supervisor's own at [`crate::SUPERVISOR_STATUS_SLOT`]. It must be sealed
+    /// against shrinking, since the keeper maps pages of it; and it is said once in the life of a VM.
     SetStatus {
         /// Which.
         id: HeldId,
@@ -394,8 +396,8 @@ impl<'a> Request<'a> {
             MessageKind::Kill => {
                 let raw: &RawKill = body.take()?;
                 let signal = raw.signal.get();
-                if !(1..=64).contains(&signal) {
-                    return Err(body.field("signal", signal, "must be 1 to 64"));
+                if !(1..=31).contains(&signal) {
+                    return Err(body.field("signal", signal, "must be 1 to 31"));
                 }
                 Self::Kill { process: ProcessId(raw.process.get()), incarnation: raw.incarnation.get(), signal }
             }

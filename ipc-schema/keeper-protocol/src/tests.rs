@@ -266,7 +266,7 @@ fn wrong_fields_are_named() {
         (7, 84, 0, "payload length"),
         (7, 84, 49153, "payload length"),
         (9, 12, 0, "signal"),
-        (9, 12, 65, "signal"),
+        (9, 12, 32, "signal"),
         (10, 16, u32::MAX, "payload length"),
         (10, 20, 1, "reserved"),
         (15, 0, 256, "status"),
