@@ -1,3 +1,116 @@
-//! engine.
+//! The translating CPU engine's process: receives its descriptors, maps, starts its threads, locks itself down, and then
+//! answers the supervisor while the vCPU threads run the guest.
+//!
+//! Descriptors by name in `setup`: `ram` and `dirty` (memfds), `windows`, `status` (memfds), the devices' `kick`s, the lines'
+//! eventfds, and the board's `notify`.
 
-fn main() {}
+mod bus;
+mod control;
+mod irq;
+mod machine;
+mod park;
+mod setup;
+mod state;
+mod vcpu;
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use enter::ThreadGate;
+use enter::status::StatusPage;
+use link::capnp::recv_message;
+use link::{Deadline, Inbox, Link, LinkError, Peer};
+use profile::Kind;
+use wire::islet_capnp::{setup as setup_message, to_islet};
+
+use crate::control::Control;
+use crate::machine::Machine;
+use crate::vcpu::Vcpu;
+
+// Translated blocks of every vCPU, TLBs, messages.
+arena::global!(256 << 20);
+
+/// Where the keeper leaves the control socket.
+const CONTROL: RawFd = 3;
+/// For the setup, which was sent before this process was started.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// For all threads to reach the barrier before lock-down.
+const THREADS: Duration = Duration::from_secs(30);
+
+fn main() {
+    enter::begin();
+    match run() {
+        Ok(()) => enter::exit::clean(),
+        Err(e) => match e.downcast_ref::<LinkError>() {
+            Some(gone) => enter::exit::lost_peer(gone),
+            None => enter::exit::error(&format_args!("{e:#}")),
+        },
+    }
+}
+
+fn run() -> Result<()> {
+    let link = Link::inherited(CONTROL, Peer::new("supervisor", 0))?;
+    let mut inbox = Inbox::new();
+    let incoming = recv_message(&link, &mut inbox, Deadline::after(PATIENCE))?;
+    let message: to_islet::Reader<'_> = incoming.reader.get_root()?;
+    let (id, incarnation) = (message.get_id(), message.get_incarnation());
+    let mut control = Control::new(link, incarnation);
+    let started = match message.which() {
+        Ok(to_islet::Setup(s)) => s.map_err(Into::into).and_then(|s| start(s, incoming.descriptors, &control)),
+        _ => Err(anyhow::anyhow!("the first message is not a setup")),
+    };
+    match started {
+        Ok(engine) => {
+            control.ready(id)?;
+            control.serve(&engine, &mut inbox)
+        }
+        Err(e) => {
+            control.failed(id, "the engine's setup", &e)?;
+            Err(e)
+        }
+    }
+}
+
+/// The running engine as its control thread sees it.
+pub struct Engine {
+    /// What the threads share.
+    pub machine: Arc<Machine>,
+    /// The vCPUs; each is locked by its thread while it runs.
+    pub vcpus: Vec<Arc<Mutex<Vcpu>>>,
+}
+
+fn start(setup: setup_message::Reader<'_>, descriptors: &mut Vec<OwnedFd>, control: &Control) -> Result<Engine> {
+    let named = setup::Named::new(setup, descriptors)?;
+    let page = StatusPage::map(named.get("status")?, usize::from(setup.get_status_slot()))?;
+    enter::attach_status(page);
+    let engine = match setup.get_role().which()? {
+        setup_message::role::Engine(e) => e?,
+        _ => anyhow::bail!("the setup is for another kind of process"),
+    };
+    let prepared = setup::prepare(engine, &named)?;
+    drop(named);
+    let profile = Kind::EngineTcg.profile();
+    enter::before_threads(profile)?;
+
+    let machine = prepared.machine;
+    let mut gate = ThreadGate::new();
+    let mut vcpus = Vec::new();
+    for index in 0..machine.inboxes.len() {
+        let vcpu = Arc::new(Mutex::new(Vcpu::new(&machine, index as u16)));
+        vcpus.push(vcpu.clone());
+        let (machine, events) = (machine.clone(), control.events());
+        gate.spawn(&format!("vcpu{index}"), move || vcpu::thread(&machine, index, &vcpu, &events))?;
+    }
+    let mut keep = vec![control.as_raw_fd(), prepared.notify.as_fd().as_raw_fd()];
+    keep.extend(prepared.lines.iter().map(|l| l.bell.as_fd().as_raw_fd()));
+    keep.extend(machine.clients.iter().map(|c| c.kick().as_fd().as_raw_fd()));
+    let serving = machine.clone();
+    gate.spawn("interrupts", move || irq::serve(&serving, &prepared.lines, &prepared.notify))?;
+    gate.wait(THREADS)?;
+    enter::close_all_but(&keep)?;
+    enter::seal(profile, &gate).context("lock-down")?;
+    gate.release();
+    Ok(Engine { machine, vcpus })
+}

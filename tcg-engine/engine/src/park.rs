@@ -18,6 +18,8 @@ pub const PARK: u32 = 2;
 #[derive(Debug, Default)]
 pub struct Request {
     word: AtomicU32,
+    /// Non-zero while [`PARK`] is asked: waits for a device end for that, and not for an interrupt.
+    park: AtomicU32,
     thread: OnceLock<Thread>,
 }
 
@@ -30,6 +32,9 @@ impl Request {
     /// Ask with `bits`; wakes a halted vCPU.
     pub fn ask(&self, bits: u32) {
         self.word.fetch_or(bits, Ordering::SeqCst);
+        if bits & PARK != 0 {
+            self.park.store(1, Ordering::SeqCst);
+        }
         if let Some(t) = self.thread.get() {
             t.unpark();
         }
@@ -41,13 +46,16 @@ impl Request {
         self.word.load(Ordering::Relaxed)
     }
 
-    /// The word itself, for waits elsewhere that a request must interrupt.
-    pub fn word(&self) -> &AtomicU32 {
-        &self.word
+    /// The word that ends a wait for a device.
+    pub fn park_word(&self) -> &AtomicU32 {
+        &self.park
     }
 
     /// Take the bits `bits` back; returns whether one was set.
     pub fn clear(&self, bits: u32) -> bool {
+        if bits & PARK != 0 {
+            self.park.store(0, Ordering::SeqCst);
+        }
         self.word.fetch_and(!bits, Ordering::SeqCst) & bits != 0
     }
 
@@ -118,6 +126,11 @@ impl Gate {
         let mut s = self.lock();
         s.running -= 1;
         self.changed.notify_all();
+    }
+
+    /// Whether it is open.
+    pub fn is_open(&self) -> bool {
+        self.lock().run
     }
 
     /// Open the gate.

@@ -1,0 +1,290 @@
+//! The machine as one vCPU sees it: register windows, its local APIC, clocks, random numbers.
+//!
+//! Owns the vCPU's local APIC and its view of time. A device access that is withdrawn because the vCPU must let go becomes
+//! [`Stop::Restart`]: the instruction is run again.
+
+use std::sync::Arc;
+
+use doorbell::{Attributes, Space, Unanswered};
+use guest_x86::{Attrs, Bus, Refused};
+use ir::{Stop, Then};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use vcpu_devices::{Action, Lapic};
+
+use crate::machine::Machine;
+use crate::park::LOOK;
+
+/// A vCPU's bus.
+#[derive(Debug)]
+pub struct VcpuBus {
+    /// The machine.
+    pub machine: Arc<Machine>,
+    /// This vCPU.
+    pub index: u16,
+    /// Its local APIC.
+    pub lapic: Lapic,
+    /// IA32_TSC_ADJUST, which is also guest TSC minus guest nanoseconds: every write of the TSC moves it along.
+    tsc_adjust: u64,
+    /// The timer's deadline in guest nanoseconds, kept at hand for the run loop; `u64::MAX` is none.
+    pub deadline: u64,
+    random: SmallRng,
+}
+
+impl VcpuBus {
+    /// After power-on.
+    pub fn new(machine: Arc<Machine>, index: u16) -> Self {
+        let lapic = Lapic::new(u32::from(index), index == 0);
+        let bus = VcpuBus {
+            machine,
+            index,
+            lapic,
+            tsc_adjust: 0,
+            deadline: u64::MAX,
+            random: SmallRng::from_os_rng(),
+        };
+        bus.publish();
+        bus
+    }
+
+    /// Back to power-on.
+    pub fn reset(&mut self) {
+        self.lapic = Lapic::new(u32::from(self.index), self.index == 0);
+        (self.tsc_adjust, self.deadline) = (0, u64::MAX);
+        self.publish();
+        if let Some(inbox) = self.machine.inboxes.get(usize::from(self.index)) {
+            inbox.take();
+        }
+    }
+
+    /// Replace the APIC by a loaded one.
+    pub fn set_lapic(&mut self, lapic: Lapic) {
+        self.lapic = lapic;
+        self.publish();
+        self.update_deadline();
+    }
+
+    /// Guest time now.
+    pub fn now(&self) -> u64 {
+        self.machine.header.guest_ns()
+    }
+
+    /// Guest nanoseconds at which the guest's TSC reads `tsc`.
+    fn tsc_to_ns(&self, tsc: u64) -> u64 {
+        // A deadline before the TSC's own origin is past.
+        let ns = tsc.wrapping_sub(self.tsc_adjust);
+        if ns > 1 << 62 { 0 } else { ns }
+    }
+
+    /// Tell senders how this APIC is addressed.
+    fn publish(&self) {
+        if let Some(inbox) = self.machine.inboxes.get(usize::from(self.index)) {
+            inbox.set_address(self.lapic.address());
+        }
+    }
+
+    fn update_deadline(&mut self) {
+        self.deadline = self.lapic.deadline(|t| self.tsc_to_ns(t)).unwrap_or(u64::MAX);
+    }
+
+    /// Fire the timer if guest time has reached its deadline.
+    pub fn check_timer(&mut self) -> bool {
+        let now = self.now();
+        if now < self.deadline {
+            return false;
+        }
+        let offset = self.tsc_adjust;
+        let fired = self.lapic.expire(now, |t| {
+            let ns = t.wrapping_sub(offset);
+            if ns > 1 << 62 { 0 } else { ns }
+        });
+        self.update_deadline();
+        fired
+    }
+
+    /// Take in what others left in the inbox; returns the events (NMI, INIT, start-up, external).
+    pub fn take_in(&mut self) -> u32 {
+        let Some(inbox) = self.machine.inboxes.get(usize::from(self.index)) else { return 0 };
+        let taken = inbox.take();
+        self.lapic.take_in(&taken);
+        taken.events
+    }
+
+    fn act(&mut self, a: Action) -> Then {
+        match a {
+            Action::None => return Then::Continue,
+            Action::Send(m) => self.machine.deliver(&m, Some(self.lapic.address().id)),
+            Action::Eoi(vector) => {
+                self.machine.header.end_of_interrupt(vector);
+                let _ = self.machine.board.ring();
+            }
+            Action::Timer => self.update_deadline(),
+        }
+        // An interrupt may be deliverable now.
+        self.look()
+    }
+
+    fn look(&self) -> Then {
+        if let Some(r) = self.machine.gate.request(usize::from(self.index)) {
+            r.ask(LOOK);
+        }
+        Then::FinishInstruction
+    }
+
+    fn in_apic(&self, gpa: u64) -> bool {
+        self.lapic.is_enabled() && gpa & !0xfff == self.lapic.base() & 0x000f_ffff_ffff_f000
+    }
+
+    /// What an access that got no answer becomes: the instruction is run again, after the pause or when the device's successor
+    /// has come.
+    fn unanswered(&self, u: Unanswered) -> Stop {
+        if !matches!(u, Unanswered::Withdrawn) {
+            eprintln!("engine: {u}");
+        }
+        Stop::Restart
+    }
+
+    /// The interrupt acknowledge cycle; `None` if it was withdrawn (it is asked again).
+    pub fn acknowledge_external(&self) -> Option<u8> {
+        let request = self.machine.gate.request(usize::from(self.index))?;
+        self.machine.board.interrupt_acknowledge(self.index, request.park_word()).ok()
+    }
+
+    fn window_read(&self, space: Space, address: u64, width: u8, user: bool) -> Result<u64, Stop> {
+        let ones = u64::MAX >> (64 - 8 * u32::from(width.clamp(1, 8)));
+        let Some(w) = self.machine.windows.find(space, address, width) else { return Ok(ones) };
+        let Some(r) = self.machine.gate.request(usize::from(self.index)) else { return Ok(ones) };
+        let attributes = Attributes { user, ..Attributes::default() };
+        self.machine
+            .windows
+            .read(w, address, width, self.index, attributes, r.park_word())
+            .map_err(|u| self.unanswered(u))
+    }
+
+    fn window_write(&self, space: Space, address: u64, width: u8, value: u64, user: bool) -> Result<(), Stop> {
+        let Some(w) = self.machine.windows.find(space, address, width) else { return Ok(()) };
+        let Some(r) = self.machine.gate.request(usize::from(self.index)) else { return Ok(()) };
+        let attributes = Attributes { user, ..Attributes::default() };
+        self.machine
+            .windows
+            .write(w, address, width, value, self.index, attributes, r.park_word())
+            .map_err(|u| self.unanswered(u))
+    }
+}
+
+impl Bus for VcpuBus {
+    fn mmio_read(&mut self, gpa: u64, bytes: u8, attrs: Attrs) -> Result<u64, Stop> {
+        if self.in_apic(gpa) {
+            let now = self.now();
+            return Ok(u64::from(self.lapic.read(gpa as u32 & 0xfff, now)));
+        }
+        self.window_read(Space::Memory, gpa, bytes, attrs.user)
+    }
+
+    fn mmio_write(&mut self, gpa: u64, bytes: u8, value: u64, attrs: Attrs) -> Result<Then, Stop> {
+        if self.in_apic(gpa) {
+            let now = self.now();
+            let action = self.lapic.write(gpa as u32 & 0xfff, value as u32, now);
+            self.publish();
+            return Ok(self.act(action));
+        }
+        // A write to the interrupt message range is a message.
+        if gpa >> 20 == 0xfee && bytes == 4 {
+            if let Some(m) = vcpu_devices::Message::from_msi(gpa, value as u32) {
+                self.machine.deliver(&m, None);
+            }
+            return Ok(Then::Continue);
+        }
+        self.window_write(Space::Memory, gpa, bytes, value, attrs.user)?;
+        Ok(Then::Continue)
+    }
+
+    fn io_read(&mut self, port: u16, bytes: u8) -> Result<u32, Stop> {
+        self.window_read(Space::Port, u64::from(port), bytes, false).map(|v| v as u32)
+    }
+
+    fn io_write(&mut self, port: u16, bytes: u8, value: u32) -> Result<Then, Stop> {
+        self.window_write(Space::Port, u64::from(port), bytes, u64::from(value), false)?;
+        Ok(Then::Continue)
+    }
+
+    fn apic_base(&self) -> u64 {
+        self.lapic.base()
+    }
+
+    fn set_apic_base(&mut self, value: u64) -> Result<(), Refused> {
+        self.lapic.set_base(value).map_err(|_| Refused)?;
+        self.publish();
+        self.update_deadline();
+        Ok(())
+    }
+
+    fn x2apic_read(&mut self, index: u32) -> Result<u64, Refused> {
+        let now = self.now();
+        self.lapic.read_msr(index as u8, now).map_err(|_| Refused)
+    }
+
+    fn x2apic_write(&mut self, index: u32, value: u64) -> Result<Then, Refused> {
+        let now = self.now();
+        let action = self.lapic.write_msr(index as u8, value, now).map_err(|_| Refused)?;
+        self.publish();
+        Ok(self.act(action))
+    }
+
+    fn cr8(&self) -> u8 {
+        self.lapic.cr8()
+    }
+
+    fn set_cr8(&mut self, value: u8) -> Then {
+        self.lapic.set_cr8(value);
+        self.look()
+    }
+
+    fn tsc_deadline(&mut self) -> u64 {
+        self.lapic.tsc_deadline()
+    }
+
+    fn set_tsc_deadline(&mut self, value: u64) -> Then {
+        let action = self.lapic.set_tsc_deadline(value);
+        if action == Action::Timer {
+            self.update_deadline();
+        }
+        Then::Continue
+    }
+
+    fn tsc(&mut self) -> u64 {
+        self.now().wrapping_add(self.tsc_adjust)
+    }
+
+    fn set_tsc(&mut self, value: u64) {
+        let delta = value.wrapping_sub(self.tsc());
+        self.tsc_adjust = self.tsc_adjust.wrapping_add(delta);
+        self.update_deadline();
+    }
+
+    fn tsc_adjust(&mut self) -> u64 {
+        self.tsc_adjust
+    }
+
+    fn set_tsc_adjust(&mut self, value: u64) {
+        self.tsc_adjust = value;
+        self.update_deadline();
+    }
+
+    fn random(&mut self) -> Option<u64> {
+        Some(self.random.random())
+    }
+
+    fn apic_id(&self) -> u32 {
+        u32::from(self.index)
+    }
+
+    fn vcpus(&self) -> u32 {
+        self.machine.inboxes.len() as u32
+    }
+
+    // One vCPU: nobody else has write tags or blocks.
+    fn code_added(&mut self, _at: u64) {}
+
+    fn code_written(&mut self, _at: u64, _len: u64) {}
+}

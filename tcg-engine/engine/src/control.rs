@@ -1,0 +1,263 @@
+//! The engine's control socket: requests of the supervisor, and events of the vCPU threads on their way to it.
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use link::capnp::{Scratch, recv_message, send_message};
+use link::{Deadline, Inbox, Link, LinkError};
+use wire::engine_capnp::{Architecture, engine_reply, engine_request};
+use wire::islet_capnp::{from_islet, to_islet};
+
+use crate::Engine;
+use crate::machine::TSC_HZ;
+use crate::setup::MAXIMUM_VCPUS;
+use crate::vcpu::Vcpu;
+
+/// For an answer or an event, whose reader is there.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// For every vCPU to park.
+const PARKING: Duration = Duration::from_secs(20);
+/// Room for the longest message: statistics, or the state of a vCPU.
+const MESSAGE_BYTES: usize = 32 << 10;
+
+/// What a vCPU reports by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A triple fault: the guest asks for a reset, whether it knows or not.
+    TripleFault(u16),
+}
+
+struct Shared {
+    link: Link,
+    scratch: Mutex<Scratch>,
+    incarnation: u32,
+}
+
+impl Shared {
+    fn send(&self, id: u64, fill: impl FnOnce(from_islet::Builder<'_>)) -> Result<(), LinkError> {
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut message = scratch.builder();
+        let mut root: from_islet::Builder<'_> = message.init_root();
+        root.set_in_reply_to(id);
+        root.set_incarnation(self.incarnation);
+        fill(root);
+        send_message(&self.link, &message, &[], Deadline::after(PATIENCE))
+    }
+}
+
+/// Sends events; a clone of the control socket's sending side.
+#[derive(Clone)]
+pub struct Events(Arc<Shared>);
+
+impl Events {
+    /// Report `event`. The supervisor being gone is noticed by the control thread.
+    pub fn report(&self, event: Event) {
+        let sent = self.0.send(0, |mut m| match event {
+            Event::TripleFault(vcpu) => m.set_triple_fault(vcpu),
+        });
+        if let Err(e) = sent {
+            eprintln!("engine: {event:?} was not reported: {e}");
+        }
+    }
+}
+
+/// The control socket.
+pub struct Control(Arc<Shared>);
+
+impl AsRawFd for Control {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.link.as_fd().as_raw_fd()
+    }
+}
+
+impl Control {
+    /// On `link`, as incarnation `incarnation`.
+    pub fn new(link: Link, incarnation: u32) -> Control {
+        Control(Arc::new(Shared { link, scratch: Mutex::new(Scratch::new(MESSAGE_BYTES)), incarnation }))
+    }
+
+    /// For the vCPU threads.
+    pub fn events(&self) -> Events {
+        Events(self.0.clone())
+    }
+
+    /// Locked down.
+    pub fn ready(&self, id: u64) -> Result<(), LinkError> {
+        self.0.send(id, |mut m| m.set_ready(()))
+    }
+
+    /// Something failed.
+    pub fn failed(&self, id: u64, what: &str, why: &anyhow::Error) -> Result<(), LinkError> {
+        self.0.send(id, |m| {
+            let mut f = m.init_failed();
+            f.set_what(what);
+            f.set_why(format!("{why:#}"));
+            f.set_remedy("see the engine's log; supervisor and engine must be of the same release");
+            f.set_code("engine.request");
+        })
+    }
+
+    /// Answer requests until told to quit.
+    pub fn serve(&mut self, engine: &Engine, inbox: &mut Inbox) -> Result<()> {
+        loop {
+            let incoming = recv_message(&self.0.link, inbox, Deadline::NEVER)?;
+            let message: to_islet::Reader<'_> = incoming.reader.get_root()?;
+            let id = message.get_id();
+            if message.get_incarnation() != self.0.incarnation {
+                continue;
+            }
+            let answer = match message.which() {
+                Ok(to_islet::Engine(request)) => self.request(engine, id, request?),
+                Ok(to_islet::Run(())) => self.run(engine, id),
+                Ok(to_islet::Pause(())) => self.pause(engine, id),
+                Ok(to_islet::Reset(())) => self.reset(engine, id),
+                Ok(to_islet::Statistics(())) => self.statistics(engine, id),
+                Ok(to_islet::Quit(())) => return Ok(()),
+                _ => Err(anyhow::anyhow!("the engine does not know this request")),
+            };
+            if let Err(e) = answer {
+                if e.downcast_ref::<LinkError>().is_some() {
+                    return Err(e);
+                }
+                self.failed(id, "a request to the engine", &e)?;
+            }
+        }
+    }
+
+    fn reply(&self, id: u64, fill: impl FnOnce(engine_reply::Builder<'_>)) -> Result<()> {
+        Ok(self.0.send(id, |m| fill(m.init_engine()))?)
+    }
+
+    fn request(&self, engine: &Engine, id: u64, request: engine_request::Reader<'_>) -> Result<()> {
+        use engine_request::Which;
+        match request.which()? {
+            Which::Run(()) => self.run(engine, id),
+            Which::Pause(()) => self.pause(engine, id),
+            Which::ResetAll(()) => self.reset(engine, id),
+            Which::Statistics(()) => self.statistics(engine, id),
+            Which::LoadVcpu(state) => {
+                let state = state?;
+                let mut vcpu = parked(engine, state.get_index())?;
+                crate::state::load(&mut vcpu, state)?;
+                drop(vcpu);
+                self.reply(id, |mut r| r.set_done(()))
+            }
+            Which::SaveVcpu(index) => {
+                let mut vcpu = parked(engine, index)?;
+                self.reply(id, |r| crate::state::save(&mut vcpu, index, r.init_vcpu()))
+            }
+            Which::SetClock(clock) => {
+                let clock = clock?;
+                anyhow::ensure!(clock.get_tsc_hz() == TSC_HZ, "the guest's TSC runs at {TSC_HZ} Hz here, not {}", clock.get_tsc_hz());
+                anyhow::ensure!(!engine.machine.gate.is_open(), "the guest's clock can be set only while it is paused");
+                engine.machine.header.freeze_clock(clock.get_guest_nanoseconds());
+                self.reply(id, |mut r| r.set_done(()))
+            }
+            Which::Nmi(index) => {
+                let inbox = engine.machine.inboxes.get(usize::from(index)).with_context(|| format!("there is no vCPU {index}"))?;
+                inbox.post(&vcpu_devices::Message {
+                    destination: vcpu_devices::Destination::All,
+                    delivery: vcpu_devices::Delivery::Nmi,
+                    vector: 2,
+                    level: false,
+                });
+                engine.machine.gate.ask_all(crate::park::LOOK);
+                self.reply(id, |mut r| r.set_done(()))
+            }
+            Which::Facts(()) => self.reply(id, |r| {
+                let mut f = r.init_facts();
+                f.set_engine("tcg");
+                f.set_tier("T0");
+                f.reborrow().init_architectures(1).set(0, Architecture::X8664);
+                f.reborrow().init_cpu_models(1).set(0, engine.machine.model.name);
+                f.set_tsc_hz(TSC_HZ);
+                f.set_maximum_vcpus(MAXIMUM_VCPUS);
+            }),
+            Which::ResetVcpu(_) | Which::StartVcpu(_) | Which::Floating(_) | Which::CallReply(_) => {
+                self.unsupported(id, "this verb belongs to architectures or guests that the x86 translator does not run")
+            }
+            Which::AddMemory(_) | Which::RemoveMemory(_) => self.unsupported(id, "memory cannot be changed after lock-down"),
+            Which::DirtyStart(()) | Which::DirtyHarvest(()) | Which::DirtyStop(()) => {
+                self.unsupported(id, "dirty harvests are not implemented by tier T0")
+            }
+            Which::Vfio(_) => self.unsupported(id, "vfio needs the KVM engine"),
+        }
+    }
+
+    fn unsupported(&self, id: u64, why: &str) -> Result<()> {
+        self.reply(id, |mut r| r.set_unsupported(why))
+    }
+
+    fn done(&self, id: u64) -> Result<()> {
+        Ok(self.0.send(id, |mut m| m.set_done(()))?)
+    }
+
+    fn run(&self, engine: &Engine, id: u64) -> Result<()> {
+        let m = &engine.machine;
+        if !m.gate.is_open() {
+            m.header.run_clock(m.header.guest_ns());
+            m.gate.open();
+        }
+        self.done(id)
+    }
+
+    fn pause(&self, engine: &Engine, id: u64) -> Result<()> {
+        close(engine)?;
+        self.done(id)
+    }
+
+    fn reset(&self, engine: &Engine, id: u64) -> Result<()> {
+        close(engine)?;
+        for index in 0..engine.vcpus.len() {
+            parked(engine, index as u16)?.reset();
+        }
+        self.done(id)
+    }
+
+    fn statistics(&self, engine: &Engine, id: u64) -> Result<()> {
+        let m = &engine.machine;
+        let registers = m.windows.counts();
+        self.reply(id, |r| {
+            let mut s = r.init_statistics();
+            let sum = |f: fn(&crate::machine::VcpuCounters) -> u64| m.counters.iter().map(f).sum();
+            s.set_instructions(sum(|c| c.instructions.load(std::sync::atomic::Ordering::Relaxed)));
+            s.set_run_nanoseconds(sum(|c| c.run_ns.load(std::sync::atomic::Ordering::Relaxed)));
+            let counters: Vec<_> = m.counters.iter().flat_map(|c| c.list()).collect();
+            let mut list = s.reborrow().init_counters(counters.len() as u32);
+            for (n, (name, value)) in counters.into_iter().enumerate() {
+                let mut c = list.reborrow().get(n as u32);
+                c.set_name(name);
+                c.set_value(value);
+            }
+            let mut list = s.init_registers(registers.len() as u32);
+            for (n, c) in registers.iter().enumerate() {
+                let mut to = list.reborrow().get(n as u32);
+                to.set_device(format!("area{}", c.device));
+                to.set_window(&c.window);
+                to.set_offset(c.offset);
+                to.set_write(c.write);
+                to.set_synchronous(c.synchronous);
+                to.set_local(c.local);
+            }
+        })
+    }
+}
+
+/// Park every vCPU and stop the guest's clock.
+fn close(engine: &Engine) -> Result<()> {
+    let m = &engine.machine;
+    if m.gate.is_open() {
+        anyhow::ensure!(m.gate.close(PARKING, || m.wake_waits()), "a vCPU did not park within {} s", PARKING.as_secs());
+        m.header.freeze_clock(m.header.guest_ns());
+    }
+    Ok(())
+}
+
+/// The vCPU `index`, which must be parked.
+fn parked(engine: &Engine, index: u16) -> Result<MutexGuard<'_, Vcpu>> {
+    anyhow::ensure!(!engine.machine.gate.is_open(), "the vCPUs are running: pause first");
+    let vcpu = engine.vcpus.get(usize::from(index)).with_context(|| format!("there is no vCPU {index}"))?;
+    Ok(vcpu.lock().unwrap_or_else(PoisonError::into_inner))
+}

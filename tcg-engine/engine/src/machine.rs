@@ -1,0 +1,119 @@
+//! What all threads of the engine share: memory, windows, interrupt delivery, the guest's clock, and the parking gate.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cpu_model::Model;
+use doorbell::{DeviceClient, Header, Route};
+use mem::Memory;
+use vcpu_devices::{Delivery, Destination, Inbox, Message, inbox};
+
+use crate::park::{Gate, LOOK};
+
+/// Counters of one vCPU, written by its thread and read by anybody.
+#[derive(Debug, Default)]
+pub struct VcpuCounters {
+    /// Guest instructions completed.
+    pub instructions: AtomicU64,
+    /// Blocks lifted.
+    pub lifted: AtomicU64,
+    /// Blocks dropped because their bytes changed.
+    pub dropped: AtomicU64,
+    /// Interrupts delivered.
+    pub interrupts: AtomicU64,
+    /// Times halted.
+    pub halts: AtomicU64,
+    /// Nanoseconds spent neither halted nor parked.
+    pub run_ns: AtomicU64,
+}
+
+impl VcpuCounters {
+    /// Names and values, for statistics.
+    pub fn list(&self) -> [(&'static str, u64); 4] {
+        let get = |a: &AtomicU64| a.load(Ordering::Relaxed);
+        [
+            ("blocks-lifted", get(&self.lifted)),
+            ("blocks-dropped", get(&self.dropped)),
+            ("interrupts", get(&self.interrupts)),
+            ("halts", get(&self.halts)),
+        ]
+    }
+}
+
+/// The machine that the vCPUs run in.
+#[derive(Debug)]
+pub struct Machine {
+    /// RAM and marks.
+    pub memory: Arc<Memory>,
+    /// The shared header: clock, routes, exchange with the board.
+    pub header: Arc<Header>,
+    /// Register windows.
+    pub windows: doorbell::Bus,
+    /// The board: end of interrupts, forwarded lines, interrupt acknowledge.
+    pub board: Arc<DeviceClient>,
+    /// Every device, to interrupt waits.
+    pub clients: Vec<Arc<DeviceClient>>,
+    /// CPU model.
+    pub model: &'static Model,
+    /// Per vCPU: what waits for it.
+    pub inboxes: Vec<Inbox>,
+    /// Per vCPU: counters.
+    pub counters: Vec<VcpuCounters>,
+    /// Who runs.
+    pub gate: Gate,
+}
+
+/// Frequency of the guest's TSC: one tick a nanosecond, as CPUID leaf 15h of the models says.
+pub const TSC_HZ: u64 = 1_000_000_000;
+
+impl Machine {
+    /// Deliver an interrupt message; `sender` is the APIC id of a vCPU that sent it.
+    pub fn deliver(&self, m: &Message, sender: Option<u32>) {
+        inbox::deliver(&self.inboxes, m, sender, |i| {
+            if let Some(r) = self.gate.request(i) {
+                r.ask(LOOK);
+            }
+        });
+    }
+
+    /// An interrupt line has risen: follow its route.
+    pub fn line_rose(&self, line: usize) {
+        match self.header.route(line).1 {
+            Route::None => {}
+            Route::Msi { address, data } => self.message(address, data),
+            Route::Forward => {
+                self.header.forward(line);
+                // A board that cannot be rung is a board that has gone, which its exit says.
+                let _ = self.board.ring();
+            }
+        }
+    }
+
+    fn message(&self, address: u64, data: u32) {
+        if let Some(m) = Message::from_msi(address, data) {
+            self.deliver(&m, None);
+        }
+    }
+
+    /// The board has rung: lines that it raised itself, and its external interrupt output.
+    pub fn board_rang(&self) {
+        self.header.take_raised(|line| {
+            if let (_, Route::Msi { address, data }) = self.header.route(line) {
+                self.message(address, data);
+            }
+        });
+        if self.header.extint() {
+            let all = Message { destination: Destination::All, delivery: Delivery::ExtInt, vector: 0, level: false };
+            self.deliver(&all, None);
+        }
+    }
+
+    /// Interrupt every wait for a device, so that the vCPUs see what they are asked.
+    pub fn wake_waits(&self) {
+        for client in &self.clients {
+            for vcpu in 0..self.inboxes.len() {
+                client.wake(vcpu as u16);
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! From the engine's setup message to a machine: which descriptor is what, which windows exist, what is refused.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use doorbell::{Behaviour, DeviceArea, DeviceClient, EventFd, Header, ReadRule, Role, Space, SpinPolicy, WindowDesc, WindowKind, WriteRule};
+use guest_memory::{Access, DirtyLog, Kind, Layout, Ram, Region};
+use mem::Memory;
+use wire::engine_capnp::{self as capnp_engine, Architecture, engine_setup, memory_slot, register_behaviour, register_window};
+use wire::islet_capnp::setup;
+
+use crate::irq::Line;
+use crate::machine::{Machine, VcpuCounters};
+use crate::park::Gate;
+use vcpu_devices::Inbox;
+
+/// Descriptors of the setup message by name.
+#[derive(Debug)]
+pub struct Named(HashMap<String, OwnedFd>);
+
+impl Named {
+    /// Match names with the descriptors of the datagram.
+    pub fn new(setup: setup::Reader<'_>, descriptors: &mut Vec<OwnedFd>) -> Result<Named> {
+        let mut slots: Vec<Option<OwnedFd>> = descriptors.drain(..).map(Some).collect();
+        let mut map = HashMap::new();
+        for d in setup.get_descriptors()? {
+            let name = d.get_name()?.to_str()?;
+            let fd = slots.get_mut(usize::from(d.get_index())).and_then(Option::take);
+            let fd = fd.with_context(|| format!("setup names descriptor '{name}' at position {}, which did not come", d.get_index()))?;
+            map.insert(name.to_owned(), fd);
+        }
+        Ok(Named(map))
+    }
+
+    /// The descriptor called `name`.
+    pub fn get(&self, name: &str) -> Result<BorrowedFd<'_>> {
+        Ok(self.0.get(name).with_context(|| format!("setup has no descriptor '{name}'"))?.as_fd())
+    }
+
+    /// An eventfd called `name`, duplicated so that several rows may name it.
+    pub fn bell(&self, name: &str) -> Result<EventFd> {
+        Ok(EventFd::from(self.get(name)?.try_clone_to_owned()?))
+    }
+}
+
+/// Everything that the threads are started with.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The machine.
+    pub machine: Arc<Machine>,
+    /// Interrupt lines.
+    pub lines: Vec<Line>,
+    /// The board's bell.
+    pub notify: EventFd,
+}
+
+/// Most vCPUs that this engine runs.
+pub const MAXIMUM_VCPUS: u16 = 1;
+
+/// Map everything and build the machine.
+pub fn prepare(engine: engine_setup::Reader<'_>, named: &Named) -> Result<Prepared> {
+    ensure!(engine.get_architecture()? == Architecture::X8664, "this engine translates x86-64 guests only");
+    let vcpus = engine.get_vcpus();
+    ensure!(vcpus >= 1 && vcpus <= MAXIMUM_VCPUS, "the translator runs {MAXIMUM_VCPUS} vCPU, {vcpus} were asked for: use --cpus 1");
+    let name = engine.get_cpu_model()?.to_str()?;
+    let model = cpu_model::by_name(name)?;
+
+    let memory = Arc::new(memory(engine, named)?);
+    let windows = named.get("windows")?;
+    let header = Arc::new(Header::map(windows, Role::Engine)?);
+    header.freeze_clock(0);
+
+    let mut clients: Vec<Arc<DeviceClient>> = Vec::new();
+    let mut list = Vec::new();
+    for w in engine.get_windows()? {
+        let desc = window(w)?;
+        if !clients.iter().any(|c| c.area().device() == desc.device) {
+            let area = DeviceArea::map(windows, desc.device)?;
+            let kick = named.bell(w.get_kick()?.to_str()?)?;
+            clients.push(Arc::new(DeviceClient::new(area, kick, 0, SpinPolicy::Block)));
+        }
+        list.push(desc);
+    }
+    let board = clients
+        .iter()
+        .find(|c| c.area().device() == engine.get_extint_device())
+        .context("no window belongs to the device that answers interrupt acknowledge cycles")?
+        .clone();
+    let bus = doorbell::Bus::new(header.clone(), list, &clients)?;
+    let machine = Machine {
+        memory,
+        header,
+        windows: bus,
+        board,
+        clients,
+        model,
+        inboxes: (0..vcpus).map(|_| Inbox::default()).collect(),
+        counters: (0..vcpus).map(|_| VcpuCounters::default()).collect(),
+        gate: Gate::new(usize::from(vcpus)),
+    };
+    let mut lines = Vec::new();
+    for r in engine.get_routes()? {
+        lines.push(Line { number: usize::from(r.get_line()), bell: named.bell(r.get_descriptor()?.to_str()?)? });
+    }
+    Ok(Prepared { machine: Arc::new(machine), lines, notify: named.bell(engine.get_notify()?.to_str()?)? })
+}
+
+fn memory(engine: engine_setup::Reader<'_>, named: &Named) -> Result<Memory> {
+    let mut regions = Vec::new();
+    let mut file = None;
+    for slot in engine.get_memory()? {
+        let kind = match slot.get_kind().which()? {
+            memory_slot::kind::Ram(()) => Kind::Ram,
+            memory_slot::kind::Rom(()) => Kind::Rom,
+            memory_slot::kind::DeviceMemory(()) => bail!("device memory slots need the KVM engine"),
+            memory_slot::kind::StorageKeys(()) => bail!("storage keys belong to s390x guests"),
+        };
+        let name = slot.get_descriptor()?.to_str()?.to_owned();
+        ensure!(file.as_ref().is_none_or(|f| *f == name), "memory slots name two files, '{name}' is one of them");
+        file = Some(name);
+        regions.push(Region { base: slot.get_guest_address(), len: slot.get_length(), offset: slot.get_offset(), kind });
+    }
+    let file = file.context("setup has no memory slot")?;
+    let ram = Ram::map(named.get(&file)?, engine.get_ram_bytes(), Access::ReadWrite)?;
+    let marks = DirtyLog::map(named.get("dirty")?, engine.get_ram_bytes())?;
+    Ok(Memory { ram, layout: Layout::new(regions)?, marks })
+}
+
+fn window(w: register_window::Reader<'_>) -> Result<WindowDesc> {
+    let kind = match w.get_kind().which()? {
+        register_window::kind::Registers(list) => WindowKind::Registers(list?.iter().map(behaviour).collect::<Result<_>>()?),
+        register_window::kind::PciIndexData(()) => WindowKind::PciIndexData,
+        register_window::kind::PciEcam(()) => WindowKind::PciEcam,
+    };
+    Ok(WindowDesc {
+        name: w.get_name()?.to_str()?.to_owned(),
+        space: match w.get_space()? {
+            capnp_engine::AddressSpace::Memory => Space::Memory,
+            capnp_engine::AddressSpace::Port => Space::Port,
+        },
+        base: w.get_base(),
+        len: w.get_length(),
+        device: w.get_device(),
+        kind,
+    })
+}
+
+fn behaviour(b: register_behaviour::Reader<'_>) -> Result<Behaviour> {
+    use register_behaviour::{read, write};
+    Ok(Behaviour {
+        offset: b.get_offset(),
+        length: b.get_length(),
+        read: match b.get_read().which()? {
+            read::Synchronous(()) => ReadRule::Synchronous,
+            read::Shadow(cell) => ReadRule::Shadow(cell),
+            read::Formula(row) => ReadRule::Formula(row),
+            read::Constant(value) => ReadRule::Constant(value),
+        },
+        write: match b.get_write().which()? {
+            write::Synchronous(()) => WriteRule::Synchronous,
+            write::Posted(mask) => WriteRule::Posted(mask),
+            write::Ignored(()) => WriteRule::Ignored,
+        },
+    })
+}

@@ -1,0 +1,222 @@
+//! One vCPU: its thread, its run loop, and everything that decides what runs next.
+//!
+//! The loop runs blocks back to back. Between blocks it looks at one word (requests of others) and, every so often, at the
+//! clock; whatever asks for attention — an interrupt, a pause, a timer — goes through those two. No lock of the engine is
+//! held across a register access except the vCPU's own, which is the definition of running.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use guest_x86::{Cpu, Delivered, Runner, Why};
+use vcpu_devices::inbox;
+
+use crate::bus::VcpuBus;
+use crate::control::{Event, Events};
+use crate::machine::{Machine, VcpuCounters};
+use crate::park::{LOOK, PARK, Request};
+
+/// Blocks between two looks at requests and the clock.
+const BLOCKS_PER_LOOK: u32 = 64;
+
+/// Whether a vCPU executes, and if not, what it waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Run {
+    /// It executes, or is halted by HLT.
+    Runnable,
+    /// It waits for a start-up message.
+    WaitForSipi,
+    /// A triple fault: it waits for a reset.
+    Shutdown,
+}
+
+/// A vCPU.
+pub struct Vcpu {
+    /// Words, system state, TLB, blocks and bus.
+    pub runner: Runner<VcpuBus>,
+    /// What it does.
+    pub run: Run,
+    /// An NMI waits to be taken.
+    pub nmi: bool,
+    /// Something may be deliverable: look before each block, since the guest may hold it back for a moment only.
+    held: bool,
+}
+
+/// What [`Vcpu::turn`] asks of the loop.
+enum Turn {
+    /// Go on.
+    On,
+    /// Halted: sleep.
+    Sleep,
+    /// Report a triple fault.
+    TripleFault,
+}
+
+impl Vcpu {
+    /// After power-on.
+    pub fn new(machine: &Arc<Machine>, index: u16) -> Vcpu {
+        let bus = VcpuBus::new(machine.clone(), index);
+        let cpu = Cpu::new(machine.model, machine.memory.clone(), bus);
+        let run = if index == 0 { Run::Runnable } else { Run::WaitForSipi };
+        Vcpu { runner: Runner::new(cpu), run, nmi: false, held: true }
+    }
+
+    /// Its view of the machine.
+    pub fn bus(&mut self) -> &mut VcpuBus {
+        &mut self.runner.cpu.bus
+    }
+
+    /// Back to power-on; translated code is forgotten.
+    pub fn reset(&mut self) {
+        self.bus().reset();
+        self.reset_processor();
+        self.nmi = false;
+    }
+
+    /// What INIT does: the processor, not its clocks (SDM 3A, table 10-1).
+    fn reset_processor(&mut self) {
+        self.runner.cpu.reset(&mut self.runner.regs.0);
+        self.forget_code();
+        self.run = if self.bus().index == 0 { Run::Runnable } else { Run::WaitForSipi };
+        self.held = true;
+    }
+
+    /// Drop all translated code: RAM may have been written by others.
+    pub fn forget_code(&mut self) {
+        self.runner.cache.clear();
+        self.runner.cpu.lines.clear();
+    }
+
+    /// Look at everything before the next block.
+    pub fn look(&mut self) {
+        self.held = true;
+    }
+
+    /// Run until asked to park.
+    fn run(&mut self, request: &Request, counters: &VcpuCounters, events: &Events) {
+        let mut started = Instant::now();
+        while request.get() & PARK == 0 {
+            match self.turn(request, counters) {
+                Turn::On => {}
+                Turn::TripleFault => {
+                    self.run = Run::Shutdown;
+                    events.report(Event::TripleFault(self.bus().index));
+                }
+                Turn::Sleep => {
+                    account(counters, &mut started);
+                    let until = match self.bus().deadline {
+                        u64::MAX => None,
+                        at => Some(Duration::from_nanos(at.saturating_sub(self.bus().now()))),
+                    };
+                    request.sleep(until);
+                    started = Instant::now();
+                }
+            }
+        }
+        account(counters, &mut started);
+    }
+
+    /// Look at what is asked, deliver what can be delivered, and run some blocks.
+    fn turn(&mut self, request: &Request, counters: &VcpuCounters) -> Turn {
+        if request.clear(LOOK) {
+            self.take_in();
+        }
+        if self.bus().check_timer() {
+            self.held = true;
+        }
+        if self.run != Run::Runnable {
+            return Turn::Sleep;
+        }
+        if self.held && self.deliver(counters) == Delivered::Shutdown {
+            return Turn::TripleFault;
+        }
+        if self.runner.cpu.sys.halted {
+            return Turn::Sleep;
+        }
+        let budget = if self.held { 1 } else { BLOCKS_PER_LOOK };
+        let why = self.runner.run(budget);
+        let stats = self.runner.cache.stats();
+        counters.instructions.store(self.runner.instructions, Ordering::Relaxed);
+        counters.lifted.store(stats.inserted, Ordering::Relaxed);
+        counters.dropped.store(stats.invalidated, Ordering::Relaxed);
+        match why {
+            Why::Budget | Why::Look => {}
+            Why::Halt => add(&counters.halts, 1),
+            Why::Pause => std::thread::yield_now(),
+            Why::Shutdown => return Turn::TripleFault,
+        }
+        Turn::On
+    }
+
+    /// What others left for this vCPU.
+    fn take_in(&mut self) {
+        let events = self.bus().take_in();
+        self.held = true;
+        self.nmi |= events & inbox::NMI != 0;
+        if events & inbox::INIT != 0 {
+            self.bus().lapic.init();
+            self.reset_processor();
+        }
+        if events & inbox::SIPI != 0 && self.run == Run::WaitForSipi {
+            self.start_at_page((events >> 8) as u8);
+        }
+    }
+
+    /// Start-up: real mode at page `page` (SDM 3A, 10.4.4.2).
+    fn start_at_page(&mut self, page: u8) {
+        let (cpu, regs) = (&mut self.runner.cpu, &mut self.runner.regs.0);
+        let cs = &mut cpu.sys.seg[guest_x86::Seg::Cs as usize];
+        (cs.selector, cs.base) = (u16::from(page) << 8, u64::from(page) << 12);
+        regs.set(ir::PC, 0);
+        cpu.refresh(regs);
+        self.run = Run::Runnable;
+    }
+
+    /// Deliver one interrupt if there is one and it may be taken.
+    fn deliver(&mut self, counters: &VcpuCounters) -> Delivered {
+        let (cpu, regs) = (&mut self.runner.cpu, &mut self.runner.regs.0);
+        if self.nmi && cpu.can_take_nmi() {
+            self.nmi = false;
+            cpu.sys.halted = false;
+            add(&counters.interrupts, 1);
+            return cpu.nmi(regs);
+        }
+        let external = cpu.bus.machine.header.extint() && cpu.bus.lapic.passes_extint();
+        self.held = cpu.bus.lapic.pending().is_some() || external || self.nmi;
+        if !self.held || !cpu.can_take_interrupt(regs) {
+            return Delivered::Done;
+        }
+        let vector = match cpu.bus.lapic.acknowledge() {
+            Some(v) => Some(v),
+            None if external => cpu.bus.acknowledge_external(),
+            None => None,
+        };
+        let Some(vector) = vector else { return Delivered::Done };
+        cpu.sys.halted = false;
+        add(&counters.interrupts, 1);
+        cpu.interrupt(regs, vector)
+    }
+}
+
+/// Add the time since `started` to the time that this vCPU ran.
+fn account(counters: &VcpuCounters, started: &mut Instant) {
+    let now = Instant::now();
+    add(&counters.run_ns, now.duration_since(*started).as_nanos() as u64);
+    *started = now;
+}
+
+/// Add to a counter that only this thread writes.
+fn add(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+}
+
+/// The thread of vCPU `index`.
+pub fn thread(machine: &Arc<Machine>, index: usize, vcpu: &Mutex<Vcpu>, events: &Events) {
+    let (Some(request), Some(counters)) = (machine.gate.request(index), machine.counters.get(index)) else { return };
+    request.register();
+    loop {
+        machine.gate.enter();
+        vcpu.lock().unwrap_or_else(PoisonError::into_inner).run(request, counters, events);
+        machine.gate.leave();
+    }
+}
