@@ -23,15 +23,8 @@ const UNARY: [UnaryOp; 7] =
     [UnaryOp::Chs, UnaryOp::Abs, UnaryOp::Sqrt, UnaryOp::Rndint, UnaryOp::F2xm1, UnaryOp::Sin, UnaryOp::Cos];
 const PAIR: [PairOp; 3] = [PairOp::Sincos, PairOp::Ptan, PairOp::Xtract];
 const COMPARE: [CompareOp; 2] = [CompareOp::Ordered, CompareOp::Unordered];
-const CONSTANT: [Constant; 7] = [
-    Constant::Zero,
-    Constant::One,
-    Constant::Pi,
-    Constant::L2t,
-    Constant::L2e,
-    Constant::Lg2,
-    Constant::Ln2,
-];
+const CONSTANT: [Constant; 7] =
+    [Constant::Zero, Constant::One, Constant::Pi, Constant::L2t, Constant::L2e, Constant::Lg2, Constant::Ln2];
 
 /// Executes a packed [`Insn`]. A packing that no lifter makes does nothing.
 ///
@@ -87,7 +80,6 @@ fn dispatch(fpu: &mut Fpu, insn: Insn, a: u64, b: u64) -> Option<()> {
         Form::Constant => fpu.push(x87::constant(*CONSTANT.get(op)?, cw)),
         Form::Xch => exchange(fpu, i),
         Form::StoreReg if op == 1 && fpu.is_empty(0) => {
-            fpu.free(i);
             fpu.set_conditions(sw::C1, 0);
             fpu.pop(pops);
         }

@@ -59,8 +59,7 @@ pub fn store_env(regs: &Regs, layout: EnvLayout) -> [u8; 28] {
         } else {
             (ip >> 16 << 12 | u32::from(op), dp >> 16 << 12)
         };
-        let (w3, w5) =
-            if layout.protected { (ip, dp) } else { (0xffff_0000 | ip & 0xffff, 0xffff_0000 | dp & 0xffff) };
+        let (w3, w5) = if layout.protected { (ip, dp) } else { (0xffff_0000 | ip & 0xffff, 0xffff_0000 | dp & 0xffff) };
         let words = [plain(cw), plain(sw), plain(tags), w3, w4, w5, w6];
         for (chunk, word) in out.chunks_exact_mut(4).zip(words) {
             chunk.copy_from_slice(&word.to_le_bytes());
@@ -212,5 +211,5 @@ pub fn in_use(regs: &Regs) -> u64 {
         || words.iter().any(|&w| regs.get(w) != 0)
         || (0..8).any(|n| regs.get128(fpr(n)) != 0);
     let sse = (0..16).any(|n| regs.get128(xmm(n)) != 0);
-    u64::from(x87) * component::X87 | u64::from(sse) * component::SSE
+    (u64::from(x87) * component::X87) | (u64::from(sse) * component::SSE)
 }

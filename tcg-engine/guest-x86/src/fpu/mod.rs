@@ -231,7 +231,7 @@ pub enum Form {
     Constant,
     /// Exchange ST(0) and ST(i).
     Xch,
-    /// ST(i) = ST(0), then pops; with op 1 an empty ST(0) is copied as such, without an exception.
+    /// ST(i) = ST(0), then pops; with op 1 an empty ST(0) is only popped, without an exception.
     StoreReg,
     /// ST(0) = ST(i) if `a` is not zero.
     Cmov,

@@ -107,7 +107,11 @@ fn environments_round_trip() {
         }
         // 16-bit protected-mode fields hold 16 bits of offset and no opcode.
         if layout.wide || !layout.protected {
-            assert_eq!((other.get(FPU_IP), other.get(FPU_DP), other.get(FPU_OP)), (0x4_5678, 0x1_2345, 0x7d9), "{layout:?}");
+            assert_eq!(
+                (other.get(FPU_IP), other.get(FPU_DP), other.get(FPU_OP)),
+                (0x4_5678, 0x1_2345, 0x7d9),
+                "{layout:?}"
+            );
         }
     }
     // ST(0) = 5 in register 6 is valid, ST(1) = 0 in register 7 is zero, the rest empty.

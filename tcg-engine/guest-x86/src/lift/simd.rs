@@ -176,11 +176,6 @@ impl Lifter {
         self.b.flags(Kind::X86Explicit, 64, NONE, NONE, bits);
     }
 
-    /// Whether operand 0 is the register of operand 1 as well.
-    pub(super) fn same_register(&self) -> bool {
-        self.i.op_kind(1) == OpKind::Register && self.i.op_register(0) == self.i.op_register(1)
-    }
-
     /// LDMXCSR: #GP if a reserved bit is set.
     pub(super) fn load_mxcsr(&mut self) -> Lifted {
         let ea = self.ea();

@@ -24,7 +24,6 @@ enum Shape {
 }
 
 /// The row of a mnemonic. Where the manual has one mnemonic for two widths of integer, the 32-bit operation is named here.
-#[expect(clippy::too_many_lines, reason = "a table: one line per instruction")]
 fn row(m: Mnemonic) -> Option<(FpOp, Shape)> {
     use Mnemonic as M;
     use Shape::*;

@@ -4,8 +4,8 @@
 //! whose low word is the MMX register; where lanes cross between the halves, [`Mmx`] says what is different.
 
 use iced_x86::{Mnemonic, OpKind};
-use ir::vec::VecOp;
 use ir::NONE;
+use ir::vec::VecOp;
 
 use super::simd::{Unit, high};
 use super::{Flow, Lifted, Lifter};
@@ -37,7 +37,6 @@ enum Mmx {
 }
 
 /// The row of a mnemonic.
-#[expect(clippy::too_many_lines, reason = "a table: one line per instruction")]
 fn row(m: Mnemonic) -> Option<(VecOp, Shape, Mmx)> {
     use Mmx::*;
     use Mnemonic as M;
