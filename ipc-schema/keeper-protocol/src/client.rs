@@ -6,7 +6,7 @@
 
 use std::{
     collections::VecDeque,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
 use link::{Deadline, Inbox, Link, LinkError, Peer};
@@ -28,7 +28,7 @@ pub enum ClientError {
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
     /// The keeper did not do it, and says why.
-    #[error(transparent)]
+    #[error("the keeper refused: {0}")]
     Refused(#[from] Refusal),
     /// The keeper sent a message that does not belong there.
     #[error("the keeper sent {0} out of turn")]
@@ -368,6 +368,13 @@ impl Keeper {
 impl AsFd for Keeper {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.link.as_fd()
+    }
+}
+
+/// For event loops that ask for a number, as tokio's `AsyncFd` does.
+impl AsRawFd for Keeper {
+    fn as_raw_fd(&self) -> RawFd {
+        self.link.as_raw_fd()
     }
 }
 

@@ -229,7 +229,7 @@ impl RefusalCode {
 
 /// The answer to a request that was not carried out; nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the keeper refused: {text}")]
+#[error("{text}")]
 pub struct Refusal {
     /// Number of the request's kind, 0 where it could not be read.
     pub request: u32,

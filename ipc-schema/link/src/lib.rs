@@ -4,7 +4,8 @@
 //! and descriptor counts are bounded before they are used, and the end of the peer is [`LinkError::PeerGone`] with the
 //! peer's name and incarnation. There are no threads and no async runtime, so a link works in an islet after lock-down
 //! (system calls: `sendmsg`, `recvmsg`, `ppoll`, `close`, and `clock_gettime` by vDSO) and, by [`Link::try_recv_into`],
-//! [`Link::try_send`] and [`std::os::fd::AsFd`], in any event loop.
+//! [`Link::try_send`] and [`std::os::fd::AsFd`], in any event loop: with tokio, put it into an `AsyncFd` and, when that is
+//! readable, receive until `None` before clearing its readiness.
 //!
 //! Limits are those of `design/shared-memory.md`: [`MAX_MESSAGE`] bytes and [`MAX_DESCRIPTORS`] descriptors in a message;
 //! bulk data goes through a memfd.

@@ -48,35 +48,29 @@ fn main() -> ExitCode {
 }
 
 fn keep(sink: &mut logs::Sink) -> Result<run::End, (u8, anyhow::Error)> {
-    let broken = |error| (exit_status::BROKEN, error);
     let launcher = Link::inherited(LAUNCHER_DESCRIPTOR, Peer::new("launcher", 0))
         .map_err(|error| (exit_status::BAD_START, error.into()))?;
-    let (signals, limit) = prepare().map_err(broken)?;
-    match start::receive(&launcher, table::capacity(limit)) {
-        Ok(vm) => {
-            let keeper = run::Keeper::new(vm, sink, signals).map_err(broken);
-            let keeper = keeper.and_then(|mut keeper| {
-                // Everything that the keeper and the processes it starts must never do; the spawn thread is included.
-                lock_down().map_err(broken)?;
-                let pid = keeper.start_supervisor().map_err(|error| (exit_status::BAD_START, error))?;
-                Ok((keeper, pid))
-            });
-            match keeper {
-                Ok((mut keeper, pid)) => {
-                    answer(&launcher, &LauncherAnswer::Started { pid });
-                    keeper.run(launcher).map_err(broken)
-                }
-                Err((status, error)) => {
-                    answer(&launcher, &LauncherAnswer::Refused { why: format!("{error:#}") });
-                    Err((status, error))
-                }
-            }
+    match begin(&launcher, sink) {
+        Ok((mut keeper, pid)) => {
+            answer(&launcher, &LauncherAnswer::Started { pid });
+            keeper.run(launcher).map_err(|error| (exit_status::BROKEN, error))
         }
         Err(error) => {
             answer(&launcher, &LauncherAnswer::Refused { why: format!("{error:#}") });
             Err((exit_status::BAD_START, error))
         }
     }
+}
+
+/// Everything up to the first supervisor, whose pid is returned.
+fn begin<'a>(launcher: &Link, sink: &'a mut logs::Sink) -> anyhow::Result<(run::Keeper<'a>, u32)> {
+    let (signals, limit) = prepare()?;
+    let vm = start::receive(launcher, table::capacity(limit))?;
+    let mut keeper = run::Keeper::new(vm, sink, signals)?;
+    // After the spawn thread has started, so that it and all that it starts are filtered, too.
+    lock_down()?;
+    let pid = keeper.start_supervisor()?;
+    Ok((keeper, pid))
 }
 
 /// Tells the launcher; if it is gone, the loop will see it.

@@ -4,7 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use enter::status::StatusPage;
 use keeper_protocol::{
-    Access, Grant, HeldId, HeldKind, MemfdFlags, Name, RefusalCode, Request, SendTo, SocketKind, Spawn,
+    Access, Grant, HeldId, HeldKind, MemfdFlags, Name, ProcessEntry, ProcessId, ProcessState, Refusal, RefusalCode,
+    Request, SendTo, SocketKind, Spawn,
 };
 use link::{Link, Peer, Sent};
 use profile::Kind;
@@ -16,7 +17,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use spawn::{Child, Command, Image, Spawner};
 
 use crate::logs::Source;
-use crate::table::{Held, Passed, Process, Refused, State, Table, os, refused};
+use crate::table::{Held, Passed, Process, State, Table, os, refused};
 
 /// What a request came to.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ pub fn execute(
     spawner: &Spawner,
     request: Request<'_>,
     descriptor: Option<OwnedFd>,
-) -> Result<Outcome, Refused> {
+) -> Result<Outcome, Refusal> {
     match request {
         Request::MakeMemfd { name, size, flags } => make_memfd(table, name, size, flags).map(Outcome::held),
         Request::MakeEventfd { name, initial } => {
@@ -91,7 +92,7 @@ pub fn execute(
     }
 }
 
-fn make_memfd(table: &mut Table, name: Name, size: u64, flags: MemfdFlags) -> Result<HeldId, Refused> {
+fn make_memfd(table: &mut Table, name: Name, size: u64, flags: MemfdFlags) -> Result<HeldId, Refusal> {
     table.room_for(1)?;
     let failed = |what: &'static str| move |error: Errno| os(what, &error);
     let base = Memfd::CLOEXEC | Memfd::ALLOW_SEALING;
@@ -112,7 +113,7 @@ fn make_memfd(table: &mut Table, name: Name, size: u64, flags: MemfdFlags) -> Re
     table.hold(Held { name, kind: HeldKind::Memfd, guarded: flags.contains(MemfdFlags::GUARDED), fd })
 }
 
-fn get(table: &Table, id: HeldId, access: Access) -> Result<Outcome, Refused> {
+fn get(table: &Table, id: HeldId, access: Access) -> Result<Outcome, Refusal> {
     let held = table.get(id)?;
     if held.guarded {
         let why = format!("{id} ({}) is guarded: only processes get it, by Spawn and SendTo", held.name);
@@ -126,8 +127,8 @@ fn get(table: &Table, id: HeldId, access: Access) -> Result<Outcome, Refused> {
 }
 
 /// Sends a message with held descriptors on a control socket.
-fn send(table: &Table, link: &Link, grants: &[Grant], payload: &[u8]) -> Result<(), Refused> {
-    let passed = grants.iter().map(|grant| table.pass(grant.id, grant.access)).collect::<Result<Vec<_>, Refused>>()?;
+fn send(table: &Table, link: &Link, grants: &[Grant], payload: &[u8]) -> Result<(), Refusal> {
+    let passed = grants.iter().map(|grant| table.pass(grant.id, grant.access)).collect::<Result<Vec<_>, Refusal>>()?;
     let descriptors: Vec<BorrowedFd<'_>> = passed.iter().map(AsFd::as_fd).collect();
     match link.try_send(payload, &descriptors) {
         Ok(Sent::Sent) => Ok(()),
@@ -138,7 +139,7 @@ fn send(table: &Table, link: &Link, grants: &[Grant], payload: &[u8]) -> Result<
     }
 }
 
-fn send_to(table: &Table, request: &SendTo<'_>) -> Result<Outcome, Refused> {
+fn send_to(table: &Table, request: &SendTo<'_>) -> Result<Outcome, Refusal> {
     let (process, _) = table.running(request.process, request.incarnation)?;
     let failed = |error: &dyn std::fmt::Display| os("the control socket", error);
     let socket = table.get(process.socket)?.fd.try_clone().map_err(|error| failed(&error))?;
@@ -147,7 +148,7 @@ fn send_to(table: &Table, request: &SendTo<'_>) -> Result<Outcome, Refused> {
     Ok(Outcome::NOTHING)
 }
 
-fn start_process(table: &mut Table, spawner: &Spawner, request: &Spawn<'_>) -> Result<Outcome, Refused> {
+fn start_process(table: &mut Table, spawner: &Spawner, request: &Spawn<'_>) -> Result<Outcome, Refusal> {
     let Spawn { name, role, incarnation, status_slot, .. } = *request;
     if !Kind::from_name(role.as_str()).is_some_and(|kind| !matches!(kind, Kind::Keeper | Kind::Supervisor)) {
         return Err(refused(RefusalCode::NoSuchRole, format!("{name}: there is no role {role} for a process")));
@@ -166,9 +167,9 @@ fn start_process(table: &mut Table, spawner: &Spawner, request: &Spawn<'_>) -> R
     }
     let (child, log) = launch(spawner, name.as_str(), incarnation, &image, theirs.as_fd())?;
     let socket = table.hold(Held { name, kind: HeldKind::Control, guarded: false, fd: socket })?;
-    let pid = child.pid();
-    let state = State::Running { child, log };
-    let id = table.add_process(Process { name, role, incarnation, status_slot, socket, pid, state });
+    let (pid, state) = (child.pid().cast_unsigned(), ProcessState::Running);
+    let entry = ProcessEntry { id: ProcessId(0), socket, incarnation, status_slot, pid, state, name, role };
+    let id = table.add_process(Process { entry, state: State::Running { child, log } });
     Ok(Outcome::Done { a: id.0, b: socket.0, descriptor: Some(copy) })
 }
 
@@ -179,7 +180,7 @@ pub fn launch(
     incarnation: u32,
     image: &Image,
     control: BorrowedFd<'_>,
-) -> Result<(Child, Source), Refused> {
+) -> Result<(Child, Source), Refusal> {
     let (log, theirs) =
         Source::pipe(format!("{name}[{incarnation}]")).map_err(|error| os("making a log pipe", &error))?;
     let command = Command::new(name, image).log(theirs.as_fd()).control(control);

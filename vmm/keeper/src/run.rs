@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use enter::status::Status;
-use keeper_protocol::wire::Header;
 use keeper_protocol::{
-    BeginFlags, Cause, CauseKind, Exited, Hello, HelloFlags, ProcessId, ProtocolError, Refusal, RefusalCode, Reply,
-    Request, SUPERVISOR_BINARY, SUPERVISOR_STATUS_SLOT, encode_exited, encode_held_table, encode_hello,
-    encode_process_table, encode_refusal, encode_reply, exit_status,
+    BeginFlags, Cause, CauseKind, Exited, Hello, HelloFlags, ProcessEntry, ProcessId, ProcessState, ProtocolError,
+    Refusal, RefusalCode, Reply, Request, SUPERVISOR_BINARY, SUPERVISOR_STATUS_SLOT, encode_exited, encode_held_table,
+    encode_hello, encode_process_table, encode_refusal, encode_reply, exit_status, wire::Header,
 };
 use link::{Inbox, Link, LinkError, Peer};
 use nix::sys::signal::Signal;
@@ -24,7 +23,7 @@ use crate::logs::Sink;
 use crate::requests::{self, Outcome};
 use crate::seat::{Next, Restarts, Seat, Supervisor};
 use crate::start::Vm;
-use crate::table::{Refused, State, Table, refused};
+use crate::table::{State, Table, refused};
 
 /// Requests taken from the supervisor before the others have their turn.
 const REQUESTS_PER_TURN: usize = 16;
@@ -39,9 +38,7 @@ pub struct End {
 
 /// Everything that the keeper has.
 pub struct Keeper<'a> {
-    name: keeper_protocol::Name,
-    flags: BeginFlags,
-    ids: (u32, u32),
+    vm: Vm,
     table: Table,
     spawner: Spawner,
     seat: Seat,
@@ -65,12 +62,10 @@ enum Watched {
 }
 
 impl<'a> Keeper<'a> {
-    pub fn new(vm: Vm, sink: &'a mut Sink, signals: SignalFd) -> anyhow::Result<Self> {
+    pub fn new(mut vm: Vm, sink: &'a mut Sink, signals: SignalFd) -> anyhow::Result<Self> {
         Ok(Self {
-            name: vm.name,
-            flags: vm.flags,
-            ids: (vm.uid, vm.gid),
-            table: Table::new(vm.held, vm.capacity),
+            table: Table::new(std::mem::take(&mut vm.held), vm.capacity),
+            vm,
             spawner: Spawner::new()?,
             seat: Seat::Empty { due: Instant::now() },
             restarts: Restarts::default(),
@@ -84,7 +79,7 @@ impl<'a> Keeper<'a> {
 
     /// Runs until the end of the VM.
     pub fn run(&mut self, launcher: Link) -> anyhow::Result<End> {
-        let launcher = self.flags.contains(BeginFlags::FOREGROUND).then_some(launcher);
+        let launcher = self.vm.flags.contains(BeginFlags::FOREGROUND).then_some(launcher);
         let end = loop {
             if let Some(end) = self.turn(launcher.as_ref())? {
                 break end;
@@ -110,9 +105,6 @@ impl<'a> Keeper<'a> {
         {
             return Ok(Some(end));
         }
-        if let Some(supervisor) = self.seat.supervisor() {
-            supervisor.kill_if_due();
-        }
         self.flush();
         for watched in self.wait(launcher)? {
             let end = match watched {
@@ -134,10 +126,8 @@ impl<'a> Keeper<'a> {
                     }
                     None
                 }
-                Watched::Sink => {
-                    self.sink.flush();
-                    None
-                }
+                // Every turn begins with writing what can be written.
+                Watched::Sink => None,
             };
             if end.is_some() {
                 return Ok(end);
@@ -212,7 +202,7 @@ impl<'a> Keeper<'a> {
             let end = format!("supervisor[{}] {cause}", supervisor.incarnation);
             return self.supervisor_ended(lived, end);
         }
-        if let Some(id) = self.table.find_pid(pid) {
+        if let Some(id) = self.table.find_pid(pid.cast_unsigned()) {
             self.process_ended(id, exit);
         }
         None
@@ -220,23 +210,18 @@ impl<'a> Keeper<'a> {
 
     /// What a process has said is joined with how it ended, kept, and told to the supervisor.
     fn process_ended(&mut self, id: ProcessId, exit: Exit) {
-        let slot = self.table.process_mut(id).map(|process| process.status_slot);
+        let slot = self.table.process_mut(id).map(|process| process.entry.status_slot);
         let status = slot.and_then(|slot| self.table.status_page(slot)).map(|page| page.snapshot());
         let Some(process) = self.table.process_mut(id) else { return };
-        let exited = Exited {
-            process: id,
-            name: process.name,
-            role: process.role,
-            incarnation: process.incarnation,
-            cause: decode_cause(exit, status.as_ref()),
-        };
+        let ProcessEntry { name, role, incarnation, .. } = process.entry;
+        let exited = Exited { process: id, name, role, incarnation, cause: decode_cause(exit, status.as_ref()) };
+        process.entry.state = ProcessState::Ended;
         let ended = std::mem::replace(&mut process.state, State::Ended(exited.clone()));
         if let State::Running { mut log, .. } = ended {
             log.drain(self.sink);
         }
         if exited.cause.kind != CauseKind::Clean {
-            let text = format!("{}[{}] {}", exited.name, exited.incarnation, exited.cause.text);
-            self.sink.line("keeper", &text);
+            self.sink.line("keeper", &format!("{name}[{incarnation}] {}", exited.cause.text));
         }
         self.tell_exit(&exited);
     }
@@ -272,7 +257,7 @@ impl<'a> Keeper<'a> {
         let exits: Vec<Exited> =
             self.table.processes().filter_map(|(_, process)| process.state.exit()).cloned().collect();
         let mut flags = HelloFlags::empty();
-        flags.set(HelloFlags::FOREGROUND, self.flags.contains(BeginFlags::FOREGROUND));
+        flags.set(HelloFlags::FOREGROUND, self.vm.flags.contains(BeginFlags::FOREGROUND));
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let hello = Hello {
             flags,
@@ -280,9 +265,9 @@ impl<'a> Keeper<'a> {
             processes: count(self.table.process_entries().len()),
             exits: count(exits.len()),
             fruitless_starts: self.restarts.fruitless(),
-            uid: self.ids.0,
-            gid: self.ids.1,
-            vm: self.name,
+            uid: self.vm.uid,
+            gid: self.vm.gid,
+            vm: self.vm.name,
             last_end: self.last_end.clone(),
         };
         self.queue(None, |out| encode_hello(&hello, incarnation, out));
@@ -328,9 +313,9 @@ impl<'a> Keeper<'a> {
     /// Sends what is queued; a supervisor that cannot be talked to is dismissed.
     fn flush(&mut self) {
         self.sink.flush();
-        if let Some(supervisor) = self.seat.supervisor()
-            && let Err(error) = supervisor.flush()
-        {
+        let Some(supervisor) = self.seat.supervisor() else { return };
+        supervisor.kill_if_due();
+        if let Err(error) = supervisor.flush() {
             self.sink.line("keeper", &error.to_string());
             supervisor.dismiss();
         }
@@ -346,8 +331,7 @@ impl<'a> Keeper<'a> {
                 Ok(Some(received)) => received,
                 Ok(None) => return None,
                 Err(error @ LinkError::Truncated { .. }) => {
-                    let code = RefusalCode::Malformed;
-                    let refusal = Refusal { request: 0, code, text: error.to_string() };
+                    let refusal = refused(RefusalCode::Malformed, error.to_string());
                     self.queue(None, |out| encode_refusal(&refusal, 0, incarnation, out));
                     continue;
                 }
@@ -377,7 +361,7 @@ impl<'a> Keeper<'a> {
         None
     }
 
-    fn answer(&mut self, id: u64, request: u32, outcome: Result<Outcome, Refused>) -> Option<End> {
+    fn answer(&mut self, id: u64, request: u32, outcome: Result<Outcome, Refusal>) -> Option<End> {
         let incarnation = self.incarnation;
         let (reply, descriptor) = match outcome {
             Ok(Outcome::Exit(status)) => return Some(End { status, why: None }),
@@ -392,8 +376,8 @@ impl<'a> Keeper<'a> {
                 let _ = self.queue_tables(id);
                 (Reply { request, a: sizes.0, b: sizes.1 }, None)
             }
-            Err(Refused { code, text }) => {
-                let refusal = Refusal { request, code, text };
+            Err(refusal) => {
+                let refusal = Refusal { request, ..refusal };
                 self.queue(None, |out| encode_refusal(&refusal, id, incarnation, out));
                 return None;
             }

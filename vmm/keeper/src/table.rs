@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use enter::status::StatusPage;
 use keeper_protocol::{
     Access, Exited, HeldEntry, HeldId, HeldKind, MAX_HELD, MAX_PROCESSES, MAX_STATUS_SLOTS, Name, ProcessEntry,
-    ProcessId, ProcessState, RefusalCode,
+    ProcessId, Refusal, RefusalCode,
 };
-use rustix::fs::{Mode, OFlags, SealFlags};
+use rustix::fs::{FileType, Mode, OFlags, SealFlags, fcntl_get_seals, fstat};
 use spawn::{Child, Image};
 
 use crate::logs::Source;
@@ -21,17 +21,9 @@ pub fn capacity(limit: u64) -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(RESERVE).min(MAX_HELD)
 }
 
-/// Why a request is not carried out.
-#[derive(Debug, thiserror::Error)]
-#[error("{text}")]
-pub struct Refused {
-    pub code: RefusalCode,
-    pub text: String,
-}
-
-/// Makes a [`Refused`].
-pub fn refused(code: RefusalCode, text: impl Into<String>) -> Refused {
-    Refused { code, text: text.into() }
+/// Why a request is not carried out; whoever answers fills in which one it was.
+pub fn refused(code: RefusalCode, text: impl Into<String>) -> Refusal {
+    Refusal { request: 0, code, text: text.into() }
 }
 
 /// A descriptor that survives whoever uses it.
@@ -63,12 +55,8 @@ impl AsFd for Passed<'_> {
 /// A process, from its start to the acknowledgement of its exit.
 #[derive(Debug)]
 pub struct Process {
-    pub name: Name,
-    pub role: Name,
-    pub incarnation: u32,
-    pub status_slot: u32,
-    pub socket: HeldId,
-    pub pid: i32,
+    /// What the supervisor is told of it.
+    pub entry: ProcessEntry,
     pub state: State,
 }
 
@@ -90,7 +78,7 @@ impl State {
 }
 
 /// Both tables.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Table {
     held: BTreeMap<HeldId, Held>,
     processes: BTreeMap<ProcessId, Process>,
@@ -109,14 +97,7 @@ struct Status {
 
 impl Table {
     pub fn new(held: Vec<Held>, capacity: usize) -> Self {
-        let mut table = Self {
-            held: BTreeMap::new(),
-            processes: BTreeMap::new(),
-            last_held: 0,
-            last_process: 0,
-            capacity,
-            status: None,
-        };
+        let mut table = Self { capacity, ..Self::default() };
         for held in held {
             table.insert(held);
         }
@@ -131,7 +112,7 @@ impl Table {
     }
 
     /// Fails where `count` more descriptors cannot be held, so that a request can be refused before anything is done.
-    pub fn room_for(&self, count: usize) -> Result<(), Refused> {
+    pub fn room_for(&self, count: usize) -> Result<(), Refusal> {
         if self.held.len() + count <= self.capacity {
             return Ok(());
         }
@@ -143,17 +124,17 @@ impl Table {
     }
 
     /// Holds a descriptor.
-    pub fn hold(&mut self, held: Held) -> Result<HeldId, Refused> {
+    pub fn hold(&mut self, held: Held) -> Result<HeldId, Refusal> {
         self.room_for(1)?;
         Ok(self.insert(held))
     }
 
-    pub fn get(&self, id: HeldId) -> Result<&Held, Refused> {
+    pub fn get(&self, id: HeldId) -> Result<&Held, Refusal> {
         self.held.get(&id).ok_or_else(|| refused(RefusalCode::NoSuchDescriptor, format!("{id} is not held")))
     }
 
     /// Lets go of a descriptor on request.
-    pub fn release(&mut self, id: HeldId) -> Result<(), Refused> {
+    pub fn release(&mut self, id: HeldId) -> Result<(), Refusal> {
         let held = self.get(id)?;
         if held.kind == HeldKind::Control {
             let why = format!("{id} ({}) goes with the acknowledgement of its process's exit", held.name);
@@ -172,11 +153,13 @@ impl Table {
     }
 
     /// A held descriptor in the form that is asked for.
-    pub fn pass(&self, id: HeldId, access: Access) -> Result<Passed<'_>, Refused> {
-        let held = self.get(id)?;
+    pub fn pass(&self, id: HeldId, access: Access) -> Result<Passed<'_>, Refusal> {
+        if access == Access::Same {
+            return Ok(Passed::Same(self.get(id)?.fd.as_fd()));
+        }
+        let held = self.file(id)?;
         let reopened = match access {
-            Access::Same => return Ok(Passed::Same(held.fd.as_fd())),
-            Access::ReadOnly => spawn::reopen_read_only(held.fd.as_fd()),
+            Access::Same | Access::ReadOnly => spawn::reopen_read_only(held.fd.as_fd()),
             Access::PathOnly => {
                 let path = format!("/proc/self/fd/{}", held.fd.as_raw_fd());
                 rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(Into::into)
@@ -187,15 +170,24 @@ impl Table {
         })
     }
 
-    /// The program of a held descriptor.
-    pub fn image(&self, id: HeldId) -> Result<Image, Refused> {
+    /// A held file or memfd. Anything else, such as a pipe, could make the keeper wait when it is opened or read.
+    fn file(&self, id: HeldId) -> Result<&Held, Refusal> {
         let held = self.get(id)?;
+        match fstat(&held.fd).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+            Ok(FileType::RegularFile) => Ok(held),
+            _ => Err(refused(RefusalCode::NotAllowed, format!("{id} ({}) is not a file", held.name))),
+        }
+    }
+
+    /// The program of a held descriptor.
+    pub fn image(&self, id: HeldId) -> Result<Image, Refusal> {
+        let held = self.file(id)?;
         let copy = held.fd.try_clone().map_err(|error| os("copying a descriptor", &error))?;
         Image::from_fd(copy, held.name.as_str()).map_err(|error| refused(RefusalCode::Spawn, error.to_string()))
     }
 
     /// Fails where no more process can be started.
-    pub fn room_for_process(&self) -> Result<(), Refused> {
+    pub fn room_for_process(&self) -> Result<(), Refusal> {
         if self.processes.len() < MAX_PROCESSES {
             return Ok(());
         }
@@ -203,23 +195,25 @@ impl Table {
         Err(refused(RefusalCode::Full, why))
     }
 
-    pub fn add_process(&mut self, process: Process) -> ProcessId {
+    /// Adds a process, whose id is made here.
+    pub fn add_process(&mut self, mut process: Process) -> ProcessId {
         self.last_process += 1;
-        let id = ProcessId(self.last_process);
-        self.processes.insert(id, process);
-        id
+        process.entry.id = ProcessId(self.last_process);
+        self.processes.insert(process.entry.id, process);
+        ProcessId(self.last_process)
     }
 
     /// A running process of this incarnation.
-    pub fn running(&self, id: ProcessId, incarnation: u32) -> Result<(&Process, &Child), Refused> {
+    pub fn running(&self, id: ProcessId, incarnation: u32) -> Result<(&ProcessEntry, &Child), Refusal> {
         let process = self.processes.get(&id).ok_or_else(|| unknown(id))?;
-        if process.incarnation != incarnation {
-            let why = format!("{id} is {}[{}], not [{incarnation}]", process.name, process.incarnation);
+        let ProcessEntry { name, incarnation: is, .. } = process.entry;
+        if is != incarnation {
+            let why = format!("{id} is {name}[{is}], not [{incarnation}]");
             return Err(refused(RefusalCode::StaleIncarnation, why));
         }
         match &process.state {
-            State::Running { child, .. } => Ok((process, child)),
-            State::Ended(_) => Err(refused(RefusalCode::ProcessEnded, format!("{id} ({}) has ended", process.name))),
+            State::Running { child, .. } => Ok((&process.entry, child)),
+            State::Ended(_) => Err(refused(RefusalCode::ProcessEnded, format!("{id} ({name}) has ended"))),
         }
     }
 
@@ -236,18 +230,18 @@ impl Table {
     }
 
     /// The running process with this pid.
-    pub fn find_pid(&self, pid: i32) -> Option<ProcessId> {
-        let runs = |process: &Process| process.pid == pid && matches!(process.state, State::Running { .. });
+    pub fn find_pid(&self, pid: u32) -> Option<ProcessId> {
+        let runs = |process: &Process| process.entry.pid == pid && matches!(process.state, State::Running { .. });
         self.processes.iter().find(|(_, process)| runs(process)).map(|(id, _)| *id)
     }
 
     /// Forgets a process that has ended, and its socket.
-    pub fn acknowledge(&mut self, id: ProcessId) -> Result<(), Refused> {
+    pub fn acknowledge(&mut self, id: ProcessId) -> Result<(), Refusal> {
         match self.processes.get(&id).ok_or_else(|| unknown(id))?.state {
             State::Running { .. } => Err(refused(RefusalCode::ProcessRuns, format!("{id} has not ended"))),
             State::Ended(_) => {
                 if let Some(process) = self.processes.remove(&id) {
-                    self.held.remove(&process.socket);
+                    self.held.remove(&process.entry.socket);
                 }
                 Ok(())
             }
@@ -255,18 +249,16 @@ impl Table {
     }
 
     /// Takes a held memfd as the status memfd.
-    pub fn set_status(&mut self, id: HeldId) -> Result<(), Refused> {
+    pub fn set_status(&mut self, id: HeldId) -> Result<(), Refusal> {
         if self.status.is_some() {
             return Err(refused(RefusalCode::NotAllowed, "the status memfd is known already"));
         }
         let held = self.get(id)?;
         // A shrunk file would be a fault in this process.
-        let sealed = rustix::fs::fcntl_get_seals(&held.fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+        let sealed = fcntl_get_seals(&held.fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
         if !sealed {
-            return Err(refused(
-                RefusalCode::NotAllowed,
-                format!("{id} is not a memfd that is sealed against shrinking"),
-            ));
+            let why = format!("{id} is not a memfd that is sealed against shrinking");
+            return Err(refused(RefusalCode::NotAllowed, why));
         }
         let memfd = held.fd.try_clone().map_err(|error| os("copying a descriptor", &error))?;
         self.status = Some(Status { memfd, pages: BTreeMap::new() });
@@ -289,27 +281,15 @@ impl Table {
     }
 
     pub fn process_entries(&self) -> impl ExactSizeIterator<Item = ProcessEntry> {
-        self.processes.iter().map(|(id, process)| ProcessEntry {
-            id: *id,
-            socket: process.socket,
-            incarnation: process.incarnation,
-            status_slot: process.status_slot,
-            pid: process.pid.cast_unsigned(),
-            state: match process.state {
-                State::Running { .. } => ProcessState::Running,
-                State::Ended(_) => ProcessState::Ended,
-            },
-            name: process.name,
-            role: process.role,
-        })
+        self.processes.values().map(|process| process.entry)
     }
 }
 
 /// A refusal by the kernel.
-pub fn os(what: &str, error: &dyn std::fmt::Display) -> Refused {
+pub fn os(what: &str, error: &dyn std::fmt::Display) -> Refusal {
     refused(RefusalCode::Os, format!("{what}: {error}"))
 }
 
-fn unknown(id: ProcessId) -> Refused {
+fn unknown(id: ProcessId) -> Refusal {
     refused(RefusalCode::NoSuchProcess, format!("there is no {id}; its exit may have been acknowledged"))
 }

@@ -3,6 +3,8 @@
 //! The test process plays launcher and, by the supervisor's keeper link that is lent to it, supervisor. Started by root, everything is run
 //! again as an ordinary user.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
 mod vm;
 
 use std::io::Write;
@@ -67,7 +69,7 @@ fn requests_that_cannot_be_carried_out_change_nothing_and_say_why() {
     let binary = vm.binary;
     let supervisor = &mut vm.supervisor;
     assert_eq!(refusal(supervisor.get(none, Access::Same, soon())), RefusalCode::NoSuchDescriptor);
-    assert_eq!(refusal(supervisor.get(before.1[0].socket, Access::ReadOnly, soon())), RefusalCode::Os);
+    assert_eq!(refusal(supervisor.get(before.1[0].socket, Access::ReadOnly, soon())), RefusalCode::NotAllowed);
     assert_eq!(refusal(supervisor.release(none, soon())), RefusalCode::NoSuchDescriptor);
     assert_eq!(refusal(supervisor.release(before.1[0].socket, soon())), RefusalCode::NotAllowed);
     assert_eq!(refusal(supervisor.release(HeldId(1), soon())), RefusalCode::NotAllowed, "{SUPERVISOR_BINARY}");
@@ -95,6 +97,38 @@ fn requests_that_cannot_be_carried_out_change_nothing_and_say_why() {
     assert_eq!(refusal(supervisor.spawn(spawn("probe", text, vec![]), soon())), RefusalCode::Spawn);
     supervisor.release(text, soon()).unwrap();
     assert_eq!(supervisor.list(soon()).unwrap(), before);
+    vm.end(0);
+}
+
+#[test]
+fn an_islet_that_takes_no_messages_holds_nobody_up() {
+    let mut vm = Vm::start(DETACHED);
+    let (islet, link) = vm.spawn("islet0", 1, NO_STATUS_SLOT, vec![], "describe");
+    assert_eq!(vm::answer(&link), "nothing");
+    vm.supervisor.kill(islet, 1, 19, soon()).unwrap(); // SIGSTOP
+    let mut sent = 0;
+    let refused = loop {
+        match vm.supervisor.send_to(islet, 1, vec![], b"describe", soon()) {
+            Ok(()) => sent += 1,
+            error => break refusal(error),
+        }
+    };
+    assert_eq!(refused, RefusalCode::NotTaken);
+    vm.supervisor.kill(islet, 1, 18, soon()).unwrap(); // SIGCONT
+    for _ in 0..sent {
+        assert_eq!(vm::answer(&link), "nothing");
+    }
+    vm.end(0);
+}
+
+#[test]
+fn the_keeper_and_all_that_it_starts_are_filtered() {
+    let mut vm = Vm::start(DETACHED);
+    let (_, link) = vm.spawn("islet0", 1, NO_STATUS_SLOT, vec![], "describe");
+    assert_eq!(vm::answer(&link), "nothing");
+    let filtered = vm::members(&vm.pid_namespace()).into_iter().flat_map(vm::threads);
+    let filtered: Vec<bool> = filtered.map(|status| status.contains("\nSeccomp:\t2\n")).collect();
+    assert_eq!(filtered, [true; 4], "the keeper's two threads, the supervisor, the islet");
     vm.end(0);
 }
 
@@ -139,7 +173,7 @@ fn the_cause_of_every_end_is_told() {
 fn a_killed_supervisor_is_replaced_and_the_next_one_finds_everything() {
     let mut vm = Vm::start(DETACHED);
     let memfd = vm.supervisor.make_memfd(name("adoption"), 4096, MemfdFlags::SEAL_SHRINK, soon()).unwrap();
-    pwrite(&vm.supervisor.get(memfd, Access::Same, soon()).unwrap(), b"record", 0).unwrap();
+    pwrite(vm.supervisor.get(memfd, Access::Same, soon()).unwrap(), b"record", 0).unwrap();
     let (stays, _) = vm.spawn("stays", 1, NO_STATUS_SLOT, vec![], "describe");
     let (goes, going) = vm.spawn("goes", 2, NO_STATUS_SLOT, vec![], "describe");
     let before = vm.supervisor.list(soon()).unwrap();
@@ -167,7 +201,7 @@ fn a_killed_supervisor_is_replaced_and_the_next_one_finds_everything() {
     }
     vm.supervisor.acknowledge(goes, soon()).unwrap();
     let mut bytes = [0; 6];
-    pread(&vm.supervisor.get(memfd, Access::ReadOnly, soon()).unwrap(), &mut bytes, 0).unwrap();
+    pread(vm.supervisor.get(memfd, Access::ReadOnly, soon()).unwrap(), &mut bytes, 0).unwrap();
     assert_eq!(&bytes, b"record");
 
     vm.order("exit");
@@ -198,10 +232,10 @@ fn a_killed_keeper_leaves_no_process_behind() {
     let links: Vec<Link> = (1..=3).map(|i| vm.spawn("islet", i, NO_STATUS_SLOT, vec![], "describe").1).collect();
     links.iter().for_each(|link| drop(vm::answer(link)));
     let namespace = vm.pid_namespace();
-    assert_eq!(vm::members(&namespace), 5, "keeper, supervisor and three islets");
+    assert_eq!(vm::members(&namespace).len(), 5, "keeper, supervisor and three islets");
     vm.child.kill().unwrap();
     assert_eq!(vm.child.wait(None).unwrap(), Some(Exit::Signal { number: 9, core: false }));
-    assert_eq!(vm::members(&namespace), 0);
+    assert_eq!(vm::members(&namespace), []);
     for link in links {
         assert!(link.recv(soon()).unwrap_err().is_peer_gone());
     }

@@ -286,13 +286,17 @@ pub fn count_refusals(link: &Link, deadline: Deadline) -> usize {
     count
 }
 
-/// How many processes of a pid namespace live.
-pub fn members(namespace: &Path) -> usize {
-    let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let entry = entry.unwrap();
-        entry.file_name().to_str()?.parse::<u32>().ok()?;
-        // Not readable once the process is gone, or somebody else's.
-        std::fs::read_link(entry.path().join("ns/pid")).ok()
-    });
-    processes.filter(|link| link == namespace).count()
+/// The processes of a pid namespace.
+pub fn members(namespace: &Path) -> Vec<u32> {
+    let numbers =
+        std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    // Not readable once the process is gone, or somebody else's.
+    let of = |number: &u32| std::fs::read_link(format!("/proc/{number}/ns/pid")).ok();
+    numbers.filter(|number| of(number).is_some_and(|link| link == namespace)).collect()
+}
+
+/// `/proc/PID/task/TID/status` of every thread of a process.
+pub fn threads(process: u32) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap()).collect()
 }
