@@ -158,6 +158,7 @@ pub(super) fn lift(l: &mut Lifter) -> Lifted {
             l.set_clean(t, l.bits(0) == 32);
             l.write_reg(l.i.op_register(0), t);
         }
+        // Under an unmasked exception hardware has already switched to MMX (TOP, tags) when it traps; here nothing has changed.
         Shape::ToMmx => {
             l.wait_x87();
             let source = l.pair(1, true);
