@@ -1,6 +1,8 @@
 @0xd3c41ea10f5b2a05;
 # What the launcher hands to the supervisor of a new virtual machine: the configuration, in the sealed memfd "config".
 
+using Islet = import "islet.capnp";
+
 struct VmConfig {
   name @0 :Text;
   machine @1 :Text;                # "q35-0"
@@ -46,6 +48,7 @@ struct AdoptionRecord {
   kernelSummary @16 :Text;
   ending @17 :Ending;
   processes @18 :List(AdoptedProcess);
+  resetCause @19 :Text;
 
   enum PowerButton { none @0; wanted @1; pressed @2; }
 
@@ -53,10 +56,7 @@ struct AdoptionRecord {
     under @0 :Bool;                # the VM is ending
     status @1 :UInt8;
     reason @2 :Text;
-    what @3 :Text;                 # an error, where it is one
-    why @4 :Text;
-    remedy @5 :Text;
-    code @6 :Text;
+    problem @3 :Islet.Failure;     # an error, where it is one
   }
 
   struct AdoptedProcess {
@@ -72,7 +72,7 @@ struct AdoptionRecord {
     request @9 :UInt64;            # outstanding; 0: none
     verb @10 :Text;
     killedFor @11 :Text;           # why the supervisor has killed it; empty: it has not
-    pid @12 :UInt32;
+    failure @12 :Islet.Failure;    # what it said that failed, before it ended
   }
 }
 
@@ -83,11 +83,7 @@ struct LaunchReport {
     paused @1 :Void;
     ended :group {
       reason @2 :Text;
-      failed @3 :Bool;             # then the rest is an error for the user
-      what @4 :Text;
-      why @5 :Text;
-      remedy @6 :Text;
-      code @7 :Text;
+      problem @3 :Islet.Failure;   # an error for the user, where it is one
     }
   }
 }

@@ -1,0 +1,341 @@
+//! Every exit at every step, and what must hold all the same.
+
+mod world;
+
+use control::types::{Status, event_kind as kind};
+
+use super::*;
+use world::{Trouble, World, refusal};
+
+const LIFE: &[&str] = &[
+    kind::STARTED,
+    kind::STOP,
+    kind::RESUME,
+    kind::RESET,
+    kind::POWEROFF,
+    kind::DEBUG_EXIT,
+    kind::SHUTDOWN_REQUESTED,
+    kind::ENDED,
+];
+
+/// What happens in a life, with everything in it.
+fn live(world: &mut World) {
+    world.settle();
+    let mut id = 0;
+    let mut command = |world: &mut World, command| {
+        id += 1;
+        if world.exit.is_none() {
+            world.command(id, command);
+        }
+    };
+    command(world, Command::Pause);
+    command(world, Command::Pause);
+    command(world, Command::Reset);
+    command(world, Command::Resume);
+    command(world, Command::Reset);
+    if world.exit.is_none() {
+        world.says(Islet::Board, Said::Reset);
+    }
+    if world.exit.is_none() {
+        world.says(Islet::Engine, Said::TripleFault(0));
+    }
+    command(world, Command::Resume);
+    command(world, Command::Stop(30));
+}
+
+fn undisturbed() -> World {
+    let mut world = World::new(Options::default(), None);
+    live(&mut world);
+    world
+}
+
+#[test]
+fn a_life_without_trouble() {
+    let world = undisturbed();
+    world.check();
+    assert_eq!(world.exit, Some(0));
+    let life = [
+        kind::STARTED,
+        kind::STOP,
+        kind::RESET,
+        kind::RESUME,
+        kind::RESET,
+        kind::RESET,
+        kind::RESET,
+        kind::SHUTDOWN_REQUESTED,
+        kind::POWEROFF,
+        kind::ENDED,
+    ];
+    assert_eq!(world.kinds(LIFE), life);
+    assert!(world.answers.iter().all(|(_, result)| result.is_ok()) && world.answers.len() == 7);
+    assert_eq!(world.core.resets(), 4);
+    let causes: Vec<&str> =
+        world.log.iter().filter(|note| note.kind == kind::RESET).map(|note| note.cause.as_str()).collect();
+    assert!(causes[2].contains("by the guest") && causes[3].contains("triple fault"), "{causes:?}");
+}
+
+#[test]
+fn an_exit_of_each_process_at_every_step_has_one_outcome() {
+    let calm = undisturbed();
+    for islet in Islet::ALL {
+        let mut hits = 0;
+        for at in 0..calm.steps {
+            let mut world = World::new(Options::default(), Some((at, Trouble::Kill(islet))));
+            live(&mut world);
+            world.check();
+            if !world.troubled {
+                continue;
+            }
+            hits += 1;
+            let cause = |world: &World| world.log.last().map(|note| note.cause.clone()).unwrap_or_default();
+            match islet.row().policy {
+                Policy::Restart => {
+                    assert_eq!(world.exit, Some(0), "{islet} at {at}: {:?}", world.log);
+                    assert_eq!(world.kinds(LIFE), calm.kinds(LIFE), "{islet} at {at}");
+                }
+                // A death while the VM ends anyway changes nothing.
+                Policy::EndsVm | Policy::Once if world.exit == Some(0) => {
+                    assert_eq!(world.kinds(LIFE), calm.kinds(LIFE), "{islet} at {at}");
+                }
+                Policy::EndsVm => {
+                    let started = world.core.started();
+                    assert_eq!(world.exit, Some(if started { 4 } else { 2 }), "{islet} at {at}");
+                    assert!(cause(&world).contains(&format!("{islet}[1] was killed by SIGKILL")), "{:?}", world.log);
+                }
+                Policy::Once => {
+                    assert_eq!(world.exit, Some(2), "{islet} at {at}");
+                    assert!(cause(&world).contains("loader["), "{:?}", world.log);
+                }
+            }
+        }
+        // A loader of this world is gone before anything else can happen; see the next test.
+        assert!(hits > 5 || islet == Islet::Loader, "{islet} was killed {hits} times");
+    }
+}
+
+#[test]
+fn a_loader_that_is_killed_ends_the_vm_at_the_start_and_at_every_reset() {
+    for which in 1..=5 {
+        for after in 0..=2 {
+            let mut world = World::new(Options::default(), None);
+            world.loader_dies = Some((which, after));
+            live(&mut world);
+            world.check();
+            assert_eq!(world.exit, Some(2), "loader[{which}] after {after} messages");
+            let ending = world.core.ending().unwrap();
+            assert!(ending.reason.contains(&format!("loader[{which}] was killed")), "{ending:?}");
+            assert_eq!(world.kinds(&[kind::RESET]).len(), which.saturating_sub(2) as usize);
+        }
+    }
+}
+
+#[test]
+fn a_supervisor_that_dies_at_any_step_changes_nothing() {
+    let calm = undisturbed();
+    let mut crashes = 0;
+    for at in 0..calm.steps {
+        for executed in 0..=calm.widest {
+            let mut world = World::new(Options::default(), Some((at, Trouble::Crash(executed))));
+            live(&mut world);
+            world.check();
+            crashes += world.crashes;
+            assert_eq!(world.exit, Some(0), "at {at}, {executed}: {:?}", world.log);
+            assert_eq!(world.kinds(LIFE), calm.kinds(LIFE), "at {at}, {executed}");
+            assert_eq!(world.kinds(&[kind::SUPERVISOR_ADOPTED]).len(), world.crashes);
+        }
+    }
+    assert!(crashes > calm.steps * 2);
+}
+
+#[test]
+fn deadlines_are_kills() {
+    for (islet, verb, status) in [
+        (Islet::Engine, Verb::Setup, 2),
+        (Islet::Engine, Verb::LoadVcpu, 2),
+        (Islet::Engine, Verb::Run, 4),
+        (Islet::Engine, Verb::Pause, 4),
+        (Islet::Board, Verb::Setup, 2),
+        (Islet::Board, Verb::Run, 4),
+        (Islet::Board, Verb::Pause, 4),
+        (Islet::Board, Verb::Reset, 4),
+        (Islet::Board, Verb::PowerButton, 4),
+        (Islet::Engine, Verb::Reset, 4),
+        (Islet::Loader, Verb::Setup, 2),
+        (Islet::Engine, Verb::Quit, 0),
+        (Islet::Board, Verb::Quit, 0),
+        (Islet::Serial0, Verb::Quit, 0),
+    ] {
+        let mut world = World::new(Options::default(), None);
+        world.deaf = Some((islet, verb));
+        live(&mut world);
+        world.check();
+        assert_eq!(world.exit, Some(status), "{islet} deaf to {verb:?}: {:?}", world.log);
+        let kill = world.log.iter().find(|note| note.kind == kind::PROCESS_EXITED && note.islet == Some(islet));
+        let text = &kill.unwrap().cause;
+        assert!(text.contains("by its supervisor") && text.contains(verb.name()), "{text}");
+    }
+}
+
+#[test]
+fn a_serial_port_that_never_gets_anywhere_fails_closed_and_the_guest_runs_on() {
+    let mut world = World::new(Options::default(), None);
+    world.settle();
+    world.productive = false;
+    world.deaf = Some((Islet::Serial0, Verb::Run));
+    world.happen(Input::Broken { islet: Islet::Serial0, incarnation: 1, why: "is broken by the test".into() });
+    world.check();
+    let about = |note: &&Note| note.islet == Some(Islet::Serial0) && note.kind == kind::PROCESS_EXITED;
+    assert_eq!(world.log.iter().filter(about).count(), MAX_DEATHS as usize);
+    assert_eq!(world.log.last().unwrap().kind, kind::PROCESS_FAILED_CLOSED);
+    assert_eq!(world.core.slot(Islet::Serial0).progress, Progress::FailedClosed);
+    world.command(1, Command::Pause);
+    world.command(2, Command::Resume);
+    world.command(3, Command::Reset);
+    world.check();
+    assert_eq!(world.core.state().status, Status::Running);
+    world.command(4, Command::Stop(5));
+    assert_eq!(world.exit, Some(0));
+
+    // Deaths after useful work never close it.
+    let mut world = World::new(Options::default(), None);
+    world.settle();
+    for n in 0..20 {
+        world.happen(Input::Broken { islet: Islet::Serial0, incarnation: n + 1, why: "is broken".into() });
+    }
+    world.check();
+    assert_eq!(world.core.slot(Islet::Serial0).restarts, 20);
+}
+
+#[test]
+fn what_a_process_said_of_its_failure_is_the_users_error() {
+    for islet in Islet::ALL {
+        let mut world = World::new(Options::default(), None);
+        world.refuses = Some((islet, Verb::Setup));
+        live(&mut world);
+        world.check();
+        assert_eq!(world.exit, Some(2), "{islet}");
+        let problem = world.core.ending().unwrap().problem.clone();
+        assert_eq!(problem, Some(refusal()), "{islet}");
+    }
+    let mut world = World::new(Options::default(), None);
+    world.refuses = Some((Islet::Engine, Verb::LoadVcpu));
+    live(&mut world);
+    assert_eq!(world.core.ending().unwrap().problem, Some(refusal()));
+    assert_eq!(world.exit, Some(2));
+
+    let mut world = World::new(Options::default(), None);
+    world.refuses = Some((Islet::Board, Verb::PowerButton));
+    world.settle();
+    world.command(1, Command::Stop(0));
+    world.check();
+    assert_eq!((world.exit, &world.answers), (None, &vec![(1, Err(refusal()))]));
+}
+
+#[test]
+fn a_paused_start_waits_for_resume() {
+    let mut world = World::new(Options { paused: true, no_reboot: false }, None);
+    world.settle();
+    world.check();
+    assert_eq!(world.core.state().status, Status::Paused);
+    world.command(1, Command::Stop(0));
+    assert_eq!(world.answers.last().unwrap().1.as_ref().unwrap_err().code, "vm.paused");
+    world.command(2, Command::Reset);
+    world.command(3, Command::Resume);
+    world.command(4, Command::Resume);
+    world.check();
+    assert_eq!(world.kinds(LIFE), [kind::STARTED, kind::RESET, kind::RESUME]);
+    world.command(5, Command::Kill);
+    world.check();
+    assert_eq!(world.exit, Some(6));
+}
+
+#[test]
+fn the_guest_decides_how_it_ends() {
+    let end = |no_reboot, islet, said: Said| {
+        let mut world = World::new(Options { paused: false, no_reboot }, None);
+        world.settle();
+        world.says(islet, said);
+        world.check();
+        world
+    };
+    assert_eq!(end(false, Islet::Board, Said::PowerOff).exit, Some(0));
+    assert_eq!(end(false, Islet::Board, Said::DebugExit(0x21)).exit, Some(0x43));
+    assert_eq!(end(false, Islet::Board, Said::DebugExit(0xff)).exit, Some(0xff));
+    assert_eq!(end(true, Islet::Board, Said::Reset).exit, Some(0));
+    let world = end(true, Islet::Engine, Said::TripleFault(0));
+    assert!(world.core.ending().unwrap().reason.contains("triple fault"), "{:?}", world.core.ending());
+    assert_eq!(end(false, Islet::Board, Said::Reset).core.resets(), 1);
+    // Only the board speaks for the guest, and nonsense is an attack.
+    for (islet, said) in [
+        (Islet::Serial0, Said::PowerOff),
+        (Islet::Engine, Said::Nonsense("no".into())),
+        (Islet::Board, Said::Loaded { entry: vec![1], summary: String::new() }),
+    ] {
+        let world = end(false, islet, said.clone());
+        assert_eq!(world.kinds(&[kind::ATTACK]).len(), 1, "{islet} {said:?}");
+        assert_eq!(world.exit.is_some(), islet != Islet::Serial0);
+    }
+}
+
+#[test]
+fn a_guest_that_does_not_obey_is_ended_after_its_time() {
+    let mut world = World::new(Options::default(), None);
+    world.obedient = false;
+    world.settle();
+    world.command(1, Command::Stop(7));
+    world.check();
+    assert_eq!((world.exit, world.answers.len()), (Some(6), 1));
+    assert!(world.core.ending().unwrap().reason.contains("within 7 s"));
+    // Without a time it may take for ever.
+    let mut world = World::new(Options::default(), None);
+    world.obedient = false;
+    world.settle();
+    world.command(1, Command::Stop(0));
+    world.check();
+    assert_eq!((world.exit, world.answers.len()), (None, 1));
+}
+
+#[test]
+fn commands_wait_their_turn_and_are_answered_once() {
+    let mut world = World::new(Options::default(), None);
+    world.settle();
+    let mut outputs = Vec::new();
+    for (id, command) in [Command::Pause, Command::Resume, Command::Reset, Command::Pause].into_iter().enumerate() {
+        outputs.extend(world.core.step(Input::Command { id: id as u64, command }));
+    }
+    let sends = outputs.iter().filter(|o| matches!(o, Output::Send { .. })).count();
+    assert_eq!(sends, 1, "one sequence at a time: {outputs:?}");
+    for id in 100..200 {
+        outputs.extend(world.core.step(Input::Command { id, command: Command::Pause }));
+    }
+    let busy = |o: &&Output| matches!(o, Output::Answer { result: Err(problem), .. } if problem.code == "vm.busy");
+    assert_eq!(outputs.iter().filter(busy).count(), 100 - (MAX_QUEUED - 3));
+    // All that wait are told when the VM ends.
+    let ended = world.core.step(Input::Command { id: 500, command: Command::Kill });
+    let told = ended.iter().filter(|o| matches!(o, Output::Answer { result: Err(p), .. } if p.code == "vm.ending"));
+    assert_eq!(told.count(), MAX_QUEUED + 1);
+    assert!(matches!(ended.last(), Some(Output::Exit { status: 6 })));
+    let late = world.core.step(Input::Command { id: 501, command: Command::Pause });
+    assert!(matches!(&late[..], [Output::Answer { id: 501, result: Err(_) }]));
+}
+
+#[test]
+fn records_that_nobody_wrote_are_refused() {
+    let core = Core::new(Options::default());
+    let good = record::encode(&core, record::Facts { last_event: 9, ..Default::default() });
+    assert_eq!(record::decode(&good, Options::default()).unwrap().1.last_event, 9);
+    for length in 0..good.len() {
+        let _ = record::decode(&good[..length], Options::default());
+    }
+    let mut random = 0x1234_5678_9abc_def1_u64;
+    for _ in 0..20_000 {
+        let mut bad = good.clone();
+        for _ in 0..3 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let at = (random >> 33) as usize % bad.len();
+            bad[at] = (random >> 20) as u8;
+        }
+        let _ = record::decode(&bad, Options::default());
+    }
+    assert!(record::decode(&[], Options::default()).is_err());
+}
