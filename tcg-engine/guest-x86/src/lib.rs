@@ -65,3 +65,6 @@ pub use lift::{Lift, MAX_INSTRUCTIONS};
 pub use mode::Mode;
 pub use runner::{Runner, Why};
 pub use state::{Seg, Segment, Shadow, SysState, Table};
+
+#[cfg(test)]
+mod tests;

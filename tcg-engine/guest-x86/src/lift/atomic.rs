@@ -87,9 +87,19 @@ impl Lifter {
         self.b.flags(Kind::X86Sub, bits as u8, x, y, r);
         let keep = self.b.new2(Op::Mov, RAX, NONE);
         if !self.is_mem(0) {
-            // Equal: the destination takes the source; else it keeps its value (a 32-bit one is cleared above either way).
-            let v = self.select(equal, new, old);
-            self.write(0, v);
+            // Equal: the destination takes the source; else it keeps its value, all 64 bits of it.
+            match self.wide_reg(0) {
+                Some((d, bits)) => {
+                    let new = self.zext(new, bits);
+                    let v = self.select(equal, new, d);
+                    self.b.op(Op::Mov, d, v, NONE);
+                    self.set_clean(d, false);
+                }
+                None => {
+                    let v = self.select(equal, new, old);
+                    self.write(0, v);
+                }
+            }
         }
         if bits >= 32 {
             // The accumulator is written only if the comparison failed.

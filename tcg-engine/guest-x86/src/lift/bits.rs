@@ -32,7 +32,8 @@ impl Lifter {
             _ => Op::Lea16,
         };
         // In 64-bit code the base may include that of FS or GS, which do not wrap at 32 bits.
-        let op = if self.code64() { Op::Lea } else { op };
+        let based = matches!(self.i.memory_segment(), iced_x86::Register::FS | iced_x86::Register::GS);
+        let op = if self.code64() && based { Op::Lea } else { op };
         self.b.full(op, scale, t, ea.base, words, 0);
         self.ea = Some(Ea { base: t, ..ea });
     }

@@ -119,8 +119,8 @@ mod tests {
     fn stores_can_be_followed_by_an_exit() {
         for bytes in [&[0x48u8, 0x01, 0x08][..], &[0x48, 0x89, 0x08], &[0x48, 0x87, 0x08], &[0x0f, 0x94, 0x00]] {
             let i = decode(bytes)[0];
-            assert!(writes_first(&i), "{i}");
-            assert!(leaves(&i) == Leaves::Anywhere, "{i}");
+            assert!(writes_first(&i), "{i:?}");
+            assert!(leaves(&i) == Leaves::Anywhere, "{i:?}");
         }
         for bytes in [&[0x48u8, 0x03, 0x08][..], &[0x48, 0x3b, 0x08], &[0x0f, 0x44, 0x08]] {
             assert!(leaves(&decode(bytes)[0]) == Leaves::Before);

@@ -251,6 +251,7 @@ impl<B: Bus> Cpu<B> {
             l.exit(next);
         }
         let block = l.b.finish();
+        debug_assert_eq!(ir::verify::verify(&block), Ok(()), "lifted from {:x?}", &window.bytes[..16]);
         let len = block.end_pc.wrapping_sub(pc) as u32 & 0xffff;
         self.note_code(window.at, len, window.second);
         Ok(Lift { block, key: code::Key { at: window.at, pc, mode: mode.bits() }, len, second: window.second })

@@ -184,6 +184,9 @@ impl Lifter {
         self.store(RBP, ea, bytes * 8);
         let frame = self.b.new_imm(Op::Sub64I, RSP, u64::from(bytes));
         let down = -(i32::from(size) + bytes as i32);
+        // The new top must be writable, though nothing is written there.
+        let top = self.stack_ea(RSP, down);
+        self.load_rmw(top, bytes * 8);
         self.move_sp(down);
         self.write_gpr(RBP, frame, bytes * 8);
         Some(Flow::Next)

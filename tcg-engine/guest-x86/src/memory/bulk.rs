@@ -22,7 +22,9 @@ impl<B: Bus> Cpu<B> {
             let (to, from) = (dst.wrapping_add(step), src.wrapping_add(step));
             let piece = match op {
                 BulkOp::Fill => self.fill_piece(to, src, len - done, r),
-                _ => self.copy_piece(to, from, len - done, r),
+                BulkOp::Copy => self.copy_piece(to, from, len - done, r),
+                // Other architectures have these; only a broken lifter makes them here.
+                _ => self.ud(),
             };
             match piece {
                 Ok((n, then)) => {
