@@ -8,7 +8,7 @@ use std::sync::Arc;
 use doorbell::{Attributes, Space, Unanswered};
 use guest_x86::{Attrs, Bus, Refused};
 use ir::{Stop, Then};
-use rand::rngs::SmallRng;
+use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use vcpu_devices::{Action, Lapic};
 
@@ -28,7 +28,8 @@ pub struct VcpuBus {
     tsc_adjust: u64,
     /// The timer's deadline in guest nanoseconds, kept at hand for the run loop; `u64::MAX` is none.
     pub deadline: u64,
-    random: SmallRng,
+    /// What RDRAND gives: a cryptographic generator, seeded by the host.
+    random: StdRng,
 }
 
 impl VcpuBus {
@@ -41,7 +42,7 @@ impl VcpuBus {
             lapic,
             tsc_adjust: 0,
             deadline: u64::MAX,
-            random: SmallRng::from_os_rng(),
+            random: StdRng::from_os_rng(),
         };
         bus.publish();
         bus
