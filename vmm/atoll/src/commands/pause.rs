@@ -1,0 +1,17 @@
+//! `atoll pause`: vCPUs and guest clock stand when it returns.
+
+use clap::Args;
+use control::server::Action;
+
+use crate::failure::Result;
+use crate::remote;
+
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// Name of the VM
+    name: String,
+}
+
+pub fn pause(arguments: &Arguments) -> Result<()> {
+    remote::act(&arguments.name, Action::Pause)
+}

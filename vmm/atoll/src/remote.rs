@@ -1,0 +1,109 @@
+//! Talking to a VM by its name: finding its control socket, one call, and what its failures mean.
+
+use std::time::{Duration, Instant};
+
+use control::client::{Client, Error, SOON};
+use control::server::Action;
+use tokio::task::LocalSet;
+
+use crate::directory::{Found, Place, Root};
+use crate::failure::{Result, problem};
+use crate::processes;
+
+/// For a VM that runs to take a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+/// For a VM that was told to end to be gone.
+const GONE: Duration = Duration::from_secs(15);
+/// Between two looks at a lock.
+const LOOK: Duration = Duration::from_millis(10);
+/// As good as for ever.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The VM of this name, which must run.
+pub fn find(name: &str) -> Result<Place> {
+    let place = Root::of_caller()?.place(name)?;
+    let why = match place.look() {
+        Found::Alive => return Ok(place),
+        Found::Stale => {
+            place.sweep();
+            "it has ended".to_owned()
+        }
+        Found::Nothing => format!("{} does not exist", place.path.display()),
+    };
+    Err(problem("vm.unknown", format!("there is no VM '{name}'"), why, "'atoll ps' lists the running ones"))
+}
+
+/// Connects and calls.
+pub fn call<T>(place: &Place, calls: impl AsyncFnOnce(&Client) -> std::result::Result<T, Error>) -> Result<T> {
+    run(async {
+        let client = Client::connect(&place.control(), CONNECT).await?;
+        calls(&client).await
+    })
+    .and_then(|result| result.map_err(|error| explain(place, error)))
+}
+
+/// Runs something that needs the client's runtime.
+pub fn run<T>(future: impl Future<Output = T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| problem("command.runtime", "the command cannot begin", error, ""))?;
+    Ok(LocalSet::new().block_on(&runtime, future))
+}
+
+/// What the client's error means to who typed the command.
+pub fn explain(place: &Place, error: Error) -> control::types::Problem {
+    let what = format!("the VM '{}' was not reached", place.name);
+    let kill = format!("'atoll kill {}' ends it, even if it does not answer", place.name);
+    match error {
+        Error::Problem(problem) => problem,
+        Error::Connect { .. } => problem("control.connect", what, error, kill),
+        Error::Deadline { .. } => problem("control.deadline", what, error, kill),
+        Error::Lost { .. } => problem("control.lost", what, error, "see with 'atoll ps' whether it still runs"),
+        other => problem("control.failed", what, other, kill),
+    }
+}
+
+/// Pause, resume, reset: done when it returns.
+pub fn act(name: &str, action: Action) -> Result<()> {
+    call(&find(name)?, async |client: &Client| client.act(action, SOON).await)
+}
+
+/// Ends a VM, and waits until it is gone.
+pub fn end(name: &str, action: Action) -> Result<()> {
+    let place = find(name)?;
+    let limit = match action {
+        Action::Stop { timeout: 0 } => YEAR,
+        Action::Stop { timeout } => SOON + Duration::from_secs(timeout.into()),
+        _ => SOON,
+    };
+    let result = run(async {
+        let client = Client::connect(&place.control(), CONNECT).await?;
+        client.act(action, limit).await
+    })?;
+    match result {
+        // An end takes the connection along.
+        Ok(()) | Err(Error::Lost { .. }) => {}
+        Err(error @ Error::Problem(_)) => return Err(explain(&place, error)),
+        Err(error) => {
+            let killed = action == Action::Kill && processes::kill_keeper(&place);
+            if !killed && place.look() == Found::Alive {
+                return Err(explain(&place, error));
+            }
+        }
+    }
+    gone(&place)
+}
+
+/// Waits for the end of a VM's keeper, and removes what is left.
+fn gone(place: &Place) -> Result<()> {
+    let end = Instant::now() + GONE;
+    while place.look() == Found::Alive {
+        if Instant::now() >= end {
+            let why = format!("its keeper still runs {} s after it was told to end", GONE.as_secs());
+            let remedy = format!("'atoll kill {}'", place.name);
+            return Err(problem("vm.not-gone", format!("the VM '{}' has not ended", place.name), why, remedy));
+        }
+        std::thread::sleep(LOOK);
+    }
+    place.sweep();
+    Ok(())
+}
