@@ -151,7 +151,11 @@ impl Chipset {
             self.set_isa_line(timer, true);
         }
         self.set_isa_line(timer, self.pit.out0(now));
+        let before = self.rtc.irq();
         self.rtc.advance(now);
+        if self.rtc.irq() && !before {
+            self.pm.rtc_event();
+        }
         self.set_isa_line(rtc, self.rtc.irq());
         self.pm.advance(now);
         self.set_isa_line(sci, self.pm.sci());

@@ -13,11 +13,12 @@ mod event {
     pub const BUS_MASTER: u16 = 1 << 4;
     pub const GLOBAL_LOCK: u16 = 1 << 5;
     pub const POWER_BUTTON: u16 = 1 << 8;
+    pub const RTC: u16 = 1 << 10;
     pub const WAKE: u16 = 1 << 15;
     /// Bits that a write of one clears.
-    pub const CLEARABLE: u16 = TIMER | BUS_MASTER | GLOBAL_LOCK | POWER_BUTTON | WAKE;
+    pub const CLEARABLE: u16 = TIMER | BUS_MASTER | GLOBAL_LOCK | POWER_BUTTON | RTC | WAKE;
     /// Bits that exist in the enable register.
-    pub const ENABLES: u16 = TIMER | GLOBAL_LOCK | POWER_BUTTON;
+    pub const ENABLES: u16 = TIMER | GLOBAL_LOCK | POWER_BUTTON | RTC;
 }
 
 /// Bits of PM1 control.
@@ -108,6 +109,11 @@ impl Pm {
     /// Someone pressed the power button.
     pub fn power_button(&mut self) {
         self.status |= event::POWER_BUTTON;
+    }
+
+    /// The real-time clock has raised its interrupt.
+    pub fn rtc_event(&mut self) {
+        self.status |= event::RTC;
     }
 
     /// Reads the byte at `port`, which lies in the block. Registers that do not exist read as zero.
@@ -214,10 +220,21 @@ mod tests {
     }
 
     #[test]
+    fn the_clock_raises_the_sci_where_enabled() {
+        let mut pm = pm();
+        pm.rtc_event();
+        assert!(!pm.sci());
+        write16(&mut pm, ENABLE, 0x0400);
+        assert!(pm.sci());
+        write16(&mut pm, STATUS, 0x0400);
+        assert!(!pm.sci());
+    }
+
+    #[test]
     fn enables_that_do_not_exist_stay_zero() {
         let mut pm = pm();
         write16(&mut pm, ENABLE, 0xFFFF);
-        assert_eq!(read16(&pm, ENABLE), 0x0121);
+        assert_eq!(read16(&pm, ENABLE), 0x0521);
     }
 
     #[test]

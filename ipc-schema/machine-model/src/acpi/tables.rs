@@ -127,8 +127,6 @@ mod flags {
     pub const PROC_C1: u32 = 1 << 2;
     /// There is no fixed sleep button.
     pub const NO_SLEEP_BUTTON: u32 = 1 << 5;
-    /// RTC wake status is not in the fixed registers.
-    pub const NO_FIX_RTC: u32 = 1 << 6;
     /// The PM timer counts 32 bits instead of 24.
     pub const TIMER_32: u32 = 1 << 8;
     /// RESET_REG works.
@@ -179,7 +177,7 @@ pub fn fadt(machine: &Machine, facs: u64, dsdt: u64) -> Vec<u8> {
     put(&(boot::LEGACY_DEVICES | boot::NO_VGA | boot::NO_ASPM).to_le_bytes());
     put(&[0]);
     let timer = if pm.timer_bits == 32 { flags::TIMER_32 } else { 0 };
-    let fixed = flags::WBINVD | flags::PROC_C1 | flags::NO_SLEEP_BUTTON | flags::NO_FIX_RTC | flags::RESET_REG;
+    let fixed = flags::WBINVD | flags::PROC_C1 | flags::NO_SLEEP_BUTTON | flags::RESET_REG;
     put(&(fixed | timer).to_le_bytes());
     put(&port_address(Some(machine.ports.reset), 1));
     put(&[machine.ports.reset_value]);
