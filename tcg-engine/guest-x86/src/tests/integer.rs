@@ -9,17 +9,16 @@ use crate::{Why, flags};
 fn a_loop_with_calls_and_a_stack() {
     let mut m = long();
     let code = asm64(|a| {
-        let (mut top, mut square, mut over) = (a.create_label(), a.create_label(), a.create_label());
+        let (mut top, mut square) = (a.create_label(), a.create_label());
         a.xor(eax, eax)?;
         a.mov(ecx, 10)?;
-        a.jmp(over)?;
+        a.jmp(top)?;
         a.set_label(&mut square)?;
         a.push(rcx)?;
         a.imul_2(rcx, rcx)?;
         a.add(rax, rcx)?;
         a.pop(rcx)?;
         a.ret()?;
-        a.set_label(&mut over)?;
         a.set_label(&mut top)?;
         a.call(square)?;
         a.dec(rcx)?;
