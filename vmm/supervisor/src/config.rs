@@ -1,0 +1,161 @@
+//! What the user asked for: the sealed memfd "config" (vm.capnp, `VmConfig`) as plain data, checked again.
+//!
+//! The launcher has checked it already, with better messages; here only what the rest relies on is.
+
+use machine_model::{Machine, MachineVersion, limits};
+use wire::vm_capnp::vm_config;
+
+use crate::core::Options;
+
+/// Longest message, in bytes.
+pub const MAX_CONFIG: usize = 64 << 10;
+
+/// Where the guest's first serial port goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Console {
+    /// Nowhere.
+    None,
+    /// A connected socket, held as "console"; the launcher is behind it.
+    Stdio,
+    /// Whoever connects to the listening socket held as "console-listener"; its path, for people.
+    Socket(String),
+    /// The file held as "console"; its path, for people.
+    File(String),
+}
+
+impl std::fmt::Display for Console {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Stdio => f.write_str("stdio"),
+            Self::Socket(path) => write!(f, "socket:{path}"),
+            Self::File(path) => write!(f, "file:{path}"),
+        }
+    }
+}
+
+/// The configuration of a VM.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its name.
+    pub name: String,
+    /// The machine.
+    pub machine: &'static Machine,
+    /// Engine, such as "tcg".
+    pub engine: String,
+    /// Why this engine.
+    pub engine_why: String,
+    /// CPU model.
+    pub cpu_model: String,
+    /// vCPUs.
+    pub vcpus: u16,
+    /// Guest RAM in bytes.
+    pub memory_bytes: u64,
+    /// The kernel as the user wrote it.
+    pub kernel_name: String,
+    /// The initrd as the user wrote it; empty for none.
+    pub initrd_name: String,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// The console.
+    pub console: Console,
+    /// What the core must know.
+    pub options: Options,
+    /// The engine prints what it translates.
+    pub log_translation: bool,
+}
+
+/// A configuration that cannot be meant.
+#[derive(Debug, thiserror::Error)]
+#[error("the VM's configuration: {0}")]
+pub struct ConfigError(String);
+
+impl Config {
+    /// Reads the message.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the field.
+    pub fn read(mut bytes: &[u8]) -> Result<Self, ConfigError> {
+        let malformed = |error: capnp::Error| ConfigError(error.to_string());
+        let message = capnp::serialize::read_message(&mut bytes, link::capnp::reader_options()).map_err(malformed)?;
+        let from: vm_config::Reader<'_> = message.get_root().map_err(malformed)?;
+        let text = |field: capnp::Result<capnp::text::Reader<'_>>| -> Result<String, ConfigError> {
+            Ok(String::from_utf8_lossy(field.map_err(malformed)?.as_bytes()).into_owned())
+        };
+        let machine = MachineVersion::by_name(&text(from.get_machine())?)
+            .map_err(|error| ConfigError(error.to_string()))?
+            .machine();
+        let (vcpus, memory_bytes) = (from.get_vcpus(), from.get_memory_bytes());
+        if vcpus == 0 || usize::from(vcpus) > limits::MAX_VCPUS {
+            return Err(ConfigError(format!("{vcpus} vCPUs: 1 to {} are possible", limits::MAX_VCPUS)));
+        }
+        machine.memory.ram(memory_bytes).map_err(|error| ConfigError(error.to_string()))?;
+        let console = match from.get_console().which() {
+            Ok(vm_config::console::None(())) => Console::None,
+            Ok(vm_config::console::Stdio(())) => Console::Stdio,
+            Ok(vm_config::console::Socket(path)) => Console::Socket(text(path)?),
+            Ok(vm_config::console::File(path)) => Console::File(text(path)?),
+            Err(error) => return Err(ConfigError(format!("console: {error}"))),
+        };
+        Ok(Self {
+            name: text(from.get_name())?,
+            machine,
+            engine: text(from.get_engine())?,
+            engine_why: text(from.get_engine_why())?,
+            cpu_model: text(from.get_cpu_model())?,
+            vcpus,
+            memory_bytes,
+            kernel_name: text(from.get_kernel_name())?,
+            initrd_name: text(from.get_initrd_name())?,
+            command_line: text(from.get_command_line())?,
+            console,
+            options: Options { paused: from.get_paused(), no_reboot: from.get_no_reboot() },
+            log_translation: from.get_log_translation(),
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use capnp::message::{Builder, HeapAllocator};
+
+    /// A configuration that is all right but for what `change` does.
+    pub(crate) fn config(change: impl FnOnce(&mut vm_config::Builder<'_>)) -> Result<Config, ConfigError> {
+        let mut message: Builder<HeapAllocator> = Builder::new_default();
+        let mut to = message.init_root::<vm_config::Builder<'_>>();
+        to.set_name("vm");
+        to.set_machine("q35-0");
+        to.set_engine("tcg");
+        to.set_cpu_model("atoll-v2");
+        to.set_vcpus(1);
+        to.set_memory_bytes(5 << 30);
+        to.set_kernel_name("vmlinuz");
+        to.set_initrd_name("initrd");
+        to.set_command_line("console=ttyS0");
+        change(&mut to);
+        Config::read(&capnp::serialize::write_message_to_words(&message))
+    }
+
+    #[test]
+    fn a_configuration_is_read() {
+        let read = config(|to| {
+            to.set_paused(true);
+            to.reborrow().init_console().set_socket("there");
+        });
+        let read = read.unwrap();
+        assert_eq!((read.vcpus, read.memory_bytes, read.machine.name), (1, 5 << 30, "q35-0"));
+        assert_eq!(read.options, Options { paused: true, no_reboot: false });
+        assert_eq!(read.console.to_string(), "socket:there");
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name() {
+        let refused = |change: fn(&mut vm_config::Builder<'_>)| config(change).unwrap_err().to_string();
+        assert!(refused(|to| to.set_machine("q36")).contains("q36"));
+        assert!(refused(|to| to.set_vcpus(0)).contains("vCPUs"));
+        assert!(refused(|to| to.set_vcpus(65)).contains("64"));
+        assert!(refused(|to| to.set_memory_bytes(12345)).contains("MiB"));
+        assert!(Config::read(b"12345678").is_err());
+    }
+}

@@ -1,0 +1,210 @@
+//! Who gets what, as tables: the memfds and eventfds of a VM, and which of them each process is given under which name.
+
+use doorbell::{WindowDesc, board, uart};
+use guest_memory::DirtyLayout;
+use keeper_protocol::{Access, MemfdFlags};
+use machine_model::Machine;
+
+use crate::config::{Config, Console};
+use crate::core::Islet;
+use crate::{journal, log};
+
+/// Area of the board in the windows memfd.
+pub const BOARD_AREA: u16 = 0;
+/// Area of the first serial port.
+pub const SERIAL_AREA: u16 = 1;
+/// Names of the devices by area, for counters.
+pub const AREAS: [Islet; 2] = [Islet::Board, Islet::Serial0];
+
+/// How a memfd comes into being.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Maker {
+    /// The keeper makes it, empty.
+    Keeper,
+    /// The supervisor makes it and writes its header.
+    Supervisor,
+}
+
+/// A memfd of the VM.
+#[derive(Clone, Copy, Debug)]
+pub struct MemfdRow {
+    /// The name under which the keeper holds it.
+    pub name: &'static str,
+    /// Length in bytes.
+    pub length: u64,
+    /// Who makes it.
+    pub maker: Maker,
+    /// The supervisor cannot have it.
+    pub guarded: bool,
+}
+
+/// Nobody can change the length of a memfd of a VM.
+#[must_use]
+pub const fn memfd_flags(guarded: bool) -> MemfdFlags {
+    let sealed = MemfdFlags::SEAL_SHRINK.union(MemfdFlags::SEAL_GROW).union(MemfdFlags::SEAL_SEAL);
+    if guarded { sealed.union(MemfdFlags::GUARDED) } else { sealed }
+}
+
+/// Length of the RAM memfd.
+#[must_use]
+pub fn ram_length(config: &Config) -> u64 {
+    // The configuration was checked with the same function.
+    config.machine.memory.ram_file_len(config.memory_bytes).unwrap_or(0)
+}
+
+/// The memfds of a VM (design, `shared-memory.md`), in the order in which they are made.
+#[must_use]
+pub fn memfds(config: &Config) -> [MemfdRow; 6] {
+    let ram = ram_length(config);
+    let row = |name, length, maker, guarded| MemfdRow { name, length, maker, guarded };
+    let pages = u64::from(keeper_protocol::MAX_STATUS_SLOTS.min(64));
+    [
+        row("ram", ram, Maker::Keeper, true),
+        row("dirty", DirtyLayout::new(ram).len, Maker::Supervisor, false),
+        row("windows", doorbell::layout::WINDOWS_LEN, Maker::Supervisor, false),
+        row("status", pages * enter::status::STATUS_PAGE_SIZE as u64, Maker::Keeper, false),
+        row("events", log::LENGTH, Maker::Keeper, false),
+        row("adoption", journal::LENGTH, Maker::Keeper, false),
+    ]
+}
+
+/// Wakes the board.
+pub const BOARD_KICK: &str = "board:kick";
+/// The board rings the engine.
+pub const NOTIFY: &str = "board:notify";
+/// Wakes the first serial port.
+pub const SERIAL_KICK: &str = "serial0:kick";
+/// Interrupt line of the first serial port.
+pub const SERIAL_IRQ: &str = "serial0:irq";
+/// The eventfds of a VM.
+pub const EVENTFDS: [&str; 4] = [BOARD_KICK, NOTIFY, SERIAL_KICK, SERIAL_IRQ];
+
+/// A console client's connection, held by the keeper.
+pub const CONSOLE_CONNECTION: &str = "console-connection";
+
+/// A descriptor that a process is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// Its name in the process's setup.
+    pub name: &'static str,
+    /// The name under which it is held.
+    pub held: &'static str,
+    /// In which form.
+    pub access: Access,
+}
+
+const fn given(name: &'static str, held: &'static str) -> Given {
+    Given { name, held, access: Access::Same }
+}
+
+const fn same(name: &'static str) -> Given {
+    given(name, name)
+}
+
+const fn read_only(name: &'static str) -> Given {
+    Given { name, held: name, access: Access::ReadOnly }
+}
+
+const ENGINE: &[Given] = &[
+    same("ram"),
+    same("dirty"),
+    same("windows"),
+    same("status"),
+    same(BOARD_KICK),
+    same(SERIAL_KICK),
+    same(SERIAL_IRQ),
+    same(NOTIFY),
+];
+const BOARD: &[Given] = &[same("windows"), same("status"), given("kick", BOARD_KICK), given("notify", NOTIFY)];
+const SERIAL: &[Given] = &[same("windows"), same("status"), given("kick", SERIAL_KICK), given("irq", SERIAL_IRQ)];
+const LOADER: &[Given] = &[same("ram"), same("status"), read_only("kernel")];
+
+/// What a process is given. `connected`: a client of the console is there.
+#[must_use]
+pub fn gifts(islet: Islet, config: &Config, connected: bool) -> Vec<Given> {
+    let mut list = match islet {
+        Islet::Engine => ENGINE,
+        Islet::Board => BOARD,
+        Islet::Serial0 => SERIAL,
+        Islet::Loader => LOADER,
+    }
+    .to_vec();
+    match islet {
+        Islet::Serial0 => match config.console {
+            Console::Stdio | Console::File(_) => list.push(same("console")),
+            Console::Socket(_) if connected => list.push(given("console", CONSOLE_CONNECTION)),
+            Console::Socket(_) | Console::None => {}
+        },
+        Islet::Loader if !config.initrd_name.is_empty() => list.push(read_only("initrd")),
+        _ => {}
+    }
+    list
+}
+
+/// The register windows of the machine, each with the descriptor that wakes its device.
+#[must_use]
+pub fn windows(machine: &Machine) -> Vec<(WindowDesc, &'static str)> {
+    let mut list: Vec<_> = board::windows(machine, BOARD_AREA).into_iter().map(|window| (window, BOARD_KICK)).collect();
+    if let Some(port) = machine.ports.serial.first() {
+        list.push((uart::window(Islet::Serial0.name(), port.ports.start, SERIAL_AREA), SERIAL_KICK));
+    }
+    list
+}
+
+/// The interrupt lines of devices outside the board: number, and the descriptor that raises it.
+#[must_use]
+pub fn lines(machine: &Machine) -> Vec<(u16, &'static str)> {
+    let line = |irq: u8| (u16::from(machine.interrupts.gsi_of_isa(irq)), SERIAL_IRQ);
+    machine.ports.serial.first().map(|port| line(port.irq)).into_iter().collect()
+}
+
+/// Guest RAM that a process can reach, in bytes.
+#[must_use]
+pub fn grant(islet: Islet, config: &Config) -> u64 {
+    match islet {
+        Islet::Engine | Islet::Loader => config.memory_bytes,
+        Islet::Board | Islet::Serial0 => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::config;
+    use keeper_protocol::Name;
+
+    #[test]
+    fn every_gift_is_made_or_held_by_the_launcher() {
+        let config = config(|to| to.reborrow().init_console().set_stdio(())).unwrap();
+        let from_launcher = ["kernel", "initrd", "console"];
+        let made: Vec<&str> = memfds(&config).iter().map(|row| row.name).chain(EVENTFDS).collect();
+        for islet in Islet::ALL {
+            for gift in gifts(islet, &config, false) {
+                assert!(made.contains(&gift.held) || from_launcher.contains(&gift.held), "{islet}: {gift:?}");
+                assert!(Name::new(gift.held).is_ok());
+            }
+        }
+        assert!(made.iter().all(|name| Name::new(name).is_ok()));
+    }
+
+    #[test]
+    fn only_who_must_has_guest_memory() {
+        let config = config(|_| ()).unwrap();
+        for islet in Islet::ALL {
+            let has = gifts(islet, &config, true).iter().any(|gift| gift.held == "ram");
+            assert_eq!(has, grant(islet, &config) > 0, "{islet}");
+        }
+        assert!(memfds(&config)[0].guarded && memfds(&config)[0].length == 6 << 30);
+    }
+
+    #[test]
+    fn every_window_and_line_names_a_descriptor_of_the_engine() {
+        let config = config(|_| ()).unwrap();
+        let has = |name: &str| gifts(Islet::Engine, &config, false).iter().any(|gift| gift.name == name);
+        let windows = windows(config.machine);
+        assert!(windows.iter().all(|(_, kick)| has(kick)));
+        assert_eq!(windows.last().unwrap().0.base, 0x3f8);
+        assert_eq!(lines(config.machine), [(4, SERIAL_IRQ)]);
+        assert!(has(SERIAL_IRQ) && has(NOTIFY));
+    }
+}
