@@ -1,0 +1,90 @@
+//! Comparing two outcomes: everything, but for a reviewed list of what the architecture leaves undefined.
+
+use std::fmt::Write as _;
+
+use iced_x86::{Instruction, Mnemonic};
+
+use crate::case::{Case, Outcome, RW_LEN};
+
+/// CF, PF, AF, ZF, SF, OF, DF, NT, AC, ID: the flags that a program can see change.
+const VISIBLE_FLAGS: u64 = 0x24_4cd5;
+
+/// Flags that an instruction leaves undefined, with the manual's words.
+pub type Undefined = (Mnemonic, u64, &'static str);
+
+/// The reviewed list.
+pub static UNDEFINED: &[Undefined] = &[];
+
+/// Differences between what the host and the guest made of a case, a line each; none if they agree.
+pub fn differences(case: &Case, i: &Instruction, host: &Outcome, guest: &Outcome) -> Vec<String> {
+    let mut out = vec![];
+    let mut differ = |what: &str, h: u128, g: u128| {
+        if h != g {
+            out.push(format!("{what}: host {h:#x}, translator {g:#x}"));
+        }
+    };
+    let (h, g) = (&host.state, &guest.state);
+    differ("vector", host.stop.vector.into(), guest.stop.vector.into());
+    differ("error code", error(host).into(), error(guest).into());
+    differ("CR2", host.stop.cr2.into(), guest.stop.cr2.into());
+    differ("RIP", h.rip.into(), g.rip.into());
+    let long = h.sel[1] == crate::case::CS64;
+    let (count, mask) = if case.long() { (16, u64::MAX) } else { (8, 0xffff_ffff) };
+    let _ = long;
+    for n in 0..count {
+        differ(NAMES[n], (h.gpr[n] & mask).into(), (g.gpr[n] & mask).into());
+    }
+    let flags = VISIBLE_FLAGS & !undefined(i);
+    differ("EFLAGS", (h.eflags & flags).into(), (g.eflags & flags).into());
+    for n in 0..6 {
+        differ(["ES", "CS", "SS", "DS", "FS", "GS"][n], h.sel[n].into(), g.sel[n].into());
+    }
+    differ("base of FS", h.base[0].into(), g.base[0].into());
+    differ("base of GS", h.base[1].into(), g.base[1].into());
+    let (a, b) = (&h.fx, &g.fx);
+    differ("x87 control", a.cw.into(), b.cw.into());
+    differ("x87 status", a.sw.into(), b.sw.into());
+    differ("x87 tags", a.tags.into(), b.tags.into());
+    differ("x87 opcode", a.op.into(), b.op.into());
+    differ("x87 instruction pointer", a.ip.into(), b.ip.into());
+    differ("x87 data pointer", a.dp.into(), b.dp.into());
+    differ("MXCSR", a.mxcsr.into(), b.mxcsr.into());
+    for n in 0..8 {
+        differ(&format!("ST({n})"), a.st[n] << 48 >> 48, b.st[n]);
+    }
+    for n in 0..count {
+        differ(&format!("XMM{n}"), a.xmm[n], b.xmm[n]);
+    }
+    memory(host, guest, &mut out);
+    out
+}
+
+const NAMES: [&str; 16] =
+    ["RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8", "R9", "R10", "R11", "R12", "R13", "R14", "R15"];
+
+/// The error code; Linux hides from programs whether an address of its own half is mapped (arch/x86/mm/fault.c).
+fn error(o: &Outcome) -> u32 {
+    if o.stop.vector == 14 && o.stop.cr2 >> 63 != 0 { o.stop.error | 1 } else { o.stop.error }
+}
+
+fn undefined(i: &Instruction) -> u64 {
+    UNDEFINED.iter().filter(|u| u.0 == i.mnemonic()).fold(0, |m, u| m | u.1)
+}
+
+fn memory(host: &Outcome, guest: &Outcome, out: &mut Vec<String>) {
+    if host.rw == guest.rw {
+        return;
+    }
+    let differ: Vec<usize> = (0..RW_LEN as usize).filter(|n| host.rw[*n] != guest.rw[*n]).collect();
+    let (first, last) = (differ[0], differ[differ.len() - 1]);
+    let mut line = format!("memory at offset {first:#x}..={last:#x}: host");
+    let show = first..=last.min(first + 15);
+    for n in show.clone() {
+        let _ = write!(line, " {:02x}", host.rw[n]);
+    }
+    line.push_str(", translator");
+    for n in show {
+        let _ = write!(line, " {:02x}", guest.rw[n]);
+    }
+    out.push(line);
+}

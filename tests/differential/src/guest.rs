@@ -1,0 +1,370 @@
+//! The translator's side: a vCPU at privilege level 3 that sees the same addresses, segments and rights as the host's child.
+//!
+//! The idea: what Linux gives a user program (four-level paging, its GDT, CR0 and CR4) is a small table here; a case is loaded
+//! into the vCPU, and instructions are lifted, verified and interpreted one at a time until an INT3 or an exception.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use cpu_model::Model;
+use guest_memory::{Access, DirtyLayout, DirtyLog, Kind, Layout, Memfd, Ram, Region};
+use guest_x86::state::{self, FPU_CW, FPU_DP, FPU_IP, FPU_OP, FPU_SW, FPU_TAG, attr, cr0, cr4, efer, fpr, gpr, xmm};
+use guest_x86::{Cpu, Seg, Segment, Table};
+use ir::t0::{self, Exit};
+use ir::{Block, PC, Regs, op::FPC, verify};
+use mem::Memory;
+
+use crate::bus::NoBus;
+use crate::case::{
+    CODE, CODE_LEN, CS32, CS64, Case, DATA, DATA_HIGH, DATA_LEN, DS, FS32, FS32_BASE, GS32, GS32_BASE, GS32_LIMIT,
+    INT3, Outcome, RW_LEN, Stop, read_only_page,
+};
+
+/// Where things lie in the guest's physical memory.
+mod physical {
+    /// The local descriptor table.
+    pub const LDT: u64 = 0x1000;
+    /// The global descriptor table.
+    pub const GDT: u64 = 0x2000;
+    /// The interrupt descriptor table.
+    pub const IDT: u64 = 0x3000;
+    /// The task state segment.
+    pub const TSS: u64 = 0x4000;
+    /// The kernel's stack.
+    pub const STACK: u64 = 0x5000;
+    /// The code pages.
+    pub const CODE: u64 = 0x8000;
+    /// The data pages.
+    pub const DATA: u64 = 0x10_000;
+    /// The top page table; further ones follow.
+    pub const TABLES: u64 = 0x20_000;
+    /// All of it.
+    pub const LEN: u64 = 0x80_000;
+}
+
+/// Where the kernel's part is mapped.
+const KERNEL: u64 = 0xffff_8000_0000_0000;
+/// The handler of vector n is at this address plus 16 n; it is never fetched.
+const HANDLERS: u64 = KERNEL + 0x70_000;
+
+/// Instructions (or iterations of a repeated one) that a case may take.
+const STEPS: u32 = 100_000;
+
+/// Descriptors of Linux's GDT (arch/x86/include/asm/segment.h), from 08h: kernel code of both sizes and data, user code and
+/// data, the TSS and the LDT in two slots each, three empty thread segments, and the processor's number.
+#[rustfmt::skip]
+static GDT: [u64; 16] = [
+    0,
+    0x00cf_9b00_0000_ffff, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff,
+    0x00cf_fb00_0000_ffff, 0x00cf_f300_0000_ffff, 0x00af_fb00_0000_ffff,
+    0,
+    0x0000_8b00_0000_206f, 0, 0x0000_8200_0000_000f, 0,
+    0, 0, 0,
+    0x0040_f500_0000_0000,
+];
+
+/// A data segment of the LDT as modify_ldt makes it: present, level 3, writable, accessed, 32 bits, "useable".
+const fn local(base: u32, limit: u32, pages: bool) -> u64 {
+    let (b, l) = (base as u64, limit as u64);
+    l & 0xffff
+        | (b & 0xff_ffff) << 16
+        | 0xf3 << 40
+        | (l >> 16 & 0xf) << 48
+        | 0x5 << 52
+        | (pages as u64) << 55
+        | (b >> 24) << 56
+}
+
+/// What happened in the guest beyond an outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ran {
+    /// It ended as cases end.
+    Ended(Box<Outcome>),
+    /// The lifter or the interpreter did what it must not.
+    Broken(String),
+}
+
+/// Called with each block before it runs.
+pub type Tamper<'a> = &'a mut dyn FnMut(&mut Block);
+
+/// A vCPU with its memory.
+pub struct Guest {
+    cpu: Cpu<NoBus>,
+    regs: Box<Regs>,
+    mem: Arc<Memory>,
+    cache: code::Cache,
+    next_table: u64,
+    /// The last case's bytes: offset in the code pages, and length.
+    placed: (u64, usize),
+}
+
+impl Guest {
+    /// A guest with its tables in place.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn new(model: &'static Model) -> Result<Guest> {
+        let mem = Arc::new(memory()?);
+        let mut cpu = Cpu::new(model, Arc::clone(&mem), NoBus::default());
+        let mut regs = Box::new(Regs::default());
+        cpu.reset(&mut regs);
+        let mut g = Guest {
+            cpu,
+            regs,
+            mem,
+            cache: code::Cache::default(),
+            next_table: physical::TABLES + 0x1000,
+            placed: (0, 0),
+        };
+        g.tables()?;
+        g.system();
+        Ok(g)
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        self.mem.ram.write(at, bytes).context("outside RAM")
+    }
+
+    fn word(&self, at: u64, v: u64) -> Result<()> {
+        self.write(at, &v.to_le_bytes())
+    }
+
+    /// Map one page. `rights`: 1 present, 2 writable, 4 user, bit 63 not executable.
+    fn map(&mut self, va: u64, pa: u64, rights: u64) -> Result<()> {
+        let mut table = physical::TABLES;
+        for level in [39, 30, 21] {
+            let at = table + (va >> level & 0x1ff) * 8;
+            let mut e = self.mem.ram.load_u64(at).context("outside RAM")?;
+            if e == 0 {
+                e = self.next_table | 7;
+                self.next_table += 0x1000;
+                ensure!(self.next_table <= physical::LEN, "out of page tables");
+                self.word(at, e)?;
+            }
+            table = e & !0xfff;
+        }
+        self.word(table + (va >> 12 & 0x1ff) * 8, pa | rights)
+    }
+
+    fn tables(&mut self) -> Result<()> {
+        const NX: u64 = 1 << 63;
+        for p in (0..CODE_LEN).step_by(0x1000) {
+            self.map(CODE + p, physical::CODE + p, 5)?;
+        }
+        for base in [DATA, DATA_HIGH] {
+            for p in (0..DATA_LEN).step_by(0x1000) {
+                self.map(base + p, physical::DATA + p, NX | if p < RW_LEN { 7 } else { 5 })?;
+            }
+        }
+        for p in (0..0x8000).step_by(0x1000) {
+            self.map(KERNEL + p, p, NX | 3)?;
+        }
+        self.write(physical::CODE, &vec![INT3; CODE_LEN as usize])?;
+        self.write(physical::DATA + RW_LEN, &read_only_page())?;
+        for (i, d) in GDT.iter().enumerate() {
+            self.word(physical::GDT + 8 * i as u64, *d)?;
+        }
+        self.word(physical::LDT, local(FS32_BASE, 0xf_ffff, true))?;
+        self.word(physical::LDT + 8, local(GS32_BASE, GS32_LIMIT, false))?;
+        for n in 0..256u64 {
+            // #BP and #OF may be called by programs.
+            let level = if matches!(n, 3 | 4) { 3 } else { 0 };
+            let h = HANDLERS + 16 * n;
+            let low = h & 0xffff | 0x10 << 16 | (0x8e00 | level << 13) << 32 | (h >> 16 & 0xffff) << 48;
+            self.word(physical::IDT + 16 * n, low)?;
+            self.word(physical::IDT + 16 * n + 8, h >> 32)?;
+        }
+        // RSP0.
+        self.word(physical::TSS + 4, KERNEL + physical::STACK + 0x1000)
+    }
+
+    fn system(&mut self) {
+        let s = &mut self.cpu.sys;
+        s.cr0 = cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::AM | cr0::PG;
+        s.cr3 = physical::TABLES;
+        s.cr4 = cr4::DE
+            | cr4::PSE
+            | cr4::PAE
+            | cr4::MCE
+            | cr4::PGE
+            | cr4::OSFXSR
+            | cr4::OSXMMEXCPT
+            | cr4::FSGSBASE
+            | cr4::OSXSAVE
+            | cr4::SMEP
+            | cr4::SMAP;
+        s.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
+        s.xcr0 = 3;
+        s.cpl = 3;
+        s.gdtr = Table { base: KERNEL + physical::GDT, limit: 16 * 8 - 1 };
+        s.idtr = Table { base: KERNEL + physical::IDT, limit: 0xfff };
+        s.ldtr = Segment { selector: 0x50, attr: attr::P | 2, limit: 15, base: KERNEL + physical::LDT };
+        s.tr = Segment { selector: 0x40, attr: attr::P | 0xb, limit: 0x206f, base: KERNEL + physical::TSS };
+    }
+
+    /// The segment of a selector that cases start with.
+    fn segment(selector: u16) -> Segment {
+        let d = match selector {
+            FS32 => local(FS32_BASE, 0xf_ffff, true),
+            GS32 => local(GS32_BASE, GS32_LIMIT, false),
+            0 => return Segment::null(0),
+            s => GDT[usize::from(s >> 3) & 15],
+        };
+        let limit = (d & 0xffff | d >> 32 & 0xf_0000) as u32;
+        let attributes = (d >> 40) as u16 & 0xf0ff;
+        let limit = if attributes & attr::G != 0 { limit << 12 | 0xfff } else { limit };
+        Segment { selector, attr: attributes, limit, base: d >> 16 & 0xff_ffff | d >> 56 << 24 }
+    }
+
+    fn enter(&mut self, c: &Case) -> Result<()> {
+        let (offset, len) = self.placed;
+        self.write(physical::CODE + offset, &[INT3; crate::case::MAX_BYTES][..len])?;
+        let at = c.at - CODE;
+        let n = (c.len).min(CODE_LEN - at) as usize;
+        self.write(physical::CODE + at, &c.bytes[..n])?;
+        self.placed = (at, n);
+        self.write(physical::DATA, &c.rw)?;
+        self.system();
+        self.cpu.pending = None;
+        let s = &c.state;
+        for (seg, sel) in Seg::ALL.into_iter().zip(s.sel) {
+            self.cpu.sys.seg[seg as usize] = Guest::segment(sel);
+        }
+        if c.long() {
+            self.cpu.sys.seg[Seg::Fs as usize].base = s.base[0];
+            self.cpu.sys.seg[Seg::Gs as usize].base = s.base[1];
+        }
+        let regs = &mut *self.regs;
+        for (n, v) in s.gpr.iter().enumerate() {
+            regs.set(gpr(n), *v);
+        }
+        for (n, v) in s.fx.xmm.iter().enumerate() {
+            regs.set128(xmm(n), *v);
+        }
+        let top = usize::from(s.fx.sw >> 11 & 7);
+        for (n, v) in s.fx.st.iter().enumerate() {
+            regs.set128(fpr(top + n), *v & (u128::MAX >> 48));
+        }
+        for (slot, v) in [
+            (PC, s.rip),
+            (FPC, u64::from(s.fx.mxcsr)),
+            (FPU_CW, u64::from(s.fx.cw)),
+            (FPU_SW, u64::from(s.fx.sw)),
+            (FPU_TAG, u64::from(s.fx.tags)),
+            (FPU_OP, u64::from(s.fx.op)),
+            (FPU_IP, s.fx.ip),
+            (FPU_DP, s.fx.dp),
+        ] {
+            regs.set(slot, v);
+        }
+        state::set_eflags(regs, s.eflags);
+        self.cpu.sys.shadow = guest_x86::Shadow::None;
+        self.cpu.refresh(regs);
+        Ok(())
+    }
+
+    /// Whether the next instruction is an INT3 of the surroundings.
+    fn landed(&self) -> bool {
+        let linear = self.cpu.linear_pc(&self.regs);
+        linear.wrapping_sub(CODE) < CODE_LEN && self.mem.ram.load_u8(physical::CODE + (linear - CODE)) == Some(INT3)
+    }
+
+    /// Run a case. Each block goes through `tamper` before it runs.
+    ///
+    /// # Errors
+    /// The harness itself cannot go on.
+    pub fn run(&mut self, c: &Case, tamper: Tamper<'_>) -> Result<Ran> {
+        self.enter(c)?;
+        for step in 0..STEPS {
+            if step > 0 && self.landed() {
+                let pc = self.regs.get(PC);
+                self.regs.set(PC, pc + 1);
+                return self.leave(Stop { vector: 3, ..Stop::default() });
+            }
+            if self.cpu.has_stale() {
+                self.cpu.drop_stale(&mut self.cache);
+            }
+            let Ok(mut lift) = self.cpu.lift(&self.regs, 1) else { return self.fault() };
+            if let Err(e) = verify::verify(&lift.block) {
+                return Ok(Ran::Broken(format!("the verifier refuses the block: {e}\n{}", lift.block)));
+            }
+            tamper(&mut lift.block);
+            let out = t0::run(&lift.block, &mut self.regs, &mut self.cpu);
+            match out.exit {
+                Exit::Fault => return self.fault(),
+                Exit::Restart => return Ok(Ran::Broken("an instruction wants to be run again".into())),
+                Exit::Direct(_) | Exit::Indirect | Exit::Event(_) => {}
+            }
+            if self.cpu.sys.cpl != 3 {
+                return self.trap();
+            }
+        }
+        Ok(Ran::Broken(format!("still running after {STEPS} steps")))
+    }
+
+    fn fault(&mut self) -> Result<Ran> {
+        let Some(e) = self.cpu.pending.take() else {
+            return Ok(Ran::Broken("a fault without an exception".into()));
+        };
+        self.leave(Stop { vector: e.vector.into(), error: e.error.unwrap_or(0), cr2: e.cr2.unwrap_or(0) })
+    }
+
+    /// An INT instruction was delivered: its frame is on the kernel's stack.
+    fn trap(&mut self) -> Result<Ran> {
+        let vector = self.regs.get(PC).wrapping_sub(HANDLERS) / 16;
+        if vector > 255 {
+            return Ok(Ran::Broken("it runs in the kernel, but not in a handler".into()));
+        }
+        let sp = self.regs.get(state::RSP).wrapping_sub(KERNEL);
+        let mut frame = [0; 5];
+        for (i, w) in frame.iter_mut().enumerate() {
+            *w = self.mem.ram.load_u64(sp + 8 * i as u64).context("no frame")?;
+        }
+        self.regs.set(PC, frame[0]);
+        self.regs.set(state::RSP, frame[3]);
+        state::set_eflags(&mut self.regs, frame[2]);
+        for (s, selector) in [(Seg::Cs, frame[1]), (Seg::Ss, frame[4])] {
+            self.cpu.sys.seg[s as usize].selector = selector as u16;
+        }
+        self.leave(Stop { vector: vector as u32, ..Stop::default() })
+    }
+
+    fn leave(&mut self, stop: Stop) -> Result<Ran> {
+        let regs = &*self.regs;
+        let seg = |s: Seg| self.cpu.sys.seg(s);
+        let mut out = Box::new(Outcome { stop, ..Outcome::default() });
+        let s = &mut out.state;
+        s.gpr = std::array::from_fn(|n| regs.get(gpr(n)));
+        s.rip = regs.get(PC);
+        s.eflags = state::eflags(regs);
+        s.base = [seg(Seg::Fs).base, seg(Seg::Gs).base];
+        s.sel = Seg::ALL.map(|x| seg(x).selector);
+        let sw = regs.get(FPU_SW) as u16;
+        let top = usize::from(sw >> 11 & 7);
+        s.fx.cw = regs.get(FPU_CW) as u16;
+        s.fx.sw = sw;
+        s.fx.tags = regs.get(FPU_TAG) as u8;
+        s.fx.op = regs.get(FPU_OP) as u16;
+        s.fx.ip = regs.get(FPU_IP);
+        s.fx.dp = regs.get(FPU_DP);
+        s.fx.mxcsr = regs.get(FPC) as u32;
+        s.fx.st = std::array::from_fn(|n| regs.get128(fpr(top + n)) & (u128::MAX >> 48));
+        s.fx.xmm = std::array::from_fn(|n| regs.get128(xmm(n)));
+        self.mem.ram.read(physical::DATA, &mut out.rw).context("outside RAM")?;
+        Ok(Ran::Ended(out))
+    }
+}
+
+fn memory() -> Result<Memory> {
+    let len = physical::LEN;
+    let layout = Layout::new(vec![Region { base: 0, len, offset: 0, kind: Kind::Ram }])?;
+    let fd = Memfd::create("ram", len)?;
+    let ram = Ram::map(fd.as_fd(), len, Access::ReadWrite)?;
+    let dirty = Memfd::create("dirty", DirtyLayout::new(len).len)?;
+    DirtyLog::format(dirty.as_fd(), len)?;
+    Ok(Memory { ram, layout, marks: DirtyLog::map(dirty.as_fd(), len)? })
+}
+
+/// Selectors that the two sides must mean the same by.
+pub const SELECTORS: [u16; 5] = [CS32, DS, CS64, FS32, GS32];

@@ -1,0 +1,51 @@
+//! `differential`: compares the translator with the CPU that it runs on; repeats a single case.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use differential::forms;
+use differential::run::{self, Plan};
+
+const USAGE: &str =
+    "usage: differential [--seed N] [--states N] [--threads N] [FILTER...]   compare, forms that contain a filter
+       differential --seed N --form FORM --state N                      one case, in full";
+
+fn main() -> Result<ExitCode> {
+    let (mut seed, mut states, mut threads, mut form, mut state) = (1, 3, 1, None, None);
+    let mut filters = vec![];
+    let mut args = std::env::args().skip(1);
+    while let Some(a) = args.next() {
+        let mut value = || args.next().with_context(|| format!("{a} needs a value\n{USAGE}"));
+        match a.as_str() {
+            "--seed" => seed = value()?.parse()?,
+            "--states" => states = value()?.parse()?,
+            "--threads" => threads = value()?.parse()?,
+            "--state" => state = Some(value()?.parse()?),
+            "--form" => form = Some(value()?),
+            "-h" | "--help" => bail!(USAGE),
+            _ => filters.push(a),
+        }
+    }
+    let model = cpu_model::by_name("atoll-v2")?;
+    if let Some(name) = form {
+        let form = forms::by_name(model, &name).with_context(|| format!("there is no form {name}"))?;
+        print!("{}", run::replay(form, seed, state.context(USAGE)?, model)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut list = forms::all(model);
+    list.retain(|f| filters.is_empty() || filters.iter().any(|x| f.to_string().contains(x.as_str())));
+    let plan = Plan { forms: list, seed, states: 0..states, threads };
+    let start = std::time::Instant::now();
+    let report = run::run(&plan, model, &|_, _, _, _| Ok(()))?;
+    for f in &report.failures {
+        println!("{f}");
+    }
+    println!("{report}");
+    println!(
+        "{} forms, {} without a case, {:.1} s",
+        plan.forms.len(),
+        report.empty.len(),
+        start.elapsed().as_secs_f64()
+    );
+    Ok(if report.differences() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

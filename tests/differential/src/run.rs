@@ -1,0 +1,286 @@
+//! The run: forms times states, in batches that host and guest work on at the same time, and the report.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result, anyhow};
+use cpu_model::Model;
+use iced_x86::Code;
+
+use crate::build::{self, Made};
+use crate::case::{Case, Outcome};
+use crate::compare;
+use crate::features;
+use crate::forms::{self, Form};
+use crate::guest::{self, Guest};
+use crate::host::{self, BATCH, Host};
+use crate::random::Pool;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The forms.
+    pub forms: Vec<Form>,
+    /// Seed of the run.
+    pub seed: u64,
+    /// States of each form: their numbers.
+    pub states: std::ops::Range<u64>,
+    /// Threads, each with a child of its own.
+    pub threads: usize,
+}
+
+/// A case on which the two disagree.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The form.
+    pub form: Form,
+    /// The run's seed.
+    pub seed: u64,
+    /// Number of the state.
+    pub state: u64,
+    /// Its first instruction.
+    pub text: String,
+    /// What differs.
+    pub lines: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} {}", self.form, self.text)?;
+        for l in &self.lines {
+            writeln!(f, "    {l}")?;
+        }
+        write!(f, "    again: differential --seed {} --form {} --state {}", self.seed, self.form, self.state)
+    }
+}
+
+/// Counts of a feature.
+#[derive(Clone, Debug, Default)]
+pub struct Count {
+    /// Codes that the model advertises and that are not excluded, per mode.
+    pub advertised: BTreeSet<(u32, u32)>,
+    /// Of these, those that ran.
+    pub covered: BTreeSet<(u32, u32)>,
+    /// Cases.
+    pub cases: u64,
+    /// Cases that differ.
+    pub differ: u64,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// By feature.
+    pub features: BTreeMap<String, Count>,
+    /// Disagreements, at most [`KEEP`] of each code.
+    pub failures: Vec<Failure>,
+    /// Forms of which not one case could be made.
+    pub empty: Vec<Form>,
+}
+
+/// Failures kept of one code.
+const KEEP: usize = 6;
+
+impl Report {
+    /// Cases that ran.
+    pub fn cases(&self) -> u64 {
+        self.features.values().map(|c| c.cases).sum()
+    }
+
+    /// Cases that differ.
+    pub fn differences(&self) -> u64 {
+        self.features.values().map(|c| c.differ).sum()
+    }
+
+    fn merge(&mut self, other: Report) {
+        for (k, v) in other.features {
+            let c = self.features.entry(k).or_default();
+            c.covered.extend(v.covered);
+            c.cases += v.cases;
+            c.differ += v.differ;
+        }
+        self.failures.extend(other.failures);
+        self.empty.extend(other.empty);
+    }
+
+    fn count(&mut self, code: Code) -> &mut Count {
+        self.features.entry(features::name(code)).or_default()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<14} {:>8} {:>10} {:>10} {:>8}", "feature", "covered", "advertised", "cases", "differ")?;
+        let mut total = (0, 0);
+        for (name, c) in &self.features {
+            let (covered, advertised) = (c.covered.len(), c.advertised.len());
+            total = (total.0 + covered, total.1 + advertised);
+            writeln!(f, "{name:<14} {covered:>8} {advertised:>10} {:>10} {:>8}", c.cases, c.differ)?;
+        }
+        write!(f, "{:<14} {:>8} {:>10} {:>10} {:>8}", "all", total.0, total.1, self.cases(), self.differences())
+    }
+}
+
+/// A batch, with the names of its cases.
+#[derive(Default)]
+struct Batch {
+    names: Vec<(Form, u64)>,
+    made: Vec<Made>,
+}
+
+/// One worker: a host, a guest, and what it has found.
+struct Worker<'a> {
+    plan: &'a Plan,
+    host: Host,
+    guest: Guest,
+    report: Report,
+    kept: BTreeMap<Code, usize>,
+    extra: Extra<'a>,
+}
+
+/// Called with each case and the outcome on which both sides agree.
+pub type Extra<'a> = &'a (dyn Fn(&Form, &Case, &Outcome, &mut Guest) -> Result<()> + Sync);
+
+/// Run the plan.
+///
+/// # Errors
+/// The harness cannot work here; what differs is in the report.
+pub fn run(plan: &Plan, model: &'static Model, extra: Extra<'_>) -> Result<Report> {
+    let pool = Pool::default();
+    let next = AtomicUsize::new(0);
+    let mut report = Report::default();
+    for bits in [64, 32] {
+        for code in forms::codes(model, bits) {
+            report.count(code).advertised.insert((code as u32, bits));
+        }
+    }
+    let parts: Vec<Result<Report>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..plan.threads.max(1))
+            .map(|_| {
+                let (pool, next) = (&pool, &next);
+                scope.spawn(move || {
+                    let mut w = Worker {
+                        plan,
+                        host: Host::new()?,
+                        guest: Guest::new(model)?,
+                        report: Report::default(),
+                        kept: BTreeMap::new(),
+                        extra,
+                    };
+                    w.work(pool, next, model)?;
+                    Ok(w.report)
+                })
+            })
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(anyhow!("a worker panicked")))).collect()
+    });
+    for p in parts {
+        report.merge(p?);
+    }
+    report.failures.sort_by_key(|f| (f.form.bits, f.form.code as u32, f.state));
+    Ok(report)
+}
+
+impl Worker<'_> {
+    fn work(&mut self, pool: &Pool, next: &AtomicUsize, model: &'static Model) -> Result<()> {
+        let mut batch = Batch::default();
+        while let Some(form) = self.plan.forms.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let mut any = false;
+            for state in self.plan.states.clone() {
+                let Some(made) = build::make(*form, self.plan.seed, state, pool, model) else { continue };
+                any = true;
+                batch.names.push((*form, state));
+                batch.made.push(made);
+                if batch.made.len() == BATCH {
+                    self.batch(&std::mem::take(&mut batch))?;
+                }
+            }
+            if !any {
+                self.report.empty.push(*form);
+            }
+        }
+        self.batch(&batch)
+    }
+
+    fn batch(&mut self, b: &Batch) -> Result<()> {
+        if b.made.is_empty() {
+            return Ok(());
+        }
+        let cases: Vec<Case> = b.made.iter().map(|m| m.case.clone()).collect();
+        self.host.start(&cases)?;
+        let mut guests = Vec::with_capacity(cases.len());
+        for c in &cases {
+            guests.push(self.guest.run(c, &mut |_| {})?);
+        }
+        let hosts = self.host.finish(cases.len())?;
+        for (((name, made), host), guest) in b.names.iter().zip(&b.made).zip(hosts).zip(guests) {
+            self.judge(name, made, &host, &guest)?;
+        }
+        Ok(())
+    }
+
+    fn judge(&mut self, name: &(Form, u64), made: &Made, host: &host::Ran, guest: &guest::Ran) -> Result<()> {
+        let lines = verdict(made, host, guest);
+        let form = name.0;
+        let count = self.report.count(form.code);
+        count.cases += 1;
+        if matches!(host, host::Ran::Ended(_)) {
+            count.covered.insert((form.code as u32, form.bits));
+        }
+        if lines.is_empty() {
+            if let host::Ran::Ended(o) = host {
+                (self.extra)(&form, &made.case, o, &mut self.guest)?;
+            }
+            return Ok(());
+        }
+        count.differ += 1;
+        let kept = self.kept.entry(form.code).or_default();
+        *kept += 1;
+        if *kept <= KEEP {
+            let text = describe(made);
+            self.report.failures.push(Failure { form, seed: self.plan.seed, state: name.1, text, lines });
+        }
+        Ok(())
+    }
+}
+
+/// What differs between the two runs of a case.
+pub fn verdict(made: &Made, host: &host::Ran, guest: &guest::Ran) -> Vec<String> {
+    match (host, guest) {
+        (host::Ran::Lost(why), _) => vec![format!("the host's child is lost: {why}")],
+        (_, guest::Ran::Broken(why)) => vec![why.clone()],
+        (host::Ran::Ended(h), guest::Ran::Ended(g)) => compare::differences(&made.case, &made.instruction, h, g),
+    }
+}
+
+fn describe(made: &Made) -> String {
+    let bytes: Vec<String> = made.case.code().iter().map(|b| format!("{b:02x}")).collect();
+    format!("[{}] {:?}", bytes.join(" "), made.instruction.code())
+}
+
+/// One case again, in full: what it was, what each side made of it.
+///
+/// # Errors
+/// No such case, or the harness cannot work here.
+pub fn replay(form: Form, seed: u64, state: u64, model: &'static Model) -> Result<String> {
+    use fmt::Write as _;
+    let pool = Pool::default();
+    let made = build::make(form, seed, state, &pool, model).context("this form has no case of that number")?;
+    let host = Host::new()?.run(std::slice::from_ref(&made.case))?.remove(0);
+    let mut blocks = String::new();
+    let guest = Guest::new(model)?.run(&made.case, &mut |b| {
+        let _ = write!(blocks, "{b}");
+    })?;
+    let mut out = format!("{form} {}\n{:#x?}\n{blocks}", describe(&made), made.case.state);
+    if let host::Ran::Ended(o) = &host {
+        let _ = writeln!(out, "host: {:x?}\n{:#x?}", o.stop, o.state);
+    }
+    if let guest::Ran::Ended(o) = &guest {
+        let _ = writeln!(out, "translator: {:x?}\n{:#x?}", o.stop, o.state);
+    }
+    for l in verdict(&made, &host, &guest) {
+        let _ = writeln!(out, "{l}");
+    }
+    Ok(out)
+}
