@@ -1,4 +1,5 @@
 //! aarch64: every listed encoding, many random states, equal to `qemu-aarch64`: registers, flags, memory and faults.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of a test")]
 
 use fitness::bench::{ALIGNMENT, Bench, FAULT};
 use fitness::gdb::{Gdb, Stepped, hex, unhex};

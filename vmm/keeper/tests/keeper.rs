@@ -289,8 +289,8 @@ fn garbage_is_refused_and_the_keeper_goes_on() {
 
 #[test]
 fn thousands_of_starts_and_ends_leave_nothing_behind() {
-    // The whole row with ATOLL_LONG_TESTS=1.
-    let cycles = if std::env::var_os("ATOLL_LONG_TESTS").is_some() { 10_000 } else { 200 };
+    // The whole row with ATOLL_LONG=1.
+    let cycles = if std::env::var_os("ATOLL_LONG").is_some() { 10_000 } else { 200 };
     let mut vm = Vm::start(DETACHED);
     let mut open = None;
     let mut last = ProcessId(0);
