@@ -4,6 +4,7 @@
 //! part of this crate, and so are the words on the kernel command line that choose what it does ([`Mode`]) and the lines
 //! that it prints ([`MARKER`]), so that a test never has to repeat a string.
 
+pub mod bare;
 pub mod cpio;
 
 use std::fmt;
