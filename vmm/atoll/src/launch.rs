@@ -54,10 +54,10 @@ struct Wire {
 
 /// Starts the VM under the name that was claimed. On failure nothing of it is left but the claimed directory.
 pub fn launch(plan: &Plan, merged: &Merged, claim: Claim) -> Result<Launched> {
-    let programs = Programs::find()?;
     let kernel = sealed_copy("kernel", &plan.kernel, &merged.origin("kernel"))?;
     let initrd = plan.initrd.as_deref().map(|path| sealed_copy("initrd", path, &merged.origin("initrd")));
     let initrd = initrd.transpose()?;
+    let programs = Programs::find()?;
     let Claim { place, lock } = claim;
     let listener = listen(&place.control(), "the control socket", "run.control-socket")?;
     let wire = connect(&plan.console, &place)?;
@@ -180,6 +180,7 @@ fn connect(console: &Console, place: &Place) -> Result<Wire> {
         Console::Stdio => {
             let pair = UnixStream::pair().and_then(|(ours, theirs)| {
                 ours.set_nonblocking(true)?;
+                theirs.set_nonblocking(true)?;
                 Ok((ours, theirs))
             });
             let (ours, theirs) = pair.map_err(|error| problem(code, "the console cannot be made", error, ""))?;
