@@ -78,7 +78,8 @@ static LEAVES: &[Leaf] = &[
     cache(2, 3, 2, 8, 512),
     cache(3, 3, 3, 16, 16384),
     leaf(6, [ARAT, 0, 0, 0]),
-    sub(7, 0, [0, LEAF7_EBX, 0, LEAF7_EDX]),
+    sub(7, 0, [2, LEAF7_EBX, 0, LEAF7_EDX]),
+    sub(7, 2, [0, 0, 0, BHI_CTRL]),
     // Topology and XSAVE sizes are patched.
     leaf(0xb, [0; 4]),
     sub(0xd, 0, [0; 4]),
@@ -146,8 +147,8 @@ static MSRS: &[Msr] = &[
     // Locked, nothing enabled.
     row(msr::FEATURE_CONTROL, "FEATURE_CONTROL", 1, Access::ReadOnly),
     row(msr::TSC_ADJUST, "TSC_ADJUST", 0, Access::Engine),
-    // IBRS, STIBP, SSBD.
-    stored(msr::SPEC_CTRL, "SPEC_CTRL", 0, 7),
+    // IBRS, STIBP, SSBD, BHI_DIS_S.
+    stored(msr::SPEC_CTRL, "SPEC_CTRL", 0, 0x407),
     // IBPB.
     row(msr::PRED_CMD, "PRED_CMD", 0, Access::Command { mask: 1 }),
     row(msr::BIOS_SIGN_ID, "BIOS_SIGN_ID", 1 << 32, Access::WriteIgnored),

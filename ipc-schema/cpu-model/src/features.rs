@@ -102,6 +102,11 @@ pub const ARCH_CAPABILITIES: u32 = 1 << 29;
 /// SSBD in IA32_SPEC_CTRL.
 pub const SSBD: u32 = 1 << 31;
 
+// Leaf 7, sub-leaf 2, EDX.
+/// BHI_DIS_S in IA32_SPEC_CTRL. Linux clears the branch history in software at each system call where it is missing, whatever
+/// IA32_ARCH_CAPABILITIES says.
+pub const BHI_CTRL: u32 = 1 << 4;
+
 // Leaf 8000_0001h, ECX.
 /// LAHF and SAHF in 64-bit mode.
 pub const LAHF64: u32 = 1;
