@@ -1,0 +1,58 @@
+//! The story that this stage is about: Debian's kernel boots to a shell in a VM whose every part is a process.
+
+#![cfg(test)]
+
+use guest::{Guest, MARKER, Mode, PROMPT};
+use rig::{Rig, SOON, boot_time};
+
+/// Arguments for Debian in a mode.
+fn debian(mode: Mode) -> Vec<String> {
+    let guest = Guest::find().unwrap();
+    let (kernel, initrd) = (guest.kernel.display().to_string(), guest.initrd.display().to_string());
+    let line = mode.command_line();
+    ["--memory", "512M", "--kernel", &kernel, "--initrd", &initrd, "--cmdline", &line].map(str::to_owned).to_vec()
+}
+
+#[test]
+fn debian_boots_to_a_shell_that_answers_and_powers_off() {
+    let rig = Rig::new("debian-shell");
+    let mut vm = rig.start("debian", debian(Mode::Shell));
+    vm.expect(MARKER, boot_time());
+    vm.expect(PROMPT, boot_time());
+    // The answer is not what was typed.
+    vm.send("echo answer $((6 * 7))\n");
+    vm.expect("answer 42", boot_time());
+    let seen = vm.wait_state(&["running"]);
+    let instructions = seen["statistics"]["instructions"].as_u64().unwrap();
+    let rate = seen["instructions_per_second"].as_u64().unwrap();
+    println!("{instructions} instructions, {rate} per second");
+    let mut round_trips = 0;
+    for register in seen["statistics"]["registers"].as_array().unwrap() {
+        round_trips += register["synchronous"].as_u64().unwrap();
+    }
+    println!("{round_trips} register round trips");
+    // A device may die under a running Linux.
+    let serial = vm.pids().into_keys().find(|name| name.starts_with("serial")).unwrap();
+    vm.kill_process(&serial);
+    vm.send("echo again $((7 * 7))\n");
+    vm.expect("again 49", boot_time());
+    vm.send("poweroff -f\n");
+    let done = vm.wait(boot_time()).ok();
+    assert!(!rig.path("atoll/debian").exists(), "{}", done.error);
+}
+
+#[test]
+fn debian_echoes_every_byte_through_its_console() {
+    let rig = Rig::new("debian-echo");
+    let count = 4096;
+    let mut vm = rig.start("debian", debian(Mode::Echo(count)));
+    vm.expect(guest::ECHO_READY, boot_time());
+    vm.expect("\n", SOON);
+    let bytes: Vec<u8> = (0..count).map(|n| ((n * 31) >> 2) as u8).collect();
+    for block in bytes.chunks(guest::ECHO_BLOCK) {
+        vm.send(block);
+        assert!(vm.console.take(block.len(), boot_time()) == block);
+    }
+    vm.expect(guest::ECHO_DONE, boot_time());
+    vm.wait(boot_time()).ok();
+}
