@@ -75,7 +75,9 @@ pub struct X86Core {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
     /// The model has no such register, or it may not have this value.
-    #[error("register {index:#x} cannot be {value:#x} on this CPU model; load the state on the model that it was saved on")]
+    #[error(
+        "register {index:#x} cannot be {value:#x} on this CPU model; load the state on the model that it was saved on"
+    )]
     Msr {
         /// Its index.
         index: u32,

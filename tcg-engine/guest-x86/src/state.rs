@@ -237,20 +237,8 @@ pub mod cr4 {
     /// Supervisor-mode access prevention.
     pub const SMAP: u64 = 1 << 21;
     /// What can be set.
-    pub const ALL: u64 = TSD
-        | DE
-        | PSE
-        | PAE
-        | MCE
-        | PGE
-        | PCE
-        | OSFXSR
-        | OSXMMEXCPT
-        | FSGSBASE
-        | PCIDE
-        | OSXSAVE
-        | SMEP
-        | SMAP;
+    pub const ALL: u64 =
+        TSD | DE | PSE | PAE | MCE | PGE | PCE | OSFXSR | OSXMMEXCPT | FSGSBASE | PCIDE | OSXSAVE | SMEP | SMAP;
 }
 
 /// IA32_EFER bits.

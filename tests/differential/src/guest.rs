@@ -175,8 +175,9 @@ impl Guest {
             self.word(physical::IDT + 16 * n, low)?;
             self.word(physical::IDT + 16 * n + 8, h >> 32)?;
         }
-        // RSP0.
-        self.word(physical::TSS + 4, KERNEL + physical::STACK + 0x1000)
+        // RSP0, and an I/O map beyond the end: no port is open.
+        self.word(physical::TSS + 4, KERNEL + physical::STACK + 0x1000)?;
+        self.write(physical::TSS + 0x66, &0x8000u16.to_le_bytes())
     }
 
     fn system(&mut self) {

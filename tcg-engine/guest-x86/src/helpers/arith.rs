@@ -189,9 +189,11 @@ pub(super) fn aam<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, _: u64, _: u64, bas
 
 pub(super) fn aad<B: Bus>(_: &mut Cpu<B>, regs: &mut Regs, _: u64, _: u64, base: u32) -> Ret {
     let ax = regs.get(RAX);
-    let al = (ax & 0xff) + (ax >> 8 & 0xff) * u64::from(base & 0xff) & 0xff;
+    let tens = (ax >> 8 & 0xff) * u64::from(base & 0xff) & 0xff;
+    let al = (ax & 0xff) + tens & 0xff;
     set16(regs, RAX, al);
-    set_arithmetic(regs, byte_flags(al));
+    // CF, AF and OF are undefined; processors give those of the addition.
+    set_arithmetic(regs, ir::flags::compute(ir::flags::Kind::X86Add, 8, ax, tens, al));
     done(0)
 }
 

@@ -178,7 +178,8 @@ pub(super) fn lar<B: Bus>(cpu: &mut Cpu<B>, _: &mut Regs, a: u64, _: u64, _: u32
         1 | 3 | 4 | 5 => !long,
         _ => false,
     };
-    done(if shown { raw >> 32 & 0x00f0_ff00 | VALID } else { 0 })
+    // Bits 16 to 19 are undefined; processors give the limit's upper bits.
+    done(if shown { raw >> 32 & 0x00ff_ff00 | VALID } else { 0 })
 }
 
 pub(super) fn lsl<B: Bus>(cpu: &mut Cpu<B>, _: &mut Regs, a: u64, _: u64, _: u32) -> Ret {

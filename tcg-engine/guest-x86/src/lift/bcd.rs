@@ -1,4 +1,4 @@
-//! Decimal adjustment and BOUND: instructions that 64-bit code does not have.
+//! Decimal adjustment, SALC and BOUND: instructions that 64-bit code does not have.
 
 use iced_x86::Mnemonic;
 use ir::{NONE, Op, Rel};
@@ -44,6 +44,12 @@ pub(super) fn lift(l: &mut Lifter) -> Lifted {
         Mnemonic::Aad => {
             let base = u32::from(l.i.immediate8());
             l.call(NONE, Helper::Aad, NONE, NONE, base);
+        }
+        Mnemonic::Salc => {
+            // AL = CF ? FFh : 0. Not in the manuals, in every processor.
+            let c = l.carry();
+            let v = l.b.new_imm(Op::Neg64, c, 0);
+            l.write_gpr(crate::state::RAX, v, 8);
         }
         Mnemonic::Bound => return l.bound(),
         _ => return None,

@@ -6,6 +6,7 @@ use ir::{NONE, Op, Rel, Slot};
 
 use super::operand::Ea;
 use super::{Flow, Lifted, Lifter};
+use crate::exception;
 use crate::helpers::Helper;
 use crate::state::{RCX, RSP};
 
@@ -37,8 +38,20 @@ impl Lifter {
             return self.exit_pc();
         }
         let t = self.read_zx(0);
+        self.check_target(t);
         self.b.full(Op::ExitReg, 0, NONE, t, NONE, 0);
         Some(Flow::End)
+    }
+
+    /// #GP at the branch, before anything has changed, if its target is not canonical.
+    fn check_target(&mut self, t: Slot) {
+        if self.code64() {
+            let extended = self.b.new_imm(Op::SExtract, t, 48 << 8);
+            let off = self.b.new2(Op::Xor, extended, t);
+            let skip = self.b.skip_if_zero(off);
+            self.b.full(Op::Raise, exception::GP, NONE, NONE, NONE, 0);
+            self.b.close(skip);
+        }
     }
 
     fn call_near(&mut self) -> Lifted {
@@ -60,6 +73,7 @@ impl Lifter {
         if t == RSP {
             t = self.b.new2(Op::Mov, t, NONE);
         }
+        self.check_target(t);
         let next = self.constant(self.next);
         self.push_value(next, bytes);
         self.b.full(Op::ExitReg, 0, NONE, t, NONE, 0);
@@ -123,6 +137,7 @@ impl Lifter {
             _ => 8,
         };
         let t = self.top(bytes as u32);
+        self.check_target(t);
         self.move_sp(bytes + pop);
         self.b.full(Op::ExitReg, 0, NONE, t, NONE, 0);
         Some(Flow::End)
@@ -210,7 +225,7 @@ impl Lifter {
     fn into(&mut self) -> Lifted {
         let of = self.b.skip_unless(ir::flags::Cond::x86(0));
         let next = self.constant(self.next);
-        self.call(NONE, Helper::Interrupt, next, NONE, u32::from(crate::exception::OF));
+        self.call(NONE, Helper::Interrupt, next, NONE, u32::from(exception::OF));
         self.b.full(Op::ExitReg, 0, NONE, ir::PC, NONE, 0);
         self.b.close(of);
         self.exit_next()
@@ -240,7 +255,7 @@ pub(super) fn lift(l: &mut Lifter) -> Lifted {
             let vector = l.i.immediate8();
             l.int(vector)
         }
-        Mnemonic::Int3 => l.int(crate::exception::BP),
+        Mnemonic::Int3 => l.int(exception::BP),
         Mnemonic::Int1 => {
             let next = l.constant(l.next);
             l.call(NONE, Helper::Int1, next, NONE, 0);

@@ -34,9 +34,9 @@ fn leaves(i: &Instruction) -> Leaves {
     use Mnemonic::*;
     match i.mnemonic() {
         Lea | Nop | Endbr64 | Endbr32 => return Leaves::Never,
-        Mov | Movzx | Movsx | Movsxd | Add | Sub | Adc | Sbb | And | Or | Xor | Not | Neg | Inc | Dec | Cmp | Test | Shl | Sal
-        | Shr | Sar | Rol | Ror | Imul | Bswap | Bt | Bts | Btr | Btc | Bsf | Bsr | Popcnt | Cbw | Cwde | Cdqe | Cwd | Cdq | Cqo
-        | Xchg => {}
+        Mov | Movzx | Movsx | Movsxd | Add | Sub | Adc | Sbb | And | Or | Xor | Not | Neg | Inc | Dec | Cmp | Test
+        | Shl | Sal | Shr | Sar | Rol | Ror | Imul | Bswap | Bt | Bts | Btr | Btc | Bsf | Bsr | Popcnt | Cbw | Cwde
+        | Cdqe | Cwd | Cdq | Cqo | Xchg => {}
         // Conditional moves and sets.
         _ if i.condition_code() != iced_x86::ConditionCode::None && i.flow_control() == FlowControl::Next => {}
         _ => return Leaves::Anywhere,

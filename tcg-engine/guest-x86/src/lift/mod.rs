@@ -259,8 +259,7 @@ impl<B: Bus> Cpu<B> {
 
     /// Whether an instruction lies within CS. Flat code segments have no end.
     fn in_code_segment(&self, i: &Instruction, mode: Mode) -> bool {
-        mode.contains(Mode::FLAT)
-            || i.ip() + (i.len() as u64).max(1) - 1 <= u64::from(self.sys.seg(Seg::Cs).limit)
+        mode.contains(Mode::FLAT) || i.ip() + (i.len() as u64).max(1) - 1 <= u64::from(self.sys.seg(Seg::Cs).limit)
     }
 
     /// Whether a cached block of `len` bytes may be entered at the current program counter: outside of flat code the limit
@@ -325,7 +324,7 @@ impl<B: Bus> Cpu<B> {
     fn decode_first(&mut self, w: &mut Window, regs: &Regs, mode: Mode, out: &mut Instruction) -> Result<usize, Stop> {
         let pc = regs.get(ir::PC);
         let have = w.len.min(MAX_LENGTH);
-        let (i, error) = decode_one(&w.bytes[..have], pc, mode);
+        let (mut i, mut error) = decode_one(&w.bytes[..have], pc, mode);
         if error == DecoderError::NoMoreBytes && have < MAX_LENGTH {
             let linear = self.linear_pc(regs);
             let next = self.fold(linear.wrapping_add(have as u64));
@@ -335,16 +334,10 @@ impl<B: Bus> Cpu<B> {
             if self.mem.ram.read(at, &mut w.bytes[have..have + more]).is_none() {
                 return self.ud();
             }
-            let (i, error) = decode_one(&w.bytes[..MAX_LENGTH], pc, mode);
-            if error == DecoderError::NoMoreBytes {
-                return self.gp(0);
-            }
+            (i, error) = decode_one(&w.bytes[..MAX_LENGTH], pc, mode);
             w.second = Some(at);
-            *out = i;
-            return Ok(1);
         }
-        if error == DecoderError::NoMoreBytes {
-            // Longer than an instruction may be.
+        if error != DecoderError::None && too_long(&w.bytes[..w.len.max(MAX_LENGTH)], pc, mode) {
             return self.gp(0);
         }
         *out = i;
@@ -358,6 +351,12 @@ fn decode_one(bytes: &[u8], pc: u64, mode: Mode) -> (Instruction, DecoderError) 
     (i, d.last_error())
 }
 
+/// Whether bytes that are no instruction would be one if it could be longer: a byte before the most that it may have they are
+/// only incomplete.
+fn too_long(bytes: &[u8], pc: u64, mode: Mode) -> bool {
+    bytes.len() >= MAX_LENGTH && decode_one(&bytes[..MAX_LENGTH - 1], pc, mode).1 == DecoderError::NoMoreBytes
+}
+
 /// Decode up to the end of `out`, the end of the bytes or the end of the block. An invalid instruction is decoded as such
 /// (it becomes #UD); an incomplete one is left out.
 fn decode(w: &Window, pc: u64, mode: Mode, out: &mut [Instruction]) -> usize {
@@ -368,11 +367,14 @@ fn decode(w: &Window, pc: u64, mode: Mode, out: &mut [Instruction]) -> usize {
         match d.last_error() {
             DecoderError::None => n += 1,
             DecoderError::NoMoreBytes => break,
+            // Not the first: it gets a block of its own.
+            _ if n > 0 => break,
             // Its length is what iced has read; only the first byte counts for a #UD.
-            _ => {
+            _ if !too_long(&w.bytes[..w.len], pc, mode) => {
                 n += 1;
                 break;
             }
+            _ => break,
         }
         if live::ends_block(&out[n - 1]) {
             break;

@@ -33,7 +33,9 @@ impl Lifter {
                 return Some(Flow::Next);
             }
         }
-        let v = if self.is_mem(0) && let Some(v) = self.imm(1) {
+        let v = if self.is_mem(0)
+            && let Some(v) = self.imm(1)
+        {
             self.constant(if bits == 64 { v } else { v & (u64::MAX >> (64 - bits)) })
         } else {
             self.read(1)
@@ -263,7 +265,9 @@ pub(super) fn lift(l: &mut Lifter) -> Lifted {
             if l.bits(0) == l.bits(1) { l.mov() } else { l.extend(true) }
         }
         Mnemonic::Lea => l.lea(),
-        Mnemonic::Cbw | Mnemonic::Cwde | Mnemonic::Cdqe | Mnemonic::Cwd | Mnemonic::Cdq | Mnemonic::Cqo => l.accumulator(),
+        Mnemonic::Cbw | Mnemonic::Cwde | Mnemonic::Cdqe | Mnemonic::Cwd | Mnemonic::Cdq | Mnemonic::Cqo => {
+            l.accumulator()
+        }
         Mnemonic::Bswap => l.bswap(),
         Mnemonic::Xlatb => l.xlat(),
         Mnemonic::Lahf => l.lahf(),

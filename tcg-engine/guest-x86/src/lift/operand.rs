@@ -148,12 +148,22 @@ impl Lifter {
             return ea;
         }
         let ea = self.offset_part();
-        let ea = match seg_of(self.i.memory_segment()) {
+        let ea = match self.segment() {
             Some(s) => self.in_segment(ea, s),
             None => ea,
         };
         self.ea = Some(ea);
         ea
+    }
+
+    /// The segment of the memory operand. 64-bit code ignores prefixes other than FS and GS.
+    fn segment(&self) -> Option<Seg> {
+        let ignored = matches!(self.i.segment_prefix(), Register::ES | Register::CS | Register::SS | Register::DS);
+        if self.code64() && ignored {
+            let stack = matches!(self.i.memory_base(), Register::RSP | Register::RBP | Register::ESP | Register::EBP);
+            return Some(if stack { Seg::Ss } else { Seg::Ds });
+        }
+        seg_of(self.i.memory_segment())
     }
 
     /// Address computation without segment: what LEA gives.
@@ -233,7 +243,8 @@ impl Lifter {
                     ea.base = self.b.new2(Op::Add64, ea.base, base);
                 }
             }
-        } else if !self.mode.contains(Mode::FLAT) || matches!(s, Seg::Fs | Seg::Gs) {
+        } else if !self.mode.contains(Mode::FLAT) || matches!(s, Seg::Fs | Seg::Gs | Seg::Cs) {
+            // A flat CS may be read like the others, but not written.
             ea.space = space(s);
         }
         ea

@@ -78,13 +78,21 @@ impl Lifter {
         }
         let src = self.read(1);
         let want = self.b.new_imm(Op::AndI, src, 3);
-        let a = self.read_for_update(0);
+        let a = self.read_selector(0);
         let have = self.b.new_imm(Op::AndI, a, 3);
         let less = self.b.set_rel(Rel::Ltu, have, want);
         let raised = self.b.temp();
         self.b.full(Op::Deposit, 0, raised, a, want, 2 << 8);
-        let r = self.select(less, raised, a);
-        self.write(0, r);
+        // Memory is written only if the level is raised.
+        let skip = self.b.skip_if_zero(less);
+        if self.is_mem(0) {
+            let ea = self.ea();
+            self.store(raised, ea, 16);
+        } else {
+            let d = super::operand::gpr_of(self.i.op0_register());
+            self.write_gpr(d, raised, 16);
+        }
+        self.b.close(skip);
         self.zero_flag(less);
         Some(Flow::Next)
     }

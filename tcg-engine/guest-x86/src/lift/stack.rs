@@ -77,7 +77,15 @@ impl Lifter {
         let v = if self.i.op0_kind() == OpKind::Register
             && let Some(s) = seg_of(self.i.op0_register())
         {
-            self.selector(s)
+            let v = self.selector(s);
+            if bytes == 4 {
+                // The stack moves by four bytes, of which two are written (SDM vol. 2B, PUSH).
+                let ea = self.stack_ea(RSP, -4);
+                self.store(v, ea, 16);
+                self.move_sp(-4);
+                return Some(Flow::Next);
+            }
+            v
         } else {
             self.read(0)
         };
@@ -121,8 +129,7 @@ impl Lifter {
     }
 
     fn pusha(&mut self, bytes: u32) -> Lifted {
-        // Lowest first, so that a fault there leaves memory alone too.
-        for n in (0..8).rev() {
+        for n in 0..8 {
             let ea = self.stack_ea(RSP, -(bytes as i32) * (n as i32 + 1));
             self.store(gpr(n), ea, bytes * 8);
         }
@@ -131,14 +138,15 @@ impl Lifter {
     }
 
     fn popa(&mut self, bytes: u32) -> Lifted {
+        // From the top of the stack on: rDI first.
         let values: Vec<Slot> = (0..8)
             .map(|n| {
-                let ea = self.stack_ea(RSP, bytes as i32 * (7 - n));
+                let ea = self.stack_ea(RSP, bytes as i32 * n);
                 self.load(ea, bytes * 8)
             })
             .collect();
         self.move_sp(8 * bytes as i32);
-        for (n, v) in values.into_iter().enumerate() {
+        for (n, v) in values.into_iter().rev().enumerate() {
             if gpr(n) != RSP {
                 self.write_gpr(gpr(n), v, bytes * 8);
             }

@@ -2,7 +2,7 @@
 //! leaves the block to itself while its count says so, with the progress in the registers.
 
 use iced_x86::{Mnemonic, OpKind};
-use ir::flags::{Cond, Kind};
+use ir::flags::Kind;
 use ir::{BulkOp, BulkRef, NONE, Op, Rel, Slot};
 
 use super::operand::{Ea, seg_of};
@@ -71,24 +71,36 @@ impl Lifter {
     }
 
     /// One iteration of `body` under a REP prefix: nothing if the count is zero, else once, and again unless the count is used
-    /// up or `stop_unless` (a condition) no longer holds.
-    fn repeated(&mut self, stop_unless: Option<u8>, body: impl FnOnce(&mut Self) -> Option<()>) -> Lifted {
+    /// up.
+    fn repeated(&mut self, body: impl FnOnce(&mut Self) -> Option<()>) -> Lifted {
+        self.compared(|l| {
+            body(l)?;
+            Some(None)
+        })
+    }
+
+    /// As [`Lifter::repeated`], for a body that compares two values (a, b, and their size in bits): the flags are those of the
+    /// last comparison, and a fault on the way finds them as they were before the instruction (SDM vol. 2B, REP).
+    fn compared(&mut self, body: impl FnOnce(&mut Self) -> Option<Option<(Slot, Slot, u32)>>) -> Lifted {
         if !self.i.has_rep_prefix() && !self.i.has_repne_prefix() {
-            body(self)?;
+            let values = body(self)?;
+            self.comparison(values);
             return Some(Flow::Next);
         }
         let bits = self.string_bits();
         let count = self.zext(RCX, bits);
         let skip = self.b.skip_if_zero(count);
-        body(self)?;
+        let values = body(self)?;
         let left = self.b.new_imm(Op::Sub64I, RCX, 1);
         self.write_gpr(RCX, left, bits);
         let left = self.zext(RCX, bits);
-        let again = match stop_unless {
+        let again = match values {
             None => left,
-            Some(cc) => {
-                let c = self.b.temp();
-                self.b.full(Op::Cond, cc, c, NONE, NONE, 0);
+            Some((a, b, size)) => {
+                // REPE goes on while equal, REPNE while not.
+                let rel = if self.i.has_repne_prefix() { Rel::Ne } else { Rel::Eq };
+                let (a, b) = (self.zext(a, size), self.zext(b, size));
+                let c = self.b.set_rel(rel, a, b);
                 let more = self.b.temp();
                 self.b.full(Op::SetRelI, Rel::Ne as u8, more, left, NONE, 0);
                 self.b.new2(Op::And, c, more)
@@ -96,12 +108,20 @@ impl Lifter {
         };
         let pc = self.pc;
         self.b.full(Op::ExitIf, 0, NONE, again, NONE, pc);
+        self.comparison(values);
         self.b.close(skip);
         // What the skipped part knew about registers is not known.
         for r in [RCX, RSI, RDI, RAX] {
             self.set_clean(r, false);
         }
         Some(Flow::Next)
+    }
+
+    fn comparison(&mut self, values: Option<(Slot, Slot, u32)>) {
+        if let Some((a, b, bits)) = values {
+            let r = self.b.new2(Op::Sub64, a, b);
+            self.b.flags(Kind::X86Sub, bits as u8, a, b, r);
+        }
     }
 
     /// Whether addresses of the instruction are flat, so that it can be a bulk operation.
@@ -163,7 +183,7 @@ impl Lifter {
         if self.bulk_ok(true) {
             return self.bulk(BulkOp::Copy, bytes);
         }
-        self.repeated(None, |l| {
+        self.repeated(|l| {
             let from = l.source_element()?;
             let v = l.load(from, bytes * 8);
             let to = l.destination_element();
@@ -178,7 +198,7 @@ impl Lifter {
         if self.bulk_ok(false) {
             return self.bulk(BulkOp::Fill, bytes);
         }
-        self.repeated(None, |l| {
+        self.repeated(|l| {
             let to = l.destination_element();
             l.store(RAX, to, bytes * 8);
             l.step(RDI, bytes);
@@ -187,7 +207,7 @@ impl Lifter {
     }
 
     fn lods(&mut self, bytes: u32) -> Lifted {
-        self.repeated(None, |l| {
+        self.repeated(|l| {
             let from = l.source_element()?;
             let v = l.load(from, bytes * 8);
             l.write_gpr(RAX, v, bytes * 8);
@@ -196,40 +216,29 @@ impl Lifter {
         })
     }
 
-    /// REPE goes on while equal, REPNE while not.
-    fn until(&self) -> Option<u8> {
-        Some(Cond::x86(if self.i.has_repne_prefix() { 5 } else { 4 }).0)
-    }
-
     fn cmps(&mut self, bytes: u32) -> Lifted {
-        let until = self.until();
-        self.repeated(until, |l| {
+        self.compared(|l| {
             let from = l.source_element()?;
             let a = l.load(from, bytes * 8);
             let to = l.destination_element();
             let b = l.load(to, bytes * 8);
-            let r = l.b.new2(Op::Sub64, a, b);
-            l.b.flags(Kind::X86Sub, bytes as u8 * 8, a, b, r);
             l.step(RSI, bytes);
             l.step(RDI, bytes);
-            Some(())
+            Some(Some((a, b, bytes * 8)))
         })
     }
 
     fn scas(&mut self, bytes: u32) -> Lifted {
-        let until = self.until();
-        self.repeated(until, |l| {
+        self.compared(|l| {
             let to = l.destination_element();
             let b = l.load(to, bytes * 8);
-            let r = l.b.new2(Op::Sub64, RAX, b);
-            l.b.flags(Kind::X86Sub, bytes as u8 * 8, RAX, b, r);
             l.step(RDI, bytes);
-            Some(())
+            Some(Some((RAX, b, bytes * 8)))
         })
     }
 
     fn ins(&mut self, bytes: u32) -> Lifted {
-        self.repeated(None, |l| {
+        self.repeated(|l| {
             let to = l.destination_element();
             // The port is read once, so the destination is checked before.
             l.load_rmw(to, bytes * 8);
@@ -241,7 +250,7 @@ impl Lifter {
     }
 
     fn outs(&mut self, bytes: u32) -> Lifted {
-        self.repeated(None, |l| {
+        self.repeated(|l| {
             let from = l.source_element()?;
             let v = l.load(from, bytes * 8);
             l.call(NONE, Helper::Out, RDX, v, bytes);

@@ -322,9 +322,11 @@ fn note_pointers(l: &mut Lifter, memory: bool) {
     let based = matches!(super::operand::seg_of(l.i.memory_segment()), Some(Seg::Fs | Seg::Gs));
     let ea = if based { l.offset_part() } else { l.ea() };
     if ea.base == NONE && ea.index == NONE {
-        l.b.op_imm(Op::MovI, FPU_DP, NONE, i64::from(ea.disp).cast_unsigned());
+        let v = i64::from(ea.disp).cast_unsigned();
+        l.b.op_imm(Op::MovI, FPU_DP, NONE, if l.code64() { v } else { v & 0xffff_ffff });
     } else {
-        l.b.full(Op::Lea, ea.scale, FPU_DP, ea.base, ea.index, i64::from(ea.disp).cast_unsigned());
+        let op = if l.code64() { Op::Lea } else { Op::Lea32 };
+        l.b.full(op, ea.scale, FPU_DP, ea.base, ea.index, i64::from(ea.disp).cast_unsigned());
     }
 }
 

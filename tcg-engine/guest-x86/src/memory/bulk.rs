@@ -13,7 +13,14 @@ const SLICE: u64 = 64 * 1024;
 
 impl<B: Bus> Cpu<B> {
     /// See [`ir::Env::bulk`]. Only copy and fill exist on x86.
-    pub(super) fn bulk_op(&mut self, op: BulkOp, dst: u64, src: u64, len: u64, r: BulkRef) -> Result<(u64, Then), Stop> {
+    pub(super) fn bulk_op(
+        &mut self,
+        op: BulkOp,
+        dst: u64,
+        src: u64,
+        len: u64,
+        r: BulkRef,
+    ) -> Result<(u64, Then), Stop> {
         let element = 1u64 << r.log2;
         let len = len.min(SLICE) & !(element - 1);
         let mut done = 0;

@@ -136,7 +136,8 @@ macro_rules! by_size {
 impl<B: Bus> Env for Cpu<B> {
     #[inline(always)]
     fn load(&mut self, addr: u64, m: MemRef) -> Result<u64, Stop> {
-        if m.space == super::FLAT && !m.write_intent
+        if m.space == super::FLAT
+            && !m.write_intent
             && let Some(at) = self.tlb.read(addr, m.bytes())
         {
             let ram = &self.mem.ram;
@@ -174,7 +175,9 @@ impl<B: Bus> Env for Cpu<B> {
 
     #[inline(always)]
     fn load128(&mut self, addr: u64, m: MemRef) -> Result<u128, Stop> {
-        if m.space == super::FLAT && !m.write_intent && !(m.aligned && addr & 15 != 0)
+        if m.space == super::FLAT
+            && !m.write_intent
+            && !(m.aligned && addr & 15 != 0)
             && let Some(at) = self.tlb.read(addr, 16)
             && let Some(v) = self.mem.ram.load_u128(at)
         {
@@ -185,7 +188,8 @@ impl<B: Bus> Env for Cpu<B> {
 
     #[inline(always)]
     fn store128(&mut self, addr: u64, m: MemRef, value: u128) -> Result<(), Stop> {
-        if m.space == super::FLAT && !(m.aligned && addr & 15 != 0)
+        if m.space == super::FLAT
+            && !(m.aligned && addr & 15 != 0)
             && let Some(at) = self.tlb.write(addr, 16)
             && self.mem.ram.store_u128(at, value).is_some()
         {

@@ -110,7 +110,12 @@ impl Bus for TestBus {
 /// Fresh memory: RAM with a page of ROM at [`ROM`].
 pub fn memory() -> Arc<Memory> {
     let region = |base, len, kind| Region { base, len, offset: base, kind };
-    let layout = Layout::new(vec![region(0, ROM, Kind::Ram), region(ROM, 0x1000, Kind::Rom), region(ROM + 0x1000, 0xf_f000, Kind::Ram)]).unwrap();
+    let layout = Layout::new(vec![
+        region(0, ROM, Kind::Ram),
+        region(ROM, 0x1000, Kind::Rom),
+        region(ROM + 0x1000, 0xf_f000, Kind::Ram),
+    ])
+    .unwrap();
     let ram = Ram::map(Memfd::create("ram", RAM).unwrap().as_fd(), RAM, Access::ReadWrite).unwrap();
     let dirty = Memfd::create("dirty", DirtyLayout::new(RAM).len).unwrap();
     DirtyLog::format(dirty.as_fd(), RAM).unwrap();
