@@ -136,12 +136,8 @@ impl Lapic {
     pub fn set_base(&mut self, v: u64) -> Result<(), Gp> {
         const MODE: u64 = BASE_ENABLE | BASE_X2APIC;
         let legal = BASE_BSP | MODE | 0x0000_3fff_ffff_f000;
-        let illegal_move = match (self.base & MODE, v & MODE) {
-            (_, BASE_X2APIC) => true,
-            (MODE, BASE_ENABLE) => true,
-            (0, MODE) => true,
-            _ => false,
-        };
+        // x2APIC is entered from the enabled state and left through the disabled one.
+        let illegal_move = matches!((self.base & MODE, v & MODE), (_, BASE_X2APIC) | (MODE, BASE_ENABLE) | (0, MODE));
         if v & !legal != 0 || illegal_move {
             return Err(Gp);
         }
