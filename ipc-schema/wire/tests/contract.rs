@@ -2,7 +2,7 @@
 //!
 //! Each case is built, serialised, read back and compared, with the values that a guest of that kind would bring.
 
-#![expect(clippy::panic, reason = "helpers of a test")]
+#![expect(clippy::unwrap_used, reason = "helpers of a test")]
 
 use capnp::message::{Builder, HeapAllocator, ReaderOptions};
 use capnp::serialize;
