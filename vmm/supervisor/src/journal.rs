@@ -13,6 +13,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
 const COPIES: u64 = 4096;
@@ -85,6 +86,12 @@ impl Journal {
         self.memfd.write_all_at(&number.to_le_bytes(), 0)?;
         self.number = number;
         Ok(())
+    }
+}
+
+impl AsFd for Journal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.memfd.as_fd()
     }
 }
 

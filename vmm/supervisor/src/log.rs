@@ -13,6 +13,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
 use capnp::message::{Builder, HeapAllocator};
@@ -108,6 +109,12 @@ impl Log {
         let options = link::capnp::reader_options();
         let message = capnp::serialize::read_message(&mut body, options);
         Ok(message.and_then(|message| read_event(message.get_root()?)).ok())
+    }
+}
+
+impl AsFd for Log {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.memfd.as_fd()
     }
 }
 
