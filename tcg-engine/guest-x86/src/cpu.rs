@@ -111,11 +111,12 @@ impl<B: Bus> Cpu<B> {
         self.update_bank(regs);
     }
 
-    /// After a change of CPL, CR4.SMAP or EFLAGS.AC: whose rights accesses have.
+    /// After a change of CPL, CR0.AM, CR4.SMAP or EFLAGS.AC: whose rights accesses have.
     pub fn update_bank(&mut self, regs: &Regs) {
+        let ac = regs.get(EFLAGS) & flags::AC != 0;
         let bank = if self.sys.cpl == 3 {
-            Bank::User
-        } else if self.sys.cr4 & cr4::SMAP != 0 && regs.get(EFLAGS) & flags::AC == 0 {
+            if ac && self.sys.cr0 & cr0::AM != 0 { Bank::Checked } else { Bank::User }
+        } else if self.sys.cr4 & cr4::SMAP != 0 && !ac {
             Bank::Strict
         } else {
             Bank::Supervisor

@@ -38,7 +38,7 @@
 //!
 //! # What is left out
 //! Task switches (task gates, IRET with NT, jumps to a TSS raise #GP); call gates to more privileged code; instruction, data and
-//! I/O breakpoints (the debug registers are stored); alignment checks (#AC); virtual-8086 mode extensions (CR4.VME, PVI); SMM
+//! I/O breakpoints (the debug registers are stored); virtual-8086 mode extensions (CR4.VME, PVI); SMM
 //! (RSM raises #UD).
 
 pub mod bus;

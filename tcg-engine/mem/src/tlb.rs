@@ -27,16 +27,18 @@ pub enum Bank {
     Supervisor = 1,
     /// Supervisor mode that may not touch user pages (x86: SMAP in force).
     Strict = 2,
+    /// User mode where every access is to be looked at (x86: alignment is checked): nothing is ever installed here.
+    Checked = 3,
 }
 
 /// Banks there are.
-const BANKS: usize = 3;
+const BANKS: usize = 4;
 
 impl Bank {
     /// The other supervisor bank, which holds the same entries for supervisor pages.
     const fn sibling(self) -> Option<Bank> {
         match self {
-            Bank::User => None,
+            Bank::User | Bank::Checked => None,
             Bank::Supervisor => Some(Bank::Strict),
             Bank::Strict => Some(Bank::Supervisor),
         }
@@ -361,6 +363,9 @@ impl Tlb {
 
     /// Install a page in the current bank and address space. Rights that the page already had there stay.
     pub fn fill(&mut self, f: &Fill) {
+        if self.bank == Bank::Checked {
+            return;
+        }
         let slot = self.slot(f.va);
         let tag = self.tag(f.va, 1);
         let page = f.va & !PAGE_MASK;

@@ -1,22 +1,21 @@
-//! Comparing two outcomes: everything, but for a reviewed list of what the architecture leaves undefined.
+//! Comparing two outcomes: everything, but for two reviewed lists: flags that the architecture leaves undefined, and choices
+//! that it leaves to the processor.
 
 use std::fmt::Write as _;
 
-use iced_x86::{Instruction, Mnemonic, OpKind};
+use iced_x86::Instruction;
 
-use crate::case::{Case, Outcome, RW_LEN};
+use crate::case::{CS32, Case, Outcome, RW_LEN};
+use crate::rules;
 
 /// CF, PF, AF, ZF, SF, OF, DF, NT, AC, ID: the flags that a program can see change.
 const VISIBLE_FLAGS: u64 = 0x24_4cd5;
 
-/// Flags that an instruction leaves undefined, with the manual's words.
-pub type Undefined = (Mnemonic, u64, &'static str);
-
-/// The reviewed list.
-pub static UNDEFINED: &[Undefined] = &[];
-
 /// Differences between what the host and the guest made of a case, a line each; none if they agree.
 pub fn differences(case: &Case, i: &Instruction, host: &Outcome, guest: &Outcome) -> Vec<String> {
+    let mut settled = guest.clone();
+    rules::settle(case, i, host, &mut settled);
+    let guest = &settled;
     let mut out = vec![];
     let mut differ = |what: &str, h: u128, g: u128| {
         if h != g {
@@ -25,16 +24,16 @@ pub fn differences(case: &Case, i: &Instruction, host: &Outcome, guest: &Outcome
     };
     let (h, g) = (&host.state, &guest.state);
     differ("vector", host.stop.vector.into(), guest.stop.vector.into());
-    differ("error code", error(host).into(), error(guest).into());
+    differ("error code", host.stop.error.into(), guest.stop.error.into());
     differ("CR2", host.stop.cr2.into(), guest.stop.cr2.into());
     differ("RIP", h.rip.into(), g.rip.into());
     let (count, mask) = if case.long() { (16, u64::MAX) } else { (8, 0xffff_ffff) };
     // Leaving 64-bit code makes the upper halves of registers undefined (SDM vol. 1, 3.4.1.1).
-    let mask = if h.sel[1] == crate::case::CS32 { 0xffff_ffff } else { mask };
+    let mask = if h.sel[1] == CS32 { 0xffff_ffff } else { mask };
     for n in 0..count {
         differ(NAMES[n], (h.gpr[n] & mask).into(), (g.gpr[n] & mask).into());
     }
-    let flags = VISIBLE_FLAGS & !undefined(i);
+    let flags = VISIBLE_FLAGS & !rules::undefined_flags(case, i);
     differ("EFLAGS", (h.eflags & flags).into(), (g.eflags & flags).into());
     for n in 0..6 {
         differ(["ES", "CS", "SS", "DS", "FS", "GS"][n], selector(h.sel[n]).into(), selector(g.sel[n]).into());
@@ -47,9 +46,7 @@ pub fn differences(case: &Case, i: &Instruction, host: &Outcome, guest: &Outcome
     differ("x87 tags", a.tags.into(), b.tags.into());
     differ("x87 opcode", a.op.into(), b.op.into());
     differ("x87 instruction pointer", a.ip.into(), b.ip.into());
-    // A CPU that moves the data pointer with unmasked exceptions only (CPUID.7.EBX bit 6) cannot tell about other times.
-    let dp = if lazy_data_pointer() && a.dp == case.state.fx.dp { data_pointer(case, i, b.dp) } else { a.dp };
-    differ("x87 data pointer", dp.into(), b.dp.into());
+    differ("x87 data pointer", a.dp.into(), b.dp.into());
     differ("MXCSR", a.mxcsr.into(), b.mxcsr.into());
     for n in 0..8 {
         differ(&format!("ST({n})"), a.st[n] << 48 >> 48, b.st[n]);
@@ -64,47 +61,9 @@ pub fn differences(case: &Case, i: &Instruction, host: &Outcome, guest: &Outcome
 const NAMES: [&str; 16] =
     ["RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8", "R9", "R10", "R11", "R12", "R13", "R14", "R15"];
 
-/// The error code; Linux hides from programs whether an address of its own half is mapped (arch/x86/mm/fault.c).
-fn error(o: &Outcome) -> u32 {
-    if o.stop.vector == 14 && o.stop.cr2 >> 63 != 0 { o.stop.error | 1 } else { o.stop.error }
-}
-
 /// A selector as it is after the return from the host's kernel to its program, which clears the level of a null selector.
 fn selector(s: u16) -> u16 {
     if s < 4 { 0 } else { s }
-}
-
-/// Whether this CPU updates the x87 data pointer on unmasked exceptions only.
-fn lazy_data_pointer() -> bool {
-    static LAZY: std::sync::LazyLock<bool> =
-        std::sync::LazyLock::new(|| std::arch::x86_64::__cpuid_count(7, 0).ebx >> 6 & 1 != 0);
-    *LAZY
-}
-
-/// What the data pointer may be where the host does not say: as it was, or the operand's offset in its segment.
-fn data_pointer(case: &Case, i: &Instruction, claimed: u64) -> u64 {
-    let s = &case.state;
-    let offset = i.virtual_address(memory_operand(i), 0, |register, _, _| {
-        let full = register.full_register();
-        if register.is_segment_register() {
-            return Some(0);
-        }
-        let v = s.gpr.get(full as usize - iced_x86::Register::RAX as usize).copied()?;
-        Some(match register.size() {
-            2 => v & 0xffff,
-            4 => v & 0xffff_ffff,
-            _ => v,
-        })
-    });
-    if offset == Some(claimed) { claimed } else { s.fx.dp }
-}
-
-fn memory_operand(i: &Instruction) -> u32 {
-    (0..i.op_count()).find(|n| i.op_kind(*n) == OpKind::Memory).unwrap_or(0)
-}
-
-fn undefined(i: &Instruction) -> u64 {
-    UNDEFINED.iter().filter(|u| u.0 == i.mnemonic()).fold(0, |m, u| m | u.1)
 }
 
 fn memory(host: &Outcome, guest: &Outcome, out: &mut Vec<String>) {

@@ -64,14 +64,14 @@ static GDT: [u64; 16] = [
     0x0040_f500_0000_0000,
 ];
 
-/// A data segment of the LDT as modify_ldt makes it: present, level 3, writable, accessed, 32 bits, "useable".
+/// A data segment of the LDT as modify_ldt makes it: present, level 3, writable, accessed, 32 bits.
 const fn local(base: u32, limit: u32, pages: bool) -> u64 {
     let (b, l) = (base as u64, limit as u64);
     l & 0xffff
         | (b & 0xff_ffff) << 16
         | 0xf3 << 40
         | (l >> 16 & 0xf) << 48
-        | 0x5 << 52
+        | 0x4 << 52
         | (pages as u64) << 55
         | (b >> 24) << 56
 }

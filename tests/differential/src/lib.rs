@@ -11,5 +11,6 @@ pub mod guest;
 pub mod host;
 pub mod random;
 pub mod rng;
+pub mod rules;
 pub mod run;
 pub mod tune;

@@ -169,7 +169,8 @@ pub fn fx_load_control(regs: &mut Regs, image: &[u8; 24], rex_w: bool) {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&image[at..at + 8]);
         let wide = u64::from_le_bytes(bytes);
-        if rex_w { wide } else { wide & 0xffff_ffff }
+        // Canonical: the model's linear addresses have 48 bits.
+        if rex_w { (wide.cast_signed() << 16 >> 16).cast_unsigned() } else { wide & 0xffff_ffff }
     };
     regs.set(FPU_SW, word(2).into());
     regs.set(FPU_TAG, image[4].into());

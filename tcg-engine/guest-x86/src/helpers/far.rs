@@ -3,7 +3,7 @@
 //! Each reads and checks everything before it changes anything. Task switches do not exist here: jumping to or through a TSS,
 //! and IRET with NT outside long mode, raise #GP.
 
-use ir::{PC, Regs, Stop};
+use ir::{PC, Regs, Stop, Then};
 
 use super::flagword::{changeable, iopl};
 use super::segments::{null_stack, v86_segment};
@@ -46,10 +46,24 @@ impl<B: Bus> Cpu<B> {
         Ok(out)
     }
 
-    fn read_stack(&mut self, offset: u64, bytes: u64) -> Result<u64, Stop> {
-        let va = self.segmented(Seg::Ss, offset, bytes, Right::Read)?;
+    /// The linear address of `bytes` at a stack offset, after every check but that of its pages.
+    fn stack_address(&mut self, offset: u64, bytes: u64, right: Right) -> Result<u64, Stop> {
+        let va = self.segmented(Seg::Ss, offset, bytes, right)?;
         self.check_canonical_stack(va, bytes)?;
+        self.check_ac(va, bytes)?;
+        Ok(va)
+    }
+
+    fn read_stack(&mut self, offset: u64, bytes: u64) -> Result<u64, Stop> {
+        let va = self.stack_address(offset, bytes, Right::Read)?;
         self.read_linear(va, bytes, Right::Read)
+    }
+
+    /// Write a value below the stack offset `sp`, which moves there.
+    fn push_below(&mut self, sp: &mut u64, bytes: u64, v: u64) -> Result<Then, Stop> {
+        *sp = sp.wrapping_sub(bytes) & self.stack_mask();
+        let va = self.stack_address(*sp, bytes, Right::Write)?;
+        self.write_linear(va, bytes, v)
     }
 
     fn check_canonical_stack(&mut self, va: u64, bytes: u64) -> Result<(), Stop> {
@@ -66,6 +80,7 @@ impl<B: Bus> Cpu<B> {
         let low = regs.get(RSP).wrapping_sub(size) & mask;
         let va = self.segmented(Seg::Ss, low, size, Right::Write)?;
         self.check_canonical_stack(va, size)?;
+        self.check_ac(va, bytes)?;
         let bank = self.tlb.bank();
         self.push_frame(bank, va.wrapping_add(size), bytes, values)?;
         self.set_sp(regs, low);
@@ -197,7 +212,12 @@ pub(super) fn call<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, offset: u64, selec
     } else {
         let (selector, offset) = cpu.through_gate(selector, offset)?;
         let cs = cpu.direct_code(selector, offset)?;
-        cpu.push_stack(regs, u64::from(bytes), &frame)?;
+        // The stack pointer has the width that the called code's stack has.
+        let old = std::mem::replace(&mut cpu.sys.seg[Seg::Cs as usize], cs);
+        if let Err(stop) = cpu.push_stack(regs, u64::from(bytes), &frame) {
+            cpu.sys.seg[Seg::Cs as usize] = old;
+            return Err(stop);
+        }
         cpu.set_seg(regs, Seg::Cs, cs);
         regs.set(PC, if cs.long() && cpu.sys.long_mode() { offset } else { offset & 0xffff_ffff });
     }
@@ -410,24 +430,28 @@ fn software<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, next: u64, vector: u8, so
     done(0)
 }
 
-/// ENTER with nesting (SDM vol. 2A): pushes rBP, copies `level - 1` frame pointers and pushes its own.
+/// ENTER with nesting (SDM vol. 2A): pushes rBP, copies `level - 1` frame pointers and pushes its own. The new top must be
+/// writable, though nothing is written there. What a fault leaves below the stack pointer is of no account.
 pub(super) fn enter<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, size: u64, _: u64, imm: u32) -> Ret {
     let (level, bytes) = (u64::from(imm & 0xff), u64::from(imm >> 8));
     let mask = cpu.stack_mask();
-    let mut values = vec![regs.get(RBP)];
-    let frame = regs.get(RSP).wrapping_sub(bytes) & mask;
-    for i in 1..level {
-        let at = regs.get(RBP).wrapping_sub(bytes * i) & mask;
-        values.push(cpu.read_stack(at, bytes)?);
+    let (mut sp, bp) = (regs.get(RSP) & mask, regs.get(RBP));
+    let frame = sp.wrapping_sub(bytes) & mask;
+    let mut then = cpu.push_below(&mut sp, bytes, bp)?;
+    for i in 1..=level {
+        let v = if i == level { frame } else { cpu.read_stack(bp.wrapping_sub(bytes * i) & mask, bytes)? };
+        if cpu.push_below(&mut sp, bytes, v)? == Then::FinishInstruction {
+            then = Then::FinishInstruction;
+        }
     }
-    values.push(frame);
-    cpu.push_stack(regs, bytes, &values)?;
+    let sp = sp.wrapping_sub(size) & mask;
+    let va = cpu.stack_address(sp, bytes, Right::Write)?;
+    cpu.probe(va, bytes, Right::Write)?;
     let keep = match bytes {
-        2 => regs.get(RBP) & !0xffff,
+        2 => bp & !0xffff,
         _ => 0,
     };
     regs.set(RBP, keep | narrow(frame, bytes));
-    let sp = regs.get(RSP).wrapping_sub(size);
     cpu.set_sp(regs, sp);
-    done(0)
+    Ok((0, then))
 }

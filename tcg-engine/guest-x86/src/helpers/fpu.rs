@@ -205,7 +205,10 @@ impl<B: Bus> Cpu<B> {
         if !value.blocked {
             let size = usize::from(value.size);
             if size > 8 {
-                self.probe_area(area, size)?;
+                // Significand, then sign and exponent.
+                for (at, log2) in [(0, 3), (8, 1)] {
+                    Env::load(self, area.address(at), MemRef { write_intent: true, ..area.of(log2) })?;
+                }
             }
             let mut writer = self.writer(area);
             writer.bytes(0, &value.bits.to_le_bytes()[..size])?;

@@ -226,6 +226,8 @@ helpers! {
     Wrmsr: ALL => special::wrmsr;
 
     // Ports.
+    /// #GP unless imm ports from a on may be used.
+    CheckPort: STOP => ports::check_port;
     /// imm bytes from port a.
     In: STOP => ports::input;
     /// imm bytes of b to port a.

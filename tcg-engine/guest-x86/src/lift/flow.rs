@@ -73,9 +73,12 @@ impl Lifter {
         if t == RSP {
             t = self.b.new2(Op::Mov, t, NONE);
         }
-        self.check_target(t);
         let next = self.constant(self.next);
-        self.push_value(next, bytes);
+        // The return address is written before the target is looked at.
+        let ea = self.stack_ea(RSP, -(bytes as i32));
+        self.store(next, ea, bytes as u32 * 8);
+        self.check_target(t);
+        self.move_sp(-(bytes as i32));
         self.b.full(Op::ExitReg, 0, NONE, t, NONE, 0);
         Some(Flow::End)
     }

@@ -218,10 +218,11 @@ impl Lifter {
 
     fn cmps(&mut self, bytes: u32) -> Lifted {
         self.compared(|l| {
+            // Processors read the destination first.
             let from = l.source_element()?;
-            let a = l.load(from, bytes * 8);
             let to = l.destination_element();
             let b = l.load(to, bytes * 8);
+            let a = l.load(from, bytes * 8);
             l.step(RSI, bytes);
             l.step(RDI, bytes);
             Some(Some((a, b, bytes * 8)))
@@ -238,6 +239,7 @@ impl Lifter {
     }
 
     fn ins(&mut self, bytes: u32) -> Lifted {
+        self.call(NONE, Helper::CheckPort, RDX, NONE, bytes);
         self.repeated(|l| {
             let to = l.destination_element();
             // The port is read once, so the destination is checked before.
@@ -250,6 +252,7 @@ impl Lifter {
     }
 
     fn outs(&mut self, bytes: u32) -> Lifted {
+        self.call(NONE, Helper::CheckPort, RDX, NONE, bytes);
         self.repeated(|l| {
             let from = l.source_element()?;
             let v = l.load(from, bytes * 8);

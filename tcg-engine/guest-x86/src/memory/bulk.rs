@@ -1,7 +1,7 @@
 //! Bulk copies and fills (`rep movs`, `rep stos`): page by page at host speed, element by element where that would differ.
 
 use ir::{BulkOp, BulkRef, MemRef, Stop, Then};
-use mem::{PAGE, PAGE_MASK};
+use mem::{Bank, PAGE, PAGE_MASK};
 
 use super::Right;
 use super::access::Target;
@@ -88,9 +88,10 @@ impl<B: Bus> Cpu<B> {
         Ok((1 << r.log2, then))
     }
 
-    /// Flat addresses are only known to be canonical once they have hit or were checked.
+    /// Whether an address needs no check but that of its page. Flat ones are only known to be canonical once they have hit or
+    /// were checked; where alignment is checked, every access is.
     fn reachable(&self, va: u64) -> bool {
-        !self.sys.long_mode() || Self::canonical(va)
+        (!self.sys.long_mode() || Self::canonical(va)) && self.tlb.bank() != Bank::Checked
     }
 
     fn copy_ram(&mut self, to: u64, from: u64, n: u64, code: bool, r: BulkRef) -> (u64, Then) {

@@ -3,6 +3,7 @@
 //! Flat accesses skip all of it: their only check is that the address is canonical, and that is made when the TLB misses.
 
 use ir::{MemRef, Stop};
+use mem::Bank;
 
 use super::Right;
 use crate::bus::Bus;
@@ -20,14 +21,24 @@ impl<B: Bus> Cpu<B> {
                 None => return self.gp(0),
             },
         };
+        if m.aligned && va & (bytes - 1) != 0 {
+            return self.gp(0);
+        }
         if self.sys.long_mode() && !(Self::canonical(va) && Self::canonical(va.wrapping_add(bytes - 1))) {
             let vector = if stack { exception::SS } else { exception::GP };
             return self.fault(Exception::with_code(vector, 0));
         }
-        if m.aligned && va & (bytes - 1) != 0 {
-            return self.gp(0);
-        }
+        self.check_ac(va, bytes)?;
         Ok(va)
+    }
+
+    /// #AC if alignment is checked (level 3, EFLAGS.AC, CR0.AM) and an access of `bytes` at `va` is not aligned.
+    #[inline]
+    pub(crate) fn check_ac(&mut self, va: u64, bytes: u64) -> Result<(), Stop> {
+        if self.tlb.bank() == Bank::Checked && va & (bytes - 1) != 0 {
+            return self.fault(Exception::with_code(exception::AC, 0));
+        }
+        Ok(())
     }
 
     /// The linear address of `offset` in a segment, outside 64-bit mode.

@@ -54,9 +54,10 @@ impl<B: Bus> Cpu<B> {
     /// Write a stack frame of `count` equal-sized values, `values[0]` at the highest address just below `top` (a linear
     /// address), with the privilege of `bank`. All of it is checked before any of it is written.
     pub(crate) fn push_frame(&mut self, bank: Bank, top: u64, bytes: u64, values: &[u64]) -> Result<(), Stop> {
-        let low = self.fold(top.wrapping_sub(bytes * values.len() as u64));
         self.with_bank(bank, |c| {
-            c.probe(low, bytes * values.len() as u64, Right::Write)?;
+            for i in 0..values.len() as u64 {
+                c.probe(c.fold(top.wrapping_sub(bytes * (i + 1))), bytes, Right::Write)?;
+            }
             for (i, v) in values.iter().enumerate() {
                 let va = c.fold(top.wrapping_sub(bytes * (i as u64 + 1)));
                 // Blocks that the frame overwrites are noted; the block that ends here is left anyway.

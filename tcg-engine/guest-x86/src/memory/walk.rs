@@ -139,7 +139,7 @@ impl<B: Bus> Cpu<B> {
 
     fn error_code(&self, base: u32, right: Right, bank: Bank) -> u32 {
         let mut e = base;
-        if bank == Bank::User {
+        if matches!(bank, Bank::User | Bank::Checked) {
             e |= code::U;
         }
         if right == Right::Write {
@@ -155,7 +155,7 @@ impl<B: Bus> Cpu<B> {
     /// (read, write, fetch) allowed in `bank`.
     fn rights(&self, path: &Path, bank: Bank) -> (bool, bool, bool) {
         match bank {
-            Bank::User => (path.user, path.user && path.write, path.user && !path.no_exec),
+            Bank::User | Bank::Checked => (path.user, path.user && path.write, path.user && !path.no_exec),
             Bank::Supervisor | Bank::Strict => {
                 let data = !(path.user && bank == Bank::Strict);
                 let write = path.write || self.sys.cr0 & cr0::WP == 0;

@@ -1,0 +1,180 @@
+//! The two reviewed lists: flags that are undefined, and choices that the architecture leaves to the processor.
+//!
+//! The idea: a choice is a function that looks at both outcomes and, where the guest's is one of those allowed, takes the
+//! host's into the guest's; so a rule covers exactly what it names, and everything else is still compared.
+
+use std::sync::LazyLock;
+
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+
+use crate::case::{Case, Outcome};
+
+const CF: u64 = 1;
+const PF: u64 = 1 << 2;
+const AF: u64 = 1 << 4;
+const ZF: u64 = 1 << 6;
+const SF: u64 = 1 << 7;
+const OF: u64 = 1 << 11;
+
+/// When flags are undefined.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum When {
+    /// Always.
+    Always,
+    /// With a masked count other than 0 and 1.
+    ManyShifts,
+    /// With a masked count above the operand size.
+    BeyondSize,
+}
+
+/// Flags that an instruction leaves undefined, and the manual's words (SDM vol. 2, "Flags affected").
+pub type Undefined = (&'static [Mnemonic], When, u64, &'static str);
+
+/// The reviewed list.
+#[rustfmt::skip]
+pub static UNDEFINED: &[Undefined] = {
+    use Mnemonic::*;
+    &[
+        (&[Mul, Imul], When::Always, SF | ZF | AF | PF, "SF, ZF, AF, PF are undefined"),
+        (&[Bsf, Bsr], When::Always, CF | OF | SF | AF | PF, "the CF, OF, SF, AF, and PF flags are undefined"),
+        (&[Shl, Sal, Shr, Sar, Rol, Ror, Rcl, Rcr], When::ManyShifts, OF, "OF is affected only on 1-bit shifts, otherwise undefined"),
+        (&[Shld, Shrd], When::ManyShifts, OF, "for shifts greater than 1 bit, OF is undefined"),
+        (&[Shld, Shrd], When::BeyondSize, CF | OF | SF | ZF | AF | PF, "if the count is greater than the operand size, the flags are undefined"),
+    ]
+};
+
+/// The count of a shift, masked.
+fn count(case: &Case, i: &Instruction) -> u64 {
+    let last = i.op_count().saturating_sub(1);
+    let v = match i.op_kind(last) {
+        OpKind::Immediate8 => u64::from(i.immediate8()),
+        _ => case.state.gpr[1] & 0xff,
+    };
+    v & if bits(i) == 64 { 63 } else { 31 }
+}
+
+/// Operand size in bits.
+fn bits(i: &Instruction) -> u64 {
+    8 * match i.op0_kind() {
+        OpKind::Register => i.op0_register().size() as u64,
+        _ => i.memory_size().size() as u64,
+    }
+}
+
+/// Flags of this case that are not compared.
+pub fn undefined_flags(case: &Case, i: &Instruction) -> u64 {
+    let holds = |w: When| match w {
+        When::Always => true,
+        When::ManyShifts => count(case, i) > 1,
+        When::BeyondSize => count(case, i) > bits(i),
+    };
+    UNDEFINED.iter().filter(|u| u.0.contains(&i.mnemonic()) && holds(u.1)).fold(0, |m, u| m | u.2)
+}
+
+/// A choice: its name, why it is one, and what applies it.
+pub type Choice = (&'static str, &'static str, fn(&Case, &Instruction, &Outcome, &mut Outcome));
+
+/// The reviewed list.
+#[rustfmt::skip]
+pub static CHOICES: &[Choice] = &[
+    ("present bit of kernel addresses", "Linux hides from programs whether an address of its own half is mapped (arch/x86/mm/fault.c)", kernel_addresses),
+    ("data pointer without exception", "a CPU with CPUID.7.EBX bit 6 moves the x87 data pointer with unmasked exceptions only; the model has not", data_pointer),
+    ("address of a fault in a long operand", "the manual gives no order of the accesses to an operand of many words, nor which of its bytes CR2 names", fault_address),
+    ("MMX state before a fault", "whether TOP and the tags change before an MMX instruction that stores, or converts, raises its exception", mmx_fault),
+    ("upper halves under a 32-bit address size", "what is above bit 31 of the registers of a repeated string instruction that has not completed", string_halves),
+];
+
+/// Let the guest have what the processor may choose.
+pub fn settle(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
+    for c in CHOICES {
+        c.2(case, i, host, guest);
+    }
+}
+
+fn same_stop(host: &Outcome, guest: &Outcome) -> bool {
+    (host.stop.vector, host.stop.error) == (guest.stop.vector, guest.stop.error)
+}
+
+fn kernel_addresses(_: &Case, _: &Instruction, host: &Outcome, guest: &mut Outcome) {
+    if guest.stop.vector == 14 && guest.stop.cr2 >> 63 != 0 && host.stop.error == guest.stop.error | 1 {
+        guest.stop.error |= 1;
+    }
+}
+
+/// Whether this CPU updates the x87 data pointer on unmasked exceptions only.
+static LAZY_DATA_POINTER: LazyLock<bool> = LazyLock::new(|| std::arch::x86_64::__cpuid_count(7, 0).ebx >> 6 & 1 != 0);
+
+fn data_pointer(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
+    let unmoved = host.state.fx.dp == case.state.fx.dp;
+    if *LAZY_DATA_POINTER && unmoved && offset(case, i) == Some(guest.state.fx.dp) {
+        guest.state.fx.dp = host.state.fx.dp;
+    }
+}
+
+/// The offset of the memory operand in its segment.
+fn offset(case: &Case, i: &Instruction) -> Option<u64> {
+    let operand = (0..i.op_count()).find(|n| i.op_kind(*n) == OpKind::Memory)?;
+    i.virtual_address(operand, 0, |register, _, _| {
+        if register.is_segment_register() {
+            return Some(0);
+        }
+        let v = general(case, register)?;
+        Some(match register.size() {
+            2 => v & 0xffff,
+            4 => v & 0xffff_ffff,
+            _ => v,
+        })
+    })
+}
+
+fn general(case: &Case, register: Register) -> Option<u64> {
+    let n = (register.full_register() as usize).checked_sub(Register::RAX as usize)?;
+    case.state.gpr.get(n).copied()
+}
+
+/// Instructions with operands of many words.
+#[rustfmt::skip]
+static LONG_OPERANDS: &[Mnemonic] = {
+    use Mnemonic::*;
+    &[
+        Fldenv, Fnstenv, Fstenv, Frstor, Fnsave, Fsave, Fxsave, Fxsave64, Fxrstor, Fxrstor64, Xsave, Xsave64, Xrstor, Xrstor64,
+        Maskmovq, Maskmovdqu,
+    ]
+};
+
+fn fault_address(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
+    let near = host.stop.cr2.abs_diff(guest.stop.cr2) < 600 && host.state.rip == case.state.rip;
+    if guest.stop.vector == 14 && same_stop(host, guest) && near && LONG_OPERANDS.contains(&i.mnemonic()) {
+        guest.stop.cr2 = host.stop.cr2;
+    }
+}
+
+fn mmx_fault(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
+    let mmx = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && i.op_register(n).is_mm());
+    let faulted = host.stop.vector != 3 && same_stop(host, guest);
+    let (before, h) = (&case.state.fx, &host.state.fx);
+    let entered = h.sw == before.sw & !0x3800 && h.tags == 0xff;
+    let g = &mut guest.state.fx;
+    let left = g.sw == before.sw && g.tags == before.tags && g.st == before.st;
+    if mmx && faulted && entered && left {
+        // The registers stay; only what is called ST(0) moves.
+        let top = usize::from(before.sw >> 11 & 7);
+        (g.sw, g.tags) = (h.sw, h.tags);
+        g.st = std::array::from_fn(|n| before.st[(n + 8 - top) % 8]);
+    }
+}
+
+fn string_halves(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
+    let repeated = i.is_string_instruction() && (i.has_rep_prefix() || i.has_repne_prefix());
+    let half = (0..i.op_count()).any(|n| matches!(i.op_kind(n), OpKind::MemorySegESI | OpKind::MemoryESEDI));
+    if !(case.long() && repeated && half) {
+        return;
+    }
+    for n in [1, 6, 7] {
+        let (h, g, before) = (host.state.gpr[n], &mut guest.state.gpr[n], case.state.gpr[n]);
+        let allowed = *g == before || *g >> 32 == 0;
+        if allowed && *g as u32 == h as u32 && (h >> 32 == 0 || h >> 32 == before >> 32) {
+            *g = h;
+        }
+    }
+}
