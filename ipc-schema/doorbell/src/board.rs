@@ -2,8 +2,8 @@
 //!
 //! The one idea: a boot makes few round trips, because what a guest polls or programs in masses needs none. Configuration
 //! space is read from shadow pages, the PM timer is a formula, masks and enables are shadows, and programming a timer or
-//! an interrupt controller is posted. What stays synchronous is read seldom or has an effect that the guest must not
-//! outrun (power-off, reset, exit).
+//! a PIC is posted. What stays synchronous is read seldom or has an effect that the guest must not outrun (power-off, reset,
+//! exit, the IOAPIC's routes).
 
 use machine_model::{Machine, PortSpan, Span};
 
@@ -85,9 +85,11 @@ pub fn windows(machine: &Machine, device: u16) -> Vec<WindowDesc> {
     ]
 }
 
-/// Index, data and end-of-interrupt register of the IOAPIC (82093AA, 3.1). A posted write is as ordered as a posted write
-/// on a bus: software that must know reads the data register, and a read waits for what was posted before it.
-const IOAPIC: [Behaviour; 3] = [at(0x00, 4, SYNC, POSTED), at(0x10, 4, SYNC, POSTED), at(0x40, 4, ONES, POSTED)];
+/// Index, data and end-of-interrupt register of the IOAPIC (82093AA, 3.1). A write of data is waited for: software that
+/// lets a pin's interrupts through and then enables them in the device relies on that order, and the device is another
+/// process. An edge that comes while the pin is masked is lost.
+const IOAPIC: [Behaviour; 3] =
+    [at(0x00, 4, SYNC, POSTED), at(0x10, 4, SYNC, WriteRule::Synchronous), at(0x40, 4, ONES, POSTED)];
 
 fn power_management(machine: &Machine) -> [Behaviour; 7] {
     let pm = &machine.ports.pm;
@@ -177,15 +179,16 @@ mod unit {
     }
 
     #[test]
-    fn what_ends_the_run_is_waited_for() {
+    fn what_ends_the_run_or_routes_interrupts_is_waited_for() {
         for window in windows(MachineVersion::Q35_0.machine(), 0) {
             let WindowKind::Registers(list) = &window.kind else { continue };
-            let ends = |b: &Behaviour| match window.name.as_str() {
+            let waited = |b: &Behaviour| match window.name.as_str() {
                 "port-64" | "port-92" | "debug-exit" => true,
                 "pm" => b.offset == 4,
+                "ioapic" => b.offset == 0x10,
                 _ => false,
             };
-            for behaviour in list.iter().filter(|b| ends(b)) {
+            for behaviour in list.iter().filter(|b| waited(b)) {
                 assert_eq!(behaviour.write, WriteRule::Synchronous, "{} {:#x}", window.name, behaviour.offset);
             }
         }
