@@ -24,8 +24,8 @@ macro_rules! payload {
 
 /// Prints a byte each millisecond of guest time, for ever: n modulo [`BEAT_MODULUS`].
 pub static BEAT: Payload = payload!("beat");
-/// Echoes the number of bytes that its command line ends with, by interrupts alone; then prints [`checksum`] of them as
-/// eight hexadecimal digits and ends the VM with [`PASS`].
+/// Prints `>`, echoes the number of bytes that its command line ends with, by interrupts alone, then prints [`checksum`] of
+/// them as eight hexadecimal digits and ends the VM with [`PASS`].
 pub static ECHO: Payload = payload!("echo");
 /// Prints `P`, waits for an `x`, prints `R` and [`PENDING_FILLER`] bytes (n & 0xff), checks that no register and no pending
 /// interrupt of the serial port was lost, and ends the VM with [`PASS`].

@@ -1,5 +1,5 @@
-/* Echoes what comes on the serial port, driven by interrupts alone: one that is lost stops it for good. With each
-   interrupt it also checks that the port's registers still hold what was written.
+/* Prints '>' and then echoes what comes on the serial port, driven by interrupts alone: one that is lost stops it for good.
+   With each interrupt it also checks that the port's registers still hold what was written.
 
    The last word of the command line is the number of bytes. After so many it prints the FNV-1a checksum of what it
    received as eight hexadecimal digits and ends the VM with EXIT_PASS. */
@@ -22,6 +22,8 @@ main:
     write MCR, 0x0b
     write IER, IER_RECEIVED
     mov byte ptr [enabled], IER_RECEIVED
+    mov al, '>'
+    call print
 wait:
     sti
     hlt

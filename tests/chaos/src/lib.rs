@@ -1,0 +1,1 @@
+//! What the tests of sudden ends need beside the rig.
