@@ -6,7 +6,7 @@
 //! time.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
@@ -31,6 +31,7 @@ use supervisor::log::Log;
 use supervisor::messages::{self, Answer, DRIVER_REQUESTS, Heard, Message};
 use supervisor::plan::{self, CONSOLE_CONNECTION};
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 use wire::islet_capnp::from_islet;
 use wire::vm_capnp::launch_report;
 
@@ -40,6 +41,8 @@ use crate::tasks;
 
 /// Offset of the counters in a status page (see `enter::status`).
 const STATUS_COUNTERS: u64 = 584;
+/// Timers that are kept before those without meaning are forgotten.
+const TIMERS: usize = 64;
 /// How long a process may live on after it has closed its control socket.
 const ORPHAN: Duration = Duration::from_secs(2);
 
@@ -66,6 +69,10 @@ pub struct Driver {
     report: Option<Link>,
     reported: bool,
     links: [Option<IsletLink>; Islet::ALL.len()],
+    timers: BTreeSet<(Instant, u64)>,
+    pub timers_changed: Rc<Notify>,
+    /// Room for one message.
+    buffer: Vec<u8>,
     pub console_connection: Option<HeldId>,
     pub pid: i32,
     /// Something has changed: events, state.
@@ -100,6 +107,9 @@ impl Driver {
                 report,
                 reported: false,
                 links: Default::default(),
+                timers: BTreeSet::new(),
+                timers_changed: Rc::default(),
+                buffer: vec![0; link::MAX_MESSAGE],
                 console_connection,
                 pid,
                 changed: Rc::default(),
@@ -172,11 +182,17 @@ impl Driver {
 
     /// Takes every message that is there of this start of an islet. False once its end of the socket is closed.
     pub fn drain(&mut self, islet: Islet, incarnation: u32) -> anyhow::Result<bool> {
-        let mut buffer = vec![0; link::MAX_MESSAGE];
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let open = self.drain_into(islet, incarnation, &mut buffer);
+        self.buffer = buffer;
+        open
+    }
+
+    fn drain_into(&mut self, islet: Islet, incarnation: u32, buffer: &mut [u8]) -> anyhow::Result<bool> {
         loop {
             let current = self.links[islet as usize].as_ref().filter(|link| link.incarnation == incarnation);
             let Some(link) = current.cloned() else { return Ok(false) };
-            let length = match peek(&link.link, &mut buffer) {
+            let length = match peek(&link.link, buffer) {
                 Peeked::Nothing => return Ok(true),
                 Peeked::End => {
                     self.links[islet as usize] = None;
@@ -314,13 +330,7 @@ impl Driver {
                 unless_refused(killed)?;
             }
             Output::Acknowledge { process } => self.acknowledge(process)?,
-            Output::Arm { timer, after } => {
-                let me = self.me.clone();
-                tokio::task::spawn_local(async move {
-                    tokio::time::sleep(after).await;
-                    tasks::tell(&me, Input::Expired(timer));
-                });
-            }
+            Output::Arm { timer, after } => self.arm(timer, after),
             Output::Answer { id, result } => {
                 if let Some(waiter) = self.commands.remove(&id) {
                     let _ = waiter.send(result);
@@ -330,6 +340,34 @@ impl Driver {
                 self.report_end();
                 tasks::exit(&self.me, status, self.clients > 0);
             }
+        }
+        Ok(())
+    }
+
+    /// Sets a timer. Most are overtaken by what they wait for, so those are forgotten from time to time.
+    fn arm(&mut self, timer: u64, after: Duration) {
+        if self.timers.len() >= TIMERS {
+            let core = &self.core;
+            self.timers.retain(|(_, timer)| core.waits_for(*timer));
+        }
+        self.timers.insert((Instant::now() + after, timer));
+        self.timers_changed.notify_one();
+    }
+
+    /// When the next timer runs out.
+    pub fn next_timer(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Gives the core every timer that has run out.
+    pub fn expire(&mut self) -> anyhow::Result<()> {
+        let now = Instant::now();
+        while let Some((at, timer)) = self.timers.pop_first() {
+            if at > now {
+                self.timers.insert((at, timer));
+                break;
+            }
+            self.input(Input::Expired(timer))?;
         }
         Ok(())
     }

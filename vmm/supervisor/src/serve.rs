@@ -54,8 +54,8 @@ impl Service {
             _ => Statistics::default(),
         };
         name_devices(&mut statistics);
+        // The engine's own are among the statistics.
         let mut counters: HashMap<Islet, Vec<Counter>> = HashMap::new();
-        counters.insert(Islet::Engine, statistics.counters.clone());
         for (islet, answer) in [(Islet::Board, board), (Islet::Serial0, serial)] {
             if let Some(messages::Answer::Counters(list)) = answer {
                 counters.insert(islet, list);

@@ -46,6 +46,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<Never> {
     }
     driver.borrow_mut().keeper.serving(soon())?;
     driver.borrow_mut().take_exits()?;
+    tokio::task::spawn_local(keep_time(Rc::clone(&driver)));
     tokio::task::spawn_local(accept_clients(control, Rc::clone(&driver)));
     if let Some(console) = console {
         tokio::task::spawn_local(accept_console(console, Rc::clone(&driver)));
@@ -124,6 +125,25 @@ pub fn watch_islet(driver: &Shared, islet: Islet, incarnation: u32, socket: Unix
             }
         }
     });
+}
+
+/// Tells the driver when its timers run out.
+async fn keep_time(driver: Rc<RefCell<Driver>>) {
+    let (changed, weak) = (Rc::clone(&driver.borrow().timers_changed), Rc::downgrade(&driver));
+    loop {
+        let next = driver.borrow().next_timer();
+        match next {
+            None => changed.notified().await,
+            Some(at) => {
+                tokio::select! {
+                    () = tokio::time::sleep_until(at) => {
+                        with(&weak, Driver::expire);
+                    }
+                    () = changed.notified() => {}
+                }
+            }
+        }
+    }
 }
 
 /// Ends the VM, once its clients have had the time to hear of it.

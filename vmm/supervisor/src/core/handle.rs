@@ -366,13 +366,18 @@ impl Core {
             format!("{} by its supervisor, since it {}", cause.text, slot.killed_for)
         };
         if !(self.ending.is_some() && cause.clean) {
-            let detail = format!("{islet}[{incarnation}] {text}");
+            let detail = match islet.row().policy {
+                _ if loaded && cause.clean => "it has done its work",
+                _ if self.ending.is_some() => "the VM is ending anyway",
+                Policy::Restart => "it is started again with the same descriptors",
+                Policy::EndsVm | Policy::Once => "the VM cannot go on without it",
+            };
             out.push(Output::Emit(Note {
                 kind: if cause.attack { kind::ATTACK } else { kind::PROCESS_EXITED },
                 islet: Some(islet),
                 incarnation,
                 cause: text.clone(),
-                detail,
+                detail: detail.to_owned(),
             }));
         }
         if loaded && cause.clean {
@@ -413,7 +418,7 @@ impl Core {
         slot.deaths = if productive { 1 } else { slot.deaths + 1 };
         if slot.deaths >= MAX_DEATHS {
             slot.progress = Progress::FailedClosed;
-            let detail = format!("{islet} ended {MAX_DEATHS} times in a row without progress and stays down");
+            let detail = format!("it ended {MAX_DEATHS} times in a row without progress and stays down");
             emit(out, kind::PROCESS_FAILED_CLOSED, Some((islet, slot.incarnation)), text, &detail);
             return;
         }
@@ -483,8 +488,7 @@ impl Core {
 
     fn ready(&mut self, islet: Islet, out: &mut Out) {
         let incarnation = self.slot(islet).incarnation;
-        let detail = format!("{islet}[{incarnation}] is locked down and ready");
-        emit(out, kind::PROCESS_STARTED, Some((islet, incarnation)), "", &detail);
+        emit(out, kind::PROCESS_STARTED, Some((islet, incarnation)), "", "it is locked down and ready");
         if islet == Islet::Loader {
             // Its answer proper is still to come.
             self.slot_mut(islet).timer = Some(self.arm(LOAD_DEADLINE, out));
@@ -571,8 +575,7 @@ impl Core {
             }
             (Said::Attack(what), _) => {
                 let incarnation = self.slot(islet).incarnation;
-                let detail = format!("{islet}[{incarnation}] reports a broken rule of shared memory");
-                emit(out, kind::ATTACK, Some((islet, incarnation)), &what, &detail);
+                emit(out, kind::ATTACK, Some((islet, incarnation)), &what, "it reports a broken rule of shared memory");
             }
             (Said::ConsoleClosed, Islet::Serial0) => {
                 let incarnation = self.slot(islet).incarnation;

@@ -428,6 +428,12 @@ impl Core {
         self.resets
     }
 
+    /// Whether a timer still means something; one that does not may be forgotten.
+    #[must_use]
+    pub fn waits_for(&self, timer: u64) -> bool {
+        self.stop_timer == Some(timer) || self.slots.iter().any(|slot| slot.timer == Some(timer))
+    }
+
     /// How the VM ends, once it does.
     #[must_use]
     pub const fn ending(&self) -> Option<&Ending> {
