@@ -133,9 +133,10 @@ impl Draft<'_> {
         let size = size.max(1);
         let room = RW_LEN.saturating_sub(size).max(1);
         let aligned = size.next_power_of_two().min(64);
-        // A locked access across cache lines stops every processor; systems make programs that do it wait.
+        // A locked access across cache lines stops every processor: systems make programs that do it wait, some hypervisors
+        // for ever. So these are aligned.
         let locked = matches!(self.form.shape, Shape::Lock(_)) || self.i.mnemonic() == iced_x86::Mnemonic::Xchg;
-        if locked && r.percent(97) {
+        if locked {
             let pages = if r.percent(90) { RW_LEN } else { DATA_LEN + 0x1000 };
             return base + (r.below(pages) & !(aligned - 1));
         }

@@ -80,7 +80,10 @@ pub static CHOICES: &[Choice] = &[
     ("present bit of kernel addresses", "Linux hides from programs whether an address of its own half is mapped (arch/x86/mm/fault.c)", kernel_addresses),
     ("data pointer without exception", "a CPU with CPUID.7.EBX bit 6 moves the x87 data pointer with unmasked exceptions only; the model has not", data_pointer),
     ("address of a fault in a long operand", "the manual gives no order of the accesses to an operand of many words, nor which of its bytes CR2 names", fault_address),
+    ("#AC or #GP", "a misaligned operand of FXSAVE and its family may raise either where alignment is checked (SDM vol. 2A, FXSAVE)", alignment),
     ("MMX state before a fault", "whether TOP and the tags change before an MMX instruction that stores, or converts, raises its exception", mmx_fault),
+    ("registers of a POPA that faults", "the registers popped before a fault may have changed; the instruction is run again", popa),
+    ("memory of a long store that faults", "what was stored before a fault on a later part of the operand; the instruction is run again", partial_store),
     ("upper halves under a 32-bit address size", "what is above bit 31 of the registers of a repeated string instruction that has not completed", string_halves),
 ];
 
@@ -138,7 +141,7 @@ static LONG_OPERANDS: &[Mnemonic] = {
     use Mnemonic::*;
     &[
         Fldenv, Fnstenv, Fstenv, Frstor, Fnsave, Fsave, Fxsave, Fxsave64, Fxrstor, Fxrstor64, Xsave, Xsave64, Xrstor, Xrstor64,
-        Maskmovq, Maskmovdqu,
+        Maskmovq, Maskmovdqu, Retf, Iret, Iretd, Iretq,
     ]
 };
 
@@ -149,11 +152,20 @@ fn fault_address(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outco
     }
 }
 
+fn alignment(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
+    use Mnemonic::*;
+    let images = [Fxsave, Fxsave64, Fxrstor, Fxrstor64, Xsave, Xsave64, Xrstor, Xrstor64];
+    let checked = case.state.eflags >> 18 & 1 != 0;
+    if checked && images.contains(&i.mnemonic()) && (guest.stop.vector, host.stop.vector) == (13, 17) {
+        guest.stop.vector = 17;
+    }
+}
+
 fn mmx_fault(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
     let mmx = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && i.op_register(n).is_mm());
     let faulted = host.stop.vector != 3 && same_stop(host, guest);
     let (before, h) = (&case.state.fx, &host.state.fx);
-    let entered = h.sw == before.sw & !0x3800 && h.tags == 0xff;
+    let entered = h.sw == before.sw & !0x3800 && (h.tags == 0xff || h.tags == before.tags);
     let g = &mut guest.state.fx;
     let left = g.sw == before.sw && g.tags == before.tags && g.st == before.st;
     if mmx && faulted && entered && left {
@@ -161,6 +173,37 @@ fn mmx_fault(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) 
         let top = usize::from(before.sw >> 11 & 7);
         (g.sw, g.tags) = (h.sw, h.tags);
         g.st = std::array::from_fn(|n| before.st[(n + 8 - top) % 8]);
+    }
+}
+
+fn popa(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
+    let popa = matches!(i.mnemonic(), Mnemonic::Popa | Mnemonic::Popad);
+    if popa && host.state.rip == case.state.rip && same_stop(host, guest) {
+        for n in [0, 1, 2, 3, 5, 6, 7] {
+            if guest.state.gpr[n] == case.state.gpr[n] {
+                guest.state.gpr[n] = host.state.gpr[n];
+            }
+        }
+    }
+}
+
+/// Longest operand that is stored piece by piece, and what an instruction may do to the stack.
+const LONGEST_STORE: usize = 600;
+
+fn partial_store(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
+    use Mnemonic::*;
+    let long =
+        matches!(i.mnemonic(), Fstp | Fbstp | Call | Enter | Pusha | Pushad) || LONG_OPERANDS.contains(&i.mnemonic());
+    let faulted = host.state.rip == case.state.rip && host.stop.vector != 3 && same_stop(host, guest);
+    if !long || !faulted || guest.rw != case.rw {
+        return;
+    }
+    let changed = |n: &usize| host.rw[*n] != case.rw[*n];
+    let (first, last) = ((0..case.rw.len()).find(changed), (0..case.rw.len()).rfind(changed));
+    if let (Some(first), Some(last)) = (first, last)
+        && last - first < LONGEST_STORE
+    {
+        guest.rw = host.rw;
     }
 }
 

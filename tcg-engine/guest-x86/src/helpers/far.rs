@@ -88,7 +88,7 @@ impl<B: Bus> Cpu<B> {
     }
 
     /// The checks of a code segment that is jumped to or called (SDM vol. 2A, JMP): the segment, with RPL = CPL.
-    fn direct_code(&mut self, selector: u16, offset: u64) -> Result<Segment, Stop> {
+    fn direct_code(&mut self, selector: u16) -> Result<Segment, Stop> {
         let code = u32::from(selector & !3);
         if code == 0 {
             return self.gp(0);
@@ -110,7 +110,6 @@ impl<B: Bus> Cpu<B> {
         if self.sys.long_mode() && seg.long() && seg.big() {
             return self.gp(code);
         }
-        self.check_target(&seg, offset)?;
         self.set_accessed(d)?;
         Ok(Segment { selector: selector & !3 | u16::from(cpl), attr: seg.attr | 1, ..seg })
     }
@@ -151,7 +150,8 @@ pub(super) fn jump<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, offset: u64, selec
         regs.set(PC, offset);
     } else {
         let (selector, offset) = cpu.through_gate(selector, offset)?;
-        let cs = cpu.direct_code(selector, offset)?;
+        let cs = cpu.direct_code(selector)?;
+        cpu.check_target(&cs, offset)?;
         cpu.set_seg(regs, Seg::Cs, cs);
         regs.set(PC, if cs.long() && cpu.sys.long_mode() { offset } else { offset & 0xffff_ffff });
     }
@@ -211,11 +211,14 @@ pub(super) fn call<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, offset: u64, selec
         regs.set(PC, offset);
     } else {
         let (selector, offset) = cpu.through_gate(selector, offset)?;
-        let cs = cpu.direct_code(selector, offset)?;
-        // The stack pointer has the width that the called code's stack has.
+        let cs = cpu.direct_code(selector)?;
+        // The stack pointer has the width that the called code's stack has, and the target is looked at after the push.
         let old = std::mem::replace(&mut cpu.sys.seg[Seg::Cs as usize], cs);
-        if let Err(stop) = cpu.push_stack(regs, u64::from(bytes), &frame) {
+        let sp = regs.get(RSP);
+        let pushed = cpu.push_stack(regs, u64::from(bytes), &frame).and_then(|()| cpu.check_target(&cs, offset));
+        if let Err(stop) = pushed {
             cpu.sys.seg[Seg::Cs as usize] = old;
+            regs.set(RSP, sp);
             return Err(stop);
         }
         cpu.set_seg(regs, Seg::Cs, cs);
@@ -227,7 +230,7 @@ pub(super) fn call<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, offset: u64, selec
 
 impl<B: Bus> Cpu<B> {
     /// The checks of a code segment that is returned to (SDM vol. 2B, RET and IRET); its RPL is the new privilege level.
-    fn return_code(&mut self, selector: u16, offset: u64) -> Result<Segment, Stop> {
+    fn return_code(&mut self, selector: u16) -> Result<Segment, Stop> {
         let code = u32::from(selector & !3);
         if code == 0 {
             return self.gp(0);
@@ -248,7 +251,6 @@ impl<B: Bus> Cpu<B> {
         if self.sys.long_mode() && seg.long() && seg.big() {
             return self.gp(code);
         }
-        self.check_target(&seg, offset)?;
         self.set_accessed(d)?;
         Ok(Segment { attr: seg.attr | 1, ..seg })
     }
@@ -308,10 +310,13 @@ impl<B: Bus> Cpu<B> {
 
 pub(super) fn ret<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, _: u64, _: u64, imm: u32) -> Ret {
     let (bytes, pop) = (u64::from(imm & 0xff), u64::from(imm >> 8));
-    let [pc, cs] = cpu.peek_stack::<2>(regs, bytes, 0)?;
-    let (pc, selector) = (narrow(pc, bytes), cs as u16);
+    // The selector is read and checked before the offset is read.
+    let [cs] = cpu.peek_stack::<1>(regs, bytes, bytes)?;
+    let selector = cs as u16;
     let sp = regs.get(RSP).wrapping_add(2 * bytes + pop);
     if cpu.real_style(regs) {
+        let [pc] = cpu.peek_stack::<1>(regs, bytes, 0)?;
+        let pc = narrow(pc, bytes);
         let cs = cpu.real_code(regs, selector);
         if !within(&cs, pc, 1) {
             return cpu.gp(0);
@@ -322,7 +327,10 @@ pub(super) fn ret<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, _: u64, _: u64, imm
         cpu.update_mode(regs);
         return done(0);
     }
-    let cs = cpu.return_code(selector, pc)?;
+    let cs = cpu.return_code(selector)?;
+    let [pc] = cpu.peek_stack::<1>(regs, bytes, 0)?;
+    let pc = narrow(pc, bytes);
+    cpu.check_target(&cs, pc)?;
     if (selector & 3) as u8 == cpu.sys.cpl {
         cpu.set_sp(regs, sp);
         cpu.finish_return(regs, pc, cs, None);
@@ -370,7 +378,8 @@ pub(super) fn iret<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, _: u64, _: u64, by
     } else if new & flags::VM != 0 && bytes == 4 && cpu.sys.cpl == 0 && !cpu.sys.long_mode() {
         iret_to_v86(cpu, regs, pc, selector, new)?;
     } else {
-        let cs = cpu.return_code(selector, pc)?;
+        let cs = cpu.return_code(selector)?;
+        cpu.check_target(&cs, pc)?;
         let outer = (selector & 3) as u8 > cpu.sys.cpl;
         if cpu.sys.code64() || outer {
             let [new_sp, ss] = cpu.peek_stack::<2>(regs, bytes, 3 * bytes)?;

@@ -126,9 +126,14 @@ impl<B: Bus> Writer<'_, B> {
 
     /// Bytes of any length, in the largest pieces.
     fn bytes(&mut self, offset: usize, bytes: &[u8]) -> Result<(), Stop> {
+        self.pieces(offset, bytes, 3)
+    }
+
+    /// Bytes in pieces of at most `1 << most`: whatever alignment may be checked is that of a piece.
+    fn pieces(&mut self, offset: usize, bytes: &[u8], most: u32) -> Result<(), Stop> {
         let mut at = 0;
         while at < bytes.len() {
-            let log2 = (bytes.len() - at).ilog2().min(3) as u8;
+            let log2 = (bytes.len() - at).ilog2().min(most) as u8;
             let size = 1 << log2;
             let value = bytes[at..at + size].iter().rev().fold(0, |v, &b| v << 8 | u64::from(b));
             self.word(offset + at, log2, value)?;
@@ -186,11 +191,11 @@ impl<B: Bus> Cpu<B> {
         Ok(())
     }
 
-    /// Reads bytes from `area` on.
-    fn read_area(&mut self, area: Area, out: &mut [u8]) -> Result<(), Stop> {
+    /// Reads bytes from `area` on, in pieces of at most `1 << most`.
+    fn read_area(&mut self, area: Area, out: &mut [u8], most: u32) -> Result<(), Stop> {
         let mut at = 0;
         while at < out.len() {
-            let log2 = (out.len() - at).ilog2().min(3) as u8;
+            let log2 = (out.len() - at).ilog2().min(most) as u8;
             let value = Env::load(self, area.address(at), area.of(log2))?;
             let size = 1 << log2;
             out[at..at + size].copy_from_slice(&value.to_le_bytes()[..size]);
@@ -228,11 +233,14 @@ impl<B: Bus> Cpu<B> {
         let env = image::store_env(regs, layout);
         let registers = image::store_registers(regs);
         let save = access.op == FpuOp::Save;
+        // Where alignment is checked it is that of the first field.
+        let first = MemRef { write_intent: true, ..area.of(1 + u8::from(access.wide)) };
+        Env::load(self, area.address(0), first)?;
         self.probe_area(area, layout.size() + if save { image::REGISTERS } else { 0 })?;
         let mut writer = self.writer(area);
-        writer.bytes(0, &env[..layout.size()])?;
+        writer.pieces(0, &env[..layout.size()], 1)?;
         if save {
-            writer.bytes(layout.size(), &registers)?;
+            writer.pieces(layout.size(), &registers, 1)?;
         }
         let then = writer.then;
         if save {
@@ -249,8 +257,9 @@ impl<B: Bus> Cpu<B> {
         let layout = self.env_layout(access.wide);
         let mut bytes = [0; 28 + image::REGISTERS];
         let restore = access.op == FpuOp::Restore;
+        Env::load(self, area.address(0), area.of(1 + u8::from(access.wide)))?;
         let len = layout.size() + if restore { image::REGISTERS } else { 0 };
-        self.read_area(area, &mut bytes[..len])?;
+        self.read_area(area, &mut bytes[..len], 1)?;
         let mut env = [0; 28];
         env[..layout.size()].copy_from_slice(&bytes[..layout.size()]);
         image::load_env(regs, layout, &env);
@@ -269,6 +278,10 @@ impl<B: Bus> Cpu<B> {
             Some(seg) => self.sys.seg(seg).base,
             None => 0,
         };
+        if self.mode().contains(Mode::CODE64) && !Self::canonical(area.at) {
+            // Not canonical comes first: the access says which exception that is.
+            Env::load(self, area.at, area.of(0))?;
+        }
         if area.at.wrapping_add(base) & (align - 1) != 0 { self.gp(0) } else { Ok(()) }
     }
 
@@ -289,7 +302,7 @@ impl<B: Bus> Cpu<B> {
     fn fxrstor(&mut self, regs: &mut Regs, area: Area, rex_w: bool) -> Result<Then, Stop> {
         self.check_alignment(area, 16)?;
         let mut bytes = [0; fx::SIZE];
-        self.read_area(area, &mut bytes)?;
+        self.read_area(area, &mut bytes, 3)?;
         let mxcsr = dword(&bytes, fx::MXCSR);
         if mxcsr & !fp::sse::mxcsr::WRITABLE != 0 {
             return self.gp(0);
@@ -319,7 +332,7 @@ impl<B: Bus> Cpu<B> {
         self.check_alignment(area, 64)?;
         let components = requested & self.sys.xcr0;
         let mut bytes = [0; fx::XSAVE_SIZE];
-        self.read_area(area, &mut bytes)?;
+        self.read_area(area, &mut bytes, 3)?;
         let present = u64::from(dword(&bytes, fx::HEADER)) | u64::from(dword(&bytes, fx::HEADER + 4)) << 32;
         // XCOMP_BV and the eight bytes after it must be zero; the rest of the header is not looked at.
         let reserved = bytes[fx::HEADER + 8..fx::HEADER + 24].iter().any(|&b| b != 0);

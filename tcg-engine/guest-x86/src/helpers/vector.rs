@@ -32,7 +32,7 @@ pub(super) fn masked_store<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, addr: u64,
 }
 
 impl<B: Bus> Cpu<B> {
-    /// All bytes are probed before any is written.
+    /// The whole operand must be writable, whatever the mask leaves out (that choice is the processor's).
     fn masked_store(&mut self, regs: &Regs, addr: u64, imm: u32) -> Result<Then, Stop> {
         let mmx = imm & mask_call::MMX != 0;
         let register = |n: u32| {
@@ -42,10 +42,12 @@ impl<B: Bus> Cpu<B> {
         let (data, mask) = (register(imm), register(imm >> mask_call::MASK_SHIFT));
         let space = (imm >> mask_call::SPACE_SHIFT) as u8;
         let m = MemRef { space, stack: imm & mask_call::STACK != 0, ..MemRef::new(0) };
-        let chosen = (0..if mmx { 8 } else { 16 }).filter(|i| mask >> (8 * i + 7) & 1 != 0);
-        for i in chosen.clone() {
-            Env::load(self, self.fold(addr.wrapping_add(i)), MemRef { write_intent: true, ..m })?;
+        let size = if mmx { 8 } else { 16 };
+        for at in (0..size).step_by(8) {
+            let word = MemRef { write_intent: true, log2: 3, ..m };
+            Env::load(self, self.fold(addr.wrapping_add(at)), word)?;
         }
+        let chosen = (0..size).filter(|i| mask >> (8 * i + 7) & 1 != 0);
         let mut then = Then::Continue;
         for i in chosen {
             match Env::store(self, self.fold(addr.wrapping_add(i)), m, (data >> (8 * i)) as u64 & 0xff) {

@@ -1,7 +1,7 @@
 //! Decimal adjustment, SALC and BOUND: instructions that 64-bit code does not have.
 
 use iced_x86::Mnemonic;
-use ir::{NONE, Op, Rel};
+use ir::{NONE, Op, Rel, Slot};
 
 use super::{Flow, Lifted, Lifter};
 use crate::exception;
@@ -14,16 +14,21 @@ impl Lifter {
         let v = self.sext(v, bits);
         let ea = self.ea();
         let low = self.load(ea, bits);
+        let low = self.sext(low, bits);
+        let below = self.b.set_rel(Rel::Lts, v, low);
+        self.out_of_range(below);
         let ea = self.advance(ea, (bits / 8) as i32);
         let high = self.load(ea, bits);
-        let (low, high) = (self.sext(low, bits), self.sext(high, bits));
-        let below = self.b.set_rel(Rel::Lts, v, low);
+        let high = self.sext(high, bits);
         let above = self.b.set_rel(Rel::Lts, high, v);
-        let out = self.b.new2(Op::Or, below, above);
+        self.out_of_range(above);
+        Some(Flow::Next)
+    }
+
+    fn out_of_range(&mut self, out: Slot) {
         let inside = self.b.skip_if_zero(out);
         self.b.full(Op::Raise, exception::BR, NONE, NONE, NONE, 0);
         self.b.close(inside);
-        Some(Flow::Next)
     }
 }
 

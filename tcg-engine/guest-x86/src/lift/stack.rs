@@ -122,7 +122,8 @@ impl Lifter {
     }
 
     fn pop_segment(&mut self, s: Seg, bytes: u32) -> Lifted {
-        let v = self.top(bytes);
+        // The stack moves by the operand size, but only the selector is read.
+        let v = self.top(2);
         self.call(NONE, Helper::LoadSegment, v, NONE, s as u32);
         self.move_sp(bytes as i32);
         if s == Seg::Ss { self.exit_event(event::SHADOW) } else { self.exit_next() }

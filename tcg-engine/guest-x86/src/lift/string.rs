@@ -42,7 +42,12 @@ impl Lifter {
     }
 
     fn source_element(&mut self) -> Option<Ea> {
-        let s = seg_of(self.i.memory_segment())?;
+        let s = match seg_of(self.i.memory_segment())? {
+            s @ (Seg::Fs | Seg::Gs) => s,
+            // 64-bit code ignores the other prefixes.
+            _ if self.code64() => Seg::Ds,
+            s => s,
+        };
         Some(self.element(RSI, s))
     }
 

@@ -211,8 +211,9 @@ fn integer(l: &mut Lifter) -> Slot {
 /// The memory operand's ten bytes: low eight, high two.
 fn ten_bytes(l: &mut Lifter) -> Option<(Slot, Slot)> {
     let ea = l.ea();
-    let upper = ea.offset(8)?;
-    Some((l.load(ea, 64), l.load(upper, 16)))
+    let low = l.load(ea, 64);
+    let upper = l.advance(ea, 8);
+    Some((low, l.load(upper, 16)))
 }
 
 fn compute(l: &mut Lifter, class: Class, memory: bool) -> Option<()> {

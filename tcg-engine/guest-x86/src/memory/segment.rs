@@ -32,10 +32,11 @@ impl<B: Bus> Cpu<B> {
         Ok(va)
     }
 
-    /// #AC if alignment is checked (level 3, EFLAGS.AC, CR0.AM) and an access of `bytes` at `va` is not aligned.
+    /// #AC if alignment is checked (level 3, EFLAGS.AC, CR0.AM) and an access of `bytes` at `va` is not aligned. Vectors that
+    /// need not be aligned (MOVUPS) are not checked, as on processors.
     #[inline]
     pub(crate) fn check_ac(&mut self, va: u64, bytes: u64) -> Result<(), Stop> {
-        if self.tlb.bank() == Bank::Checked && va & (bytes - 1) != 0 {
+        if self.tlb.bank() == Bank::Checked && bytes <= 8 && va & (bytes - 1) != 0 {
             return self.fault(Exception::with_code(exception::AC, 0));
         }
         Ok(())
@@ -76,7 +77,8 @@ pub(crate) fn within(seg: &Segment, offset: u64, bytes: u64) -> bool {
         let top = if seg.big() { u64::from(u32::MAX) } else { 0xffff };
         offset > u64::from(seg.limit) && last <= top
     } else {
-        last <= u64::from(seg.limit)
+        // A segment of 4 GiB has no end: what goes beyond wraps around.
+        seg.limit == u32::MAX || last <= u64::from(seg.limit)
     }
 }
 
