@@ -93,6 +93,13 @@ impl Gdb {
         self.resume("s")
     }
 
+    /// The second register of the `g` packet, big-endian: s390x's instruction address.
+    pub fn pc(&mut self) -> Result<u64> {
+        let g = unhex(&self.ask("g")?)?;
+        let bytes = g.get(8..16).context("the stub's register packet is short")?;
+        Ok(bytes.iter().fold(0, |v, b| v << 8 | u64::from(*b)))
+    }
+
     /// Run to `address` without a stop on the way (a stop would close an exclusive monitor).
     pub fn run_to(&mut self, address: u64) -> Result<Stepped> {
         self.set(&[format!("Z0,{address:x},4")])?;

@@ -158,8 +158,10 @@ pub fn fma(f: Format, a: u64, b: u64, c: u64, rules: Rules) -> (u64, u32) {
     let (a, b) = (unpack(f, a, rules, &mut raised), unpack(f, b, rules, &mut raised));
     let c = unpack(f, c, rules, &mut raised);
     let undefined = is_infinity_times_zero(&a, &b);
-    // ∞ × 0 + quiet NaN: x86 returns the NaN and raises nothing; the others return the default NaN.
-    if undefined && rules.arch != Arch::X86 && c.class == Class::QuietNan {
+    // ∞ × 0 + NaN: x86 returns the NaN (a quiet one raises nothing); aarch64 returns the default NaN for a quiet one, s390x
+    // for any ("Results: MULTIPLY AND ADD", part 1: the product decides first).
+    let product_decides = rules.arch == Arch::S390x || rules.arch == Arch::Aarch64 && c.class == Class::QuietNan;
+    if undefined && product_decides {
         return (invalid(f, rules, &mut raised), raised);
     }
     let order = if rules.arch == Arch::Aarch64 { [c, a, b] } else { [a, b, c] };

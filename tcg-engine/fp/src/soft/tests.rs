@@ -267,6 +267,7 @@ fn s390x_nans_and_integers() {
     assert_eq!(sub(F32, INF, INF, rules), (DEFAULT, flags::INVALID));
     assert_eq!(fma(F32, QNAN1, ONE, QNAN2, rules), (QNAN1, 0));
     assert_eq!(fma(F32, 0, INF, QNAN2, rules), (DEFAULT, flags::INVALID));
+    assert_eq!(fma(F32, 0, INF, SNAN3, rules), (DEFAULT, flags::INVALID));
     assert_eq!(to_int(F32, QNAN1, 32, true, rules), (0x8000_0000, flags::INVALID));
     assert_eq!(to_int(F32, QNAN1, 32, false, rules), (0, flags::INVALID));
     assert_eq!(to_int(F32, 0xff80_0000, 64, true, rules), (1 << 63, flags::INVALID));
