@@ -19,6 +19,9 @@ use crate::park::{LOOK, PARK, Request};
 /// Blocks between two looks at requests and the clock.
 const BLOCKS_PER_LOOK: u32 = 64;
 
+/// Turns between two updates of the time that a vCPU has run.
+const TURNS_PER_ACCOUNT: u32 = 256;
+
 /// Whether a vCPU executes, and if not, what it waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Run {
@@ -95,9 +98,15 @@ impl Vcpu {
     /// Run until asked to park.
     fn run(&mut self, request: &Request, counters: &VcpuCounters, events: &Events) {
         let mut started = Instant::now();
+        let mut turns = 0u32;
         while request.get() & PARK == 0 {
             match self.turn(request, counters) {
-                Turn::On => {}
+                Turn::On => {
+                    turns = turns.wrapping_add(1);
+                    if turns.is_multiple_of(TURNS_PER_ACCOUNT) {
+                        account(counters, &mut started);
+                    }
+                }
                 Turn::TripleFault => {
                     self.run = Run::Shutdown;
                     events.report(Event::TripleFault(self.bus().index));
