@@ -6,7 +6,7 @@ use control::exit_status;
 use control::types::{Problem, Status, event_kind as kind};
 use machine_model::ports::debug_exit_status;
 
-use super::scripts::{BACK_OFF, EXIT_DEADLINE, LOAD_DEADLINE};
+use super::scripts::{BACK_OFF, EXIT_DEADLINE, LOAD_DEADLINE, PROOF};
 use super::{
     Cause, Command, CommandId, Core, Ending, Found, Input, Islet, MAX_DEATHS, MAX_QUEUED, Note, Output, Policy,
     PowerButton, Progress, Request, Said, Script, Step, Verb,
@@ -99,7 +99,7 @@ impl Core {
                     self.request(islet, request.verb, out);
                 }
                 None if islet == Islet::Loader => self.slot_mut(islet).timer = Some(self.arm(EXIT_DEADLINE, out)),
-                None => {}
+                None => self.probation(islet, out),
             },
         }
         if let Some(process) = slot.process.filter(|_| !slot.killed_for.is_empty()) {
@@ -396,10 +396,13 @@ impl Core {
         let starting = !self.started;
         let slot = self.slot_mut(islet);
         let name = format!("{islet}[{}]", slot.incarnation);
+        // Who stands still, as it was told, and owes no answer can make no progress.
+        let idle = slot.progress == Progress::Ready && slot.request.is_none() && !slot.runs;
         let failure = slot.failure.take();
         slot.progress = Progress::Absent;
         slot.request = None;
         slot.timer = None;
+        slot.proof = None;
         slot.runs = false;
         slot.last_cause = text.to_owned();
         if self.ending.is_some() {
@@ -407,7 +410,10 @@ impl Core {
         }
         let restart = islet.row().policy == Policy::Restart && !(starting && failure.is_some());
         if !restart {
-            let lost = || Problem::new("process.lost", &format!("process {name}"), text, "see the log for more");
+            let lost = || {
+                let what = format!("process {name} has ended, and the VM cannot go on without it");
+                Problem::new("process.lost", &what, format!("it {text}"), "start the VM anew; its log says more")
+            };
             let once = islet.row().policy == Policy::Once;
             let status = if starting || once { exit_status::NOT_STARTED } else { exit_status::PROCESS_LOST };
             let problem = Some(failure.unwrap_or_else(lost));
@@ -415,7 +421,11 @@ impl Core {
             return;
         }
         let slot = self.slot_mut(islet);
-        slot.deaths = if productive { 1 } else { slot.deaths + 1 };
+        slot.deaths = match (productive, idle) {
+            (true, _) => 1,
+            (false, true) => slot.deaths.max(1),
+            (false, false) => slot.deaths + 1,
+        };
         if slot.deaths >= MAX_DEATHS {
             slot.progress = Progress::FailedClosed;
             let detail = format!("it ended {MAX_DEATHS} times in a row without progress and stays down");
@@ -434,6 +444,13 @@ impl Core {
             self.stop_timer = None;
             let reason = format!("the guest did not power off within {} s of 'stop'", self.stop_seconds);
             self.end(Ending { status: exit_status::KILLED, reason, problem: None }, out);
+            return;
+        }
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.proof == Some(timer)) {
+            slot.proof = None;
+            if slot.progress == Progress::Ready && slot.request.is_none() {
+                slot.deaths = 0;
+            }
             return;
         }
         let Some(islet) = Islet::ALL.into_iter().find(|islet| self.slot(*islet).timer == Some(timer)) else { return };
@@ -498,6 +515,14 @@ impl Core {
         slot.progress = Progress::Ready;
         slot.request = None;
         slot.timer = None;
+        self.probation(islet, out);
+    }
+
+    /// After a death a process has to prove itself.
+    fn probation(&mut self, islet: Islet, out: &mut Out) {
+        if self.slot(islet).deaths > 0 {
+            self.slot_mut(islet).proof = Some(self.arm(PROOF, out));
+        }
     }
 
     fn done(&mut self, islet: Islet, verb: Verb, out: &mut Out) {
@@ -614,7 +639,7 @@ impl Core {
         match command {
             Command::Kill => {
                 out.push(Output::Answer { id, result: Ok(()) });
-                let reason = "killed on the control socket".to_owned();
+                let reason = "killed by 'atoll kill' or another client of the control socket".to_owned();
                 self.end(Ending { status: exit_status::KILLED, reason, problem: None }, out);
                 // Not politely.
                 let say = Script::Quit.steps().len().saturating_sub(2);

@@ -288,6 +288,8 @@ pub struct Slot {
     failure: Option<Problem>,
     /// The timer that counts.
     timer: Option<u64>,
+    /// The timer after which it has proved itself.
+    proof: Option<u64>,
 }
 
 /// How the VM ends.
@@ -431,7 +433,7 @@ impl Core {
     /// Whether a timer still means something; one that does not may be forgotten.
     #[must_use]
     pub fn waits_for(&self, timer: u64) -> bool {
-        self.stop_timer == Some(timer) || self.slots.iter().any(|slot| slot.timer == Some(timer))
+        self.stop_timer == Some(timer) || self.slots.iter().any(|slot| [slot.timer, slot.proof].contains(&Some(timer)))
     }
 
     /// How the VM ends, once it does.

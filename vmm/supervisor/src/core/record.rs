@@ -198,5 +198,6 @@ fn read_slot(from: adoption_record::adopted_process::Reader<'_>) -> Result<Slot,
         killed_for: text(from.get_killed_for())?,
         failure: if from.has_failure() { Some(read_problem(from.get_failure()?)?) } else { None },
         timer: None,
+        proof: None,
     })
 }

@@ -69,6 +69,8 @@ pub const LOAD_DEADLINE: Duration = Duration::from_secs(180);
 pub const EXIT_DEADLINE: Duration = Duration::from_secs(10);
 /// The wait before a restart after the first death in a row, and at most.
 pub const BACK_OFF: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(1));
+/// A process that has stood this long, and owes no answer, has proved itself: its earlier deaths are forgotten.
+pub const PROOF: Duration = Duration::from_secs(5);
 /// Deaths in a row without progress after which a process stays down.
 pub const MAX_DEATHS: u32 = 5;
 

@@ -196,7 +196,19 @@ fn a_serial_port_that_never_gets_anywhere_fails_closed_and_the_guest_runs_on() {
     world.command(4, Command::Stop(5));
     assert_eq!(world.exit, Some(0));
 
-    // Deaths after useful work never close it.
+    // Deaths of a port that stands still as it was told, or that has stood for a while, never close it.
+    for paused in [true, false] {
+        let mut world = World::new(Options { paused, no_reboot: false }, None);
+        world.settle();
+        world.productive = false;
+        for n in 0..20 {
+            world.happen(Input::Broken { islet: Islet::Serial0, incarnation: n + 1, why: "is broken".into() });
+        }
+        world.check();
+        assert_eq!(world.core.slot(Islet::Serial0).restarts, 20, "paused: {paused}");
+    }
+
+    // Nor do deaths after useful work.
     let mut world = World::new(Options::default(), None);
     world.settle();
     for n in 0..20 {
