@@ -62,6 +62,10 @@ impl<B: Bus> Cpu<B> {
             }
             // Every failed delivery has noted why.
             let Some(second) = self.pending.take() else { return Delivered::Shutdown };
+            // The address of a page fault is known even if the fault becomes a double one.
+            if let Some(address) = second.cr2 {
+                self.sys.cr2 = address;
+            }
             // External interrupts are benign whatever their vector is.
             let combined = match e.source {
                 Source::Fault | Source::Trap => combine(e.vector, second.vector),

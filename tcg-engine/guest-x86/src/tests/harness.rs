@@ -243,6 +243,8 @@ impl Runner<TestBus> {
     /// Load `code` at [`CODE`] and run it until it halts.
     pub fn run_code(&mut self, code: &[u8]) -> Why {
         self.poke(CODE, code);
+        // Written from outside, as a device would.
+        self.cpu.invalidate(CODE, code.len() as u64);
         self.set_pc(CODE);
         self.run_on()
     }

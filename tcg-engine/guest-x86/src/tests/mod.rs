@@ -1,7 +1,12 @@
 //! Programs run on a test machine, by subject.
-
 #![expect(missing_docs, reason = "tests")]
 
 pub mod harness;
 
+mod exceptions;
 mod integer;
+mod paging;
+mod protected;
+mod real;
+mod state;
+mod system;
