@@ -61,8 +61,14 @@ impl Service {
                 counters.insert(islet, list);
             }
         }
-        let mut driver = self.driver.borrow_mut();
-        let pids = pids(&mut driver);
+        let listed = tasks::with(&Rc::downgrade(&self.driver), |driver| {
+            let pids = pids(driver);
+            // Exits that came meanwhile were put aside.
+            driver.take_exits()?;
+            Ok(pids)
+        });
+        let pids = listed.unwrap_or_default();
+        let driver = self.driver.borrow();
         let config = &driver.config;
         let per_second = u128::from(statistics.instructions) * 1_000_000_000;
         let per_second = per_second.checked_div(statistics.run_nanoseconds.into()).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! One input at a time: what it changes, and how the sequence under way goes on.
+//! One input at a time, and what it changes.
 
 use std::time::Duration;
 
@@ -8,11 +8,12 @@ use machine_model::ports::debug_exit_status;
 
 use super::scripts::{BACK_OFF, EXIT_DEADLINE, LOAD_DEADLINE, PROOF};
 use super::{
-    Cause, Command, CommandId, Core, Ending, Found, Input, Islet, MAX_DEATHS, MAX_QUEUED, Note, Output, Policy,
-    PowerButton, Progress, Request, Said, Script, Step, Verb,
+    Cause, Command, CommandId, Core, Ending, Input, Islet, MAX_DEATHS, MAX_QUEUED, Note, Output, Policy, PowerButton,
+    Progress, Request, Said, Script, Step, Verb,
 };
 
-type Out = Vec<Output>;
+/// What is to be done, in the making.
+pub(super) type Out = Vec<Output>;
 
 impl Core {
     /// Takes one input. The outputs are to be carried out in order, after the state and its events are durable.
@@ -48,65 +49,6 @@ impl Core {
         out
     }
 
-    /// Goes on where another supervisor stopped. The state came from its [`super::record`]; `found` is what the keeper
-    /// knows, and `last_end` how that supervisor ended.
-    pub fn adopt(&mut self, found: &[Found], last_end: &str) -> Vec<Output> {
-        let mut out = Out::new();
-        if self.status == Status::Ended {
-            self.exit(&mut out);
-            return out;
-        }
-        emit(&mut out, kind::SUPERVISOR_ADOPTED, None, last_end, "a new supervisor has taken over");
-        for islet in Islet::ALL {
-            self.adopt_slot(islet, found, &mut out);
-        }
-        // What lives and is not ours any more: a process that was to be killed.
-        for process in found.iter().filter(|found| found.lives) {
-            if Islet::ALL.iter().all(|islet| self.slot(*islet).process != Some(process.process)) {
-                out.push(Output::Kill { process: process.process, incarnation: process.incarnation });
-            }
-        }
-        if self.power_button != PowerButton::None && self.stop_seconds > 0 {
-            self.stop_timer = Some(self.arm(Duration::from_secs(self.stop_seconds.into()), &mut out));
-        }
-        self.drive(&mut out);
-        out
-    }
-
-    fn adopt_slot(&mut self, islet: Islet, found: &[Found], out: &mut Out) {
-        let slot = self.slot(islet).clone();
-        match slot.progress {
-            Progress::Absent | Progress::FailedClosed => {}
-            Progress::Waiting => self.slot_mut(islet).timer = Some(self.arm(BACK_OFF.0, out)),
-            Progress::Spawning => {
-                let started = |f: &&Found| f.islet == Some(islet) && f.incarnation == slot.incarnation;
-                match (found.iter().find(started), slot.request) {
-                    (Some(found), _) => self.spawned(islet, slot.incarnation, found.process),
-                    (None, Some(request)) => {
-                        out.push(Output::Spawn { islet, incarnation: slot.incarnation, request: request.id });
-                    }
-                    (None, None) => self.slot_mut(islet).progress = Progress::Absent,
-                }
-                self.slot_mut(islet).timer = Some(self.arm(Verb::Setup.deadline(), out));
-            }
-            Progress::Starting => {
-                let load = Verb::Setup.deadline().max(if islet == Islet::Loader { LOAD_DEADLINE } else { BACK_OFF.0 });
-                self.slot_mut(islet).timer = Some(self.arm(load, out));
-            }
-            Progress::Ready => match slot.request {
-                Some(request) => {
-                    self.slot_mut(islet).request = None;
-                    self.request(islet, request.verb, out);
-                }
-                None if islet == Islet::Loader => self.slot_mut(islet).timer = Some(self.arm(EXIT_DEADLINE, out)),
-                None => self.probation(islet, out),
-            },
-        }
-        if let Some(process) = slot.process.filter(|_| !slot.killed_for.is_empty()) {
-            out.push(Output::Kill { process, incarnation: slot.incarnation });
-        }
-    }
-
     fn after_the_end(&mut self, input: Input, out: &mut Out) {
         match input {
             Input::Command { id, .. } => out.push(Output::Answer { id, result: Err(self.ending_problem()) }),
@@ -115,189 +57,9 @@ impl Core {
         }
     }
 
-    // ------------------------------------------------------------------------------------------------- sequences
-
-    fn begin(&mut self, script: Script) {
-        self.script = Some((script, 0));
-        self.slots.iter_mut().for_each(|slot| slot.step_done = false);
-        match script {
-            Script::Start => self.status = Status::Starting,
-            Script::Reset => self.status = Status::Resetting,
-            Script::Quit => self.status = Status::Stopping,
-            Script::Run | Script::Pause | Script::Resume => {}
-        }
-    }
-
-    /// Goes through as many steps as are done.
-    fn drive(&mut self, out: &mut Out) {
-        loop {
-            let Some((script, at)) = self.script else {
-                if self.next_job(out) {
-                    continue;
-                }
-                break;
-            };
-            let done = match script.steps().get(at) {
-                Some(Step::Up(list)) => self.bring_up(list, out),
-                Some(Step::Ask(verb, list)) => self.ask(*verb, list, script == Script::Quit, out),
-                Some(Step::Load) => self.load(out),
-                Some(Step::Say(kind)) => {
-                    self.say(kind, out);
-                    true
-                }
-                Some(Step::Go) if self.runs => {
-                    self.begin(Script::Run);
-                    continue;
-                }
-                Some(Step::Go | Step::Done) | None => {
-                    self.finish(out);
-                    continue;
-                }
-                Some(Step::Exit) => {
-                    self.exit(out);
-                    return;
-                }
-            };
-            if !done {
-                break;
-            }
-            self.script = Some((script, at + 1));
-            self.slots.iter_mut().for_each(|slot| slot.step_done = false);
-        }
-        self.side_work(out);
-    }
-
-    fn bring_up(&mut self, list: &[Islet], out: &mut Out) -> bool {
-        for islet in list {
-            if self.slot(*islet).progress == Progress::Absent {
-                self.spawn(*islet, out);
-            }
-        }
-        let up = |islet: &Islet| matches!(self.slot(*islet).progress, Progress::Ready | Progress::FailedClosed);
-        list.iter().all(up)
-    }
-
-    /// Asks those that have not answered. Whoever is being restarted is asked when it is ready, except at the end.
-    fn ask(&mut self, verb: Verb, list: &[Islet], ending: bool, out: &mut Out) -> bool {
-        if list.contains(&Islet::Board) {
-            match verb {
-                Verb::Run => self.devices_run = true,
-                Verb::Pause => self.devices_run = false,
-                _ => {}
-            }
-        }
-        let mut done = true;
-        for islet in list {
-            let slot = self.slot(*islet);
-            match slot.progress {
-                _ if slot.step_done => {}
-                Progress::Ready => {
-                    done = false;
-                    if slot.request.is_none() {
-                        self.request(*islet, verb, out);
-                    }
-                }
-                Progress::Spawning | Progress::Starting | Progress::Waiting => done &= ending,
-                Progress::Absent | Progress::FailedClosed => {}
-            }
-        }
-        done
-    }
-
-    fn load(&mut self, out: &mut Out) -> bool {
-        let slot = self.slot(Islet::Loader);
-        if !slot.step_done && slot.progress == Progress::Absent {
-            self.entry.clear();
-            self.spawn(Islet::Loader, out);
-        }
-        self.slot(Islet::Loader).step_done
-    }
-
-    fn say(&mut self, what: &'static str, out: &mut Out) {
-        match what {
-            kind::STARTED => {
-                self.started = true;
-                let rest = if self.runs { "the guest runs" } else { "the guest is paused" };
-                let detail = format!("{}; {rest}", self.kernel_summary);
-                emit(out, what, None, "", &detail);
-            }
-            kind::RESET => {
-                self.resets += 1;
-                let cause = std::mem::take(&mut self.reset_cause);
-                emit(out, what, None, &cause, "the machine is as after power-on");
-            }
-            kind::ENDED => {
-                let reason = self.ending.as_ref().map(|ending| ending.reason.clone()).unwrap_or_default();
-                emit(out, what, None, &reason, "the VM has ended");
-            }
-            kind::STOP => emit(out, what, None, "", "vCPUs and the guest's clock stand"),
-            _ => emit(out, what, None, "", "vCPUs are about to run"),
-        }
-    }
-
-    /// The sequence is done.
-    fn finish(&mut self, out: &mut Out) {
-        self.script = None;
-        self.status = if self.runs { Status::Running } else { Status::Paused };
-        if let Some(id) = self.current.take() {
-            out.push(Output::Answer { id, result: Ok(()) });
-        }
-    }
-
-    /// Begins the next sequence that somebody wants; false if there is none.
-    fn next_job(&mut self, out: &mut Out) -> bool {
-        if std::mem::take(&mut self.guest_reset) {
-            self.begin(Script::Reset);
-            return true;
-        }
-        let Some((id, command)) = self.queue.pop_front() else { return false };
-        let script = match command {
-            Command::Pause if self.runs => {
-                self.runs = false;
-                Script::Pause
-            }
-            Command::Resume if !self.runs => {
-                self.runs = true;
-                Script::Resume
-            }
-            Command::Reset => {
-                self.reset_cause = "asked for on the control socket".into();
-                Script::Reset
-            }
-            _ => {
-                out.push(Output::Answer { id, result: Ok(()) });
-                return true;
-            }
-        };
-        self.current = Some(id);
-        self.begin(script);
-        true
-    }
-
-    /// What is to be done beside the sequence: a restarted device serves again; the power button.
-    fn side_work(&mut self, out: &mut Out) {
-        if self.ending.is_some() {
-            return;
-        }
-        let step = self.script.and_then(|(script, at)| script.steps().get(at).copied());
-        for islet in Islet::DEVICES {
-            let slot = self.slot(*islet);
-            let asked = matches!(step, Some(Step::Ask(_, list)) if list.contains(islet)) && !slot.step_done;
-            let idle = slot.progress == Progress::Ready && slot.request.is_none();
-            if self.devices_run && idle && !slot.runs && !asked {
-                self.request(*islet, Verb::Run, out);
-            }
-        }
-        let board = self.slot(Islet::Board);
-        let idle = board.progress == Progress::Ready && board.request.is_none();
-        if self.power_button == PowerButton::Wanted && self.status == Status::Running && step.is_none() && idle {
-            self.request(Islet::Board, Verb::PowerButton, out);
-        }
-    }
-
     // ------------------------------------------------------------------------------------------------- processes
 
-    fn spawn(&mut self, islet: Islet, out: &mut Out) {
+    pub(super) fn spawn(&mut self, islet: Islet, out: &mut Out) {
         let id = self.next_request();
         let timer = self.arm(Verb::Setup.deadline(), out);
         let slot = self.slot_mut(islet);
@@ -311,7 +73,7 @@ impl Core {
         out.push(Output::Spawn { islet, incarnation: slot.incarnation, request: id });
     }
 
-    fn request(&mut self, islet: Islet, verb: Verb, out: &mut Out) {
+    pub(super) fn request(&mut self, islet: Islet, verb: Verb, out: &mut Out) {
         let id = self.next_request();
         let timer = self.arm(verb.deadline(), out);
         let slot = self.slot_mut(islet);
@@ -320,18 +82,18 @@ impl Core {
         out.push(Output::Send { islet, incarnation: slot.incarnation, request: id, verb });
     }
 
-    const fn next_request(&mut self) -> u64 {
+    pub(super) const fn next_request(&mut self) -> u64 {
         self.last_request += 1;
         self.last_request
     }
 
-    fn arm(&mut self, after: Duration, out: &mut Out) -> u64 {
+    pub(super) fn arm(&mut self, after: Duration, out: &mut Out) -> u64 {
         self.last_timer += 1;
         out.push(Output::Arm { timer: self.last_timer, after });
         self.last_timer
     }
 
-    fn spawned(&mut self, islet: Islet, incarnation: u32, process: u64) {
+    pub(super) fn spawned(&mut self, islet: Islet, incarnation: u32, process: u64) {
         let slot = self.slot_mut(islet);
         if slot.progress == Progress::Spawning && slot.incarnation == incarnation {
             slot.progress = Progress::Starting;
@@ -519,7 +281,7 @@ impl Core {
     }
 
     /// After a death a process has to prove itself.
-    fn probation(&mut self, islet: Islet, out: &mut Out) {
+    pub(super) fn probation(&mut self, islet: Islet, out: &mut Out) {
         if self.slot(islet).deaths > 0 {
             self.slot_mut(islet).proof = Some(self.arm(PROOF, out));
         }
@@ -694,14 +456,15 @@ impl Core {
         self.begin(Script::Quit);
     }
 
-    fn exit(&mut self, out: &mut Out) {
+    pub(super) fn exit(&mut self, out: &mut Out) {
         self.status = Status::Ended;
         let status = self.ending.as_ref().map_or(exit_status::PROCESS_LOST, |ending| ending.status);
         out.push(Output::Exit { status });
     }
 }
 
-fn emit(out: &mut Out, kind: &'static str, about: Option<(Islet, u32)>, cause: &str, detail: &str) {
+/// Adds an event.
+pub(super) fn emit(out: &mut Out, kind: &'static str, about: Option<(Islet, u32)>, cause: &str, detail: &str) {
     out.push(Output::Emit(Note {
         kind,
         islet: about.map(|(islet, _)| islet),

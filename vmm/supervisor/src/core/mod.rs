@@ -7,6 +7,8 @@
 //!
 //! There is no I/O here and no clock: time comes in as [`Input::Expired`] of timers that went out as [`Output::Arm`].
 
+mod adopt;
+mod drive;
 mod handle;
 mod islets;
 pub mod record;

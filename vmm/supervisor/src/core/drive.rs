@@ -1,0 +1,186 @@
+//! How the sequence under way goes on: as many steps as are done, and then what is to be done beside it.
+
+use control::types::{Status, event_kind as kind};
+
+use super::handle::{Out, emit};
+use super::{Command, Core, Islet, Output, PowerButton, Progress, Script, Step, Verb};
+
+impl Core {
+    pub(super) fn begin(&mut self, script: Script) {
+        self.script = Some((script, 0));
+        self.slots.iter_mut().for_each(|slot| slot.step_done = false);
+        match script {
+            Script::Start => self.status = Status::Starting,
+            Script::Reset => self.status = Status::Resetting,
+            Script::Quit => self.status = Status::Stopping,
+            Script::Run | Script::Pause | Script::Resume => {}
+        }
+    }
+
+    /// Goes through as many steps as are done.
+    pub(super) fn drive(&mut self, out: &mut Out) {
+        loop {
+            let Some((script, at)) = self.script else {
+                if self.next_job(out) {
+                    continue;
+                }
+                break;
+            };
+            let done = match script.steps().get(at) {
+                Some(Step::Up(list)) => self.bring_up(list, out),
+                Some(Step::Ask(verb, list)) => self.ask(*verb, list, script == Script::Quit, out),
+                Some(Step::Load) => self.load(out),
+                Some(Step::Say(kind)) => {
+                    self.say(kind, out);
+                    true
+                }
+                Some(Step::Go) if self.runs => {
+                    self.begin(Script::Run);
+                    continue;
+                }
+                Some(Step::Go | Step::Done) | None => {
+                    self.finish(out);
+                    continue;
+                }
+                Some(Step::Exit) => {
+                    self.exit(out);
+                    return;
+                }
+            };
+            if !done {
+                break;
+            }
+            self.script = Some((script, at + 1));
+            self.slots.iter_mut().for_each(|slot| slot.step_done = false);
+        }
+        self.side_work(out);
+    }
+
+    fn bring_up(&mut self, list: &[Islet], out: &mut Out) -> bool {
+        for islet in list {
+            if self.slot(*islet).progress == Progress::Absent {
+                self.spawn(*islet, out);
+            }
+        }
+        let up = |islet: &Islet| matches!(self.slot(*islet).progress, Progress::Ready | Progress::FailedClosed);
+        list.iter().all(up)
+    }
+
+    /// Asks those that have not answered. Whoever is being restarted is asked when it is ready, except at the end.
+    fn ask(&mut self, verb: Verb, list: &[Islet], ending: bool, out: &mut Out) -> bool {
+        if list.contains(&Islet::Board) {
+            match verb {
+                Verb::Run => self.devices_run = true,
+                Verb::Pause => self.devices_run = false,
+                _ => {}
+            }
+        }
+        let mut done = true;
+        for islet in list {
+            let slot = self.slot(*islet);
+            match slot.progress {
+                _ if slot.step_done => {}
+                Progress::Ready => {
+                    done = false;
+                    if slot.request.is_none() {
+                        self.request(*islet, verb, out);
+                    }
+                }
+                Progress::Spawning | Progress::Starting | Progress::Waiting => done &= ending,
+                Progress::Absent | Progress::FailedClosed => {}
+            }
+        }
+        done
+    }
+
+    fn load(&mut self, out: &mut Out) -> bool {
+        let slot = self.slot(Islet::Loader);
+        if !slot.step_done && slot.progress == Progress::Absent {
+            self.entry.clear();
+            self.spawn(Islet::Loader, out);
+        }
+        self.slot(Islet::Loader).step_done
+    }
+
+    fn say(&mut self, what: &'static str, out: &mut Out) {
+        match what {
+            kind::STARTED => {
+                self.started = true;
+                let rest = if self.runs { "the guest runs" } else { "the guest is paused" };
+                let detail = format!("{}; {rest}", self.kernel_summary);
+                emit(out, what, None, "", &detail);
+            }
+            kind::RESET => {
+                self.resets += 1;
+                let cause = std::mem::take(&mut self.reset_cause);
+                emit(out, what, None, &cause, "the machine is as after power-on");
+            }
+            kind::ENDED => {
+                let reason = self.ending.as_ref().map(|ending| ending.reason.clone()).unwrap_or_default();
+                emit(out, what, None, &reason, "the VM has ended");
+            }
+            kind::STOP => emit(out, what, None, "", "vCPUs and the guest's clock stand"),
+            _ => emit(out, what, None, "", "vCPUs are about to run"),
+        }
+    }
+
+    /// The sequence is done.
+    pub(super) fn finish(&mut self, out: &mut Out) {
+        self.script = None;
+        self.status = if self.runs { Status::Running } else { Status::Paused };
+        if let Some(id) = self.current.take() {
+            out.push(Output::Answer { id, result: Ok(()) });
+        }
+    }
+
+    /// Begins the next sequence that somebody wants; false if there is none.
+    fn next_job(&mut self, out: &mut Out) -> bool {
+        if std::mem::take(&mut self.guest_reset) {
+            self.begin(Script::Reset);
+            return true;
+        }
+        let Some((id, command)) = self.queue.pop_front() else { return false };
+        let script = match command {
+            Command::Pause if self.runs => {
+                self.runs = false;
+                Script::Pause
+            }
+            Command::Resume if !self.runs => {
+                self.runs = true;
+                Script::Resume
+            }
+            Command::Reset => {
+                self.reset_cause = "asked for on the control socket".into();
+                Script::Reset
+            }
+            _ => {
+                out.push(Output::Answer { id, result: Ok(()) });
+                return true;
+            }
+        };
+        self.current = Some(id);
+        self.begin(script);
+        true
+    }
+
+    /// What is to be done beside the sequence: a restarted device serves again; the power button.
+    fn side_work(&mut self, out: &mut Out) {
+        if self.ending.is_some() {
+            return;
+        }
+        let step = self.script.and_then(|(script, at)| script.steps().get(at).copied());
+        for islet in Islet::DEVICES {
+            let slot = self.slot(*islet);
+            let asked = matches!(step, Some(Step::Ask(_, list)) if list.contains(islet)) && !slot.step_done;
+            let idle = slot.progress == Progress::Ready && slot.request.is_none();
+            if self.devices_run && idle && !slot.runs && !asked {
+                self.request(*islet, Verb::Run, out);
+            }
+        }
+        let board = self.slot(Islet::Board);
+        let idle = board.progress == Progress::Ready && board.request.is_none();
+        if self.power_button == PowerButton::Wanted && self.status == Status::Running && step.is_none() && idle {
+            self.request(Islet::Board, Verb::PowerButton, out);
+        }
+    }
+}
