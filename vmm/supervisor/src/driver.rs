@@ -41,6 +41,8 @@ use crate::tasks;
 
 /// Offset of the counters in a status page (see `enter::status`).
 const STATUS_COUNTERS: u64 = 584;
+/// How long a process may take to answer a question of the driver's own.
+pub const DEADLINE: Duration = Duration::from_secs(20);
 /// Timers that are kept before those without meaning are forgotten.
 const TIMERS: usize = 64;
 /// How long a process may live on after it has closed its control socket.
@@ -458,7 +460,22 @@ impl Driver {
         let message = messages::attach_console(incarnation, self.last_question);
         let payload = link::capnp::encode(&message, &Peer::new(Islet::Serial0.name(), incarnation))?;
         let sent = self.keeper.send_to(ProcessId(process), incarnation, vec![Grant::same(id)], &payload, soon());
-        unless_refused(sent)
+        unless_refused(sent)?;
+        let (sender, answer) = oneshot::channel();
+        self.questions.insert(self.last_question, (Islet::Serial0, sender));
+        let me = self.me.clone();
+        tokio::task::spawn_local(async move {
+            match tokio::time::timeout(DEADLINE, answer).await {
+                // Taken; or the process has ended, and its successor finds the socket among its descriptors.
+                Ok(Ok(Answer::Done) | Err(_)) => {}
+                Ok(Ok(_)) => _ = tasks::with(&me, Self::console_closed),
+                Err(_) => {
+                    let why = "did not answer 'attachConsole' in time".to_owned();
+                    tasks::tell(&me, Input::Broken { islet: Islet::Serial0, incarnation, why });
+                }
+            }
+        });
+        Ok(())
     }
 
     fn console_closed(&mut self) -> anyhow::Result<()> {

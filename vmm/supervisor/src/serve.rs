@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::Duration;
 
 use control::server::{Action, Answer, Backend, PAGE_EVENTS};
 use control::types::{Counter, EventPage, Inspection, Problem, Process, RunState, Sandbox, Statistics, Status};
@@ -14,11 +13,8 @@ use supervisor::core::{Command, Input, Islet, Progress};
 use supervisor::messages;
 use supervisor::plan;
 
-use crate::driver::Driver;
+use crate::driver::{DEADLINE, Driver};
 use crate::{soon, tasks};
-
-/// How long a process may take to say its counters.
-const STATISTICS: Duration = Duration::from_secs(20);
 
 /// The backend of one connection.
 pub struct Service {
@@ -33,7 +29,7 @@ impl Service {
     /// The counters of a process. One that does not answer is killed, as for every request.
     async fn statistics(&self, islet: Islet) -> Option<messages::Answer> {
         let (incarnation, answer) = self.driver.borrow_mut().ask_statistics(islet)?;
-        match tokio::time::timeout(STATISTICS, answer).await {
+        match tokio::time::timeout(DEADLINE, answer).await {
             Ok(answer) => answer.ok(),
             Err(_) => {
                 let why = "did not answer 'statistics' in time".to_owned();
