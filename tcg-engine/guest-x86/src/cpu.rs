@@ -40,6 +40,10 @@ pub struct Cpu<B: Bus> {
     pub lines: code::Lines,
     /// Ranges of RAM (offset, length) whose blocks are stale: taken by [`Cpu::drop_stale`].
     pub(crate) stale: Vec<(u64, u64)>,
+    /// The bus has asked for the run loop ([`ir::Then::FinishInstruction`]); taken by it.
+    pub look: bool,
+    /// Accesses reach devices; off while the CPU accesses its own tables and frames, which lie in memory.
+    pub(crate) devices: bool,
     /// An instruction has made single-step traps after it moot (it was an INT, or a task of its own).
     pub(crate) no_step: bool,
     /// A third operand for the helper that follows [`crate::helpers::Helper::Note`].
@@ -63,6 +67,8 @@ impl<B: Bus> Cpu<B> {
             pending: None,
             lines: code::Lines::default(),
             stale: Vec::new(),
+            look: false,
+            devices: true,
             no_step: false,
             note: 0,
             mode: Mode::empty(),

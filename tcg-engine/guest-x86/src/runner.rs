@@ -173,6 +173,9 @@ impl<B: Bus> Runner<B> {
             why = Some(Why::Shutdown);
         }
         self.cpu.no_step = false;
+        if std::mem::take(&mut self.cpu.look) {
+            why = why.or(Some(Why::Look));
+        }
         why
     }
 }

@@ -3,7 +3,8 @@
 //! The idea: first decide which byte of memory an operand is to touch, then solve for the registers.
 
 use iced_x86::{
-    Code, Decoder, DecoderOptions, Encoder, Instruction, MemorySize, OpCodeOperandKind as Kind, OpKind, Register,
+    Code, Decoder, DecoderOptions, Encoder, Instruction, MemorySize, Mnemonic, OpCodeOperandKind as Kind, OpKind,
+    Register,
 };
 
 use crate::case::{CODE, CODE_LEN, Case, DATA, DATA_HIGH, DATA_LEN, FS32_BASE, GS32_BASE, MAX_BYTES, RW_LEN};
@@ -135,7 +136,7 @@ impl Draft<'_> {
         let aligned = size.next_power_of_two().min(64);
         // A locked access across cache lines stops every processor: systems make programs that do it wait, some hypervisors
         // for ever. So these are aligned.
-        let locked = matches!(self.form.shape, Shape::Lock(_)) || self.i.mnemonic() == iced_x86::Mnemonic::Xchg;
+        let locked = matches!(self.form.shape, Shape::Lock(_)) || self.i.mnemonic() == Mnemonic::Xchg;
         if locked {
             let pages = if r.percent(90) { RW_LEN } else { DATA_LEN + 0x1000 };
             return base + (r.below(pages) & !(aligned - 1));
@@ -556,7 +557,10 @@ impl Draft<'_> {
         let back = decode(&bytes, self.form.bits, self.case.at);
         // What assemblers write as one instruction with a WAIT before it is two.
         let waits = bytes.first() == Some(&0x9b) && self.form.code != Code::Wait;
-        (waits || back.code() == self.form.code).then_some(bytes)
+        // 0F 0D with memory goes by the name of a hint that came later, and does nothing either way.
+        let hint = format!("{:?}", back.mnemonic()).starts_with("Prefetch")
+            && self.form.code.mnemonic() == Mnemonic::Reservednop;
+        (waits || hint || back.code() == self.form.code).then_some(bytes)
     }
 
     /// Add the prefixes that the form asks for beyond the instruction's own.

@@ -137,7 +137,11 @@ pub fn of(code: Code, bits: u32) -> Vec<Form> {
         shapes.extend(IMPLIED.iter().map(|a| Shape::Rep(*a)));
         shapes.extend(IMPLIED.iter().map(|a| Shape::Repne(*a)));
     }
-    shapes.extend([Shape::BadLock, Shape::Junk]);
+    // Where LOCK needs memory and there is nothing else, it is never wrong.
+    if !o.can_use_lock_prefix() || !memory {
+        shapes.push(Shape::BadLock);
+    }
+    shapes.push(Shape::Junk);
     shapes.into_iter().map(|shape| Form { code, bits, shape }).collect()
 }
 

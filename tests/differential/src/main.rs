@@ -40,6 +40,9 @@ fn main() -> Result<ExitCode> {
     for f in &report.failures {
         println!("{f}");
     }
+    for f in &report.empty {
+        println!("no case: {f}");
+    }
     println!("{report}");
     println!(
         "{} forms, {} without a case, {:.1} s",

@@ -99,7 +99,9 @@ fn same_stop(host: &Outcome, guest: &Outcome) -> bool {
 }
 
 fn kernel_addresses(_: &Case, _: &Instruction, host: &Outcome, guest: &mut Outcome) {
-    if guest.stop.vector == 14 && guest.stop.cr2 >> 63 != 0 && host.stop.error == guest.stop.error | 1 {
+    // The last page of the lower half counts as the kernel's.
+    let kernel = guest.stop.cr2 >= (1 << 47) - 0x1000;
+    if guest.stop.vector == 14 && kernel && host.stop.error == guest.stop.error | 1 {
         guest.stop.error |= 1;
     }
 }
@@ -147,8 +149,11 @@ static LONG_OPERANDS: &[Mnemonic] = {
 
 fn fault_address(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
     let near = host.stop.cr2.abs_diff(guest.stop.cr2) < 600 && host.state.rip == case.state.rip;
-    if guest.stop.vector == 14 && same_stop(host, guest) && near && LONG_OPERANDS.contains(&i.mnemonic()) {
-        guest.stop.cr2 = host.stop.cr2;
+    let faults = (host.stop.vector, guest.stop.vector) == (14, 14);
+    // One page may be read-only and the next one missing.
+    let same = (host.stop.error ^ guest.stop.error) & !1 == 0;
+    if faults && same && near && LONG_OPERANDS.contains(&i.mnemonic()) {
+        (guest.stop.cr2, guest.stop.error) = (host.stop.cr2, host.stop.error);
     }
 }
 

@@ -3,7 +3,7 @@
 use iced_x86::{MemorySize, Mnemonic, OpKind, Register};
 
 use crate::build::Draft;
-use crate::case::{CS32, CS64, DS, FS32, GS32};
+use crate::case::{CS32, CS64, DATA, DATA_HIGH, DS, FS32, GS32};
 use crate::random;
 use crate::rng::Rng;
 
@@ -140,6 +140,17 @@ fn strings(d: &mut Draft<'_>) {
         }
     }
     match d.i.mnemonic() {
+        Movsb | Movsw | Movsd | Movsq => {
+            // Not through both views of the same memory: overlap is then seen by the bytes, but not by the addresses.
+            let (from, to) = (d.get(6), d.get(7));
+            let view =
+                if d.i.segment_prefix() == Register::None { from } else { d.case.state.base[0].wrapping_add(from) };
+            if view.abs_diff(to) > 1 << 31 && to.abs_diff(DATA_HIGH) < 1 << 31 {
+                d.case.state.gpr[7] = to.wrapping_sub(DATA_HIGH).wrapping_add(DATA);
+            } else if view.abs_diff(to) > 1 << 31 && to.abs_diff(DATA) < 1 << 31 {
+                d.case.state.gpr[7] = to.wrapping_sub(DATA).wrapping_add(DATA_HIGH);
+            }
+        }
         Cmpsb | Cmpsw | Cmpsd | Cmpsq if d.r.percent(60) => {
             let (from, to) = (d.get(6), d.get(7));
             let down = d.case.state.eflags >> 10 & 1 != 0;
@@ -237,11 +248,15 @@ fn frame(d: &mut Draft<'_>, words: usize) {
     let list = [
         d.branch_target(),
         code_selector(d.r).into(),
-        // Not AC: the misaligned stack then faults, which hypervisors take for a split lock, and wait for ever.
-        flags(d.r) & !(1 << 18),
+        flags(d.r),
         random::data_address(d.r, if size == 8 { 64 } else { 32 }),
         stack_selector(d.r).into(),
     ];
+    if words == 5 {
+        // If AC is popped, a misaligned stack faults, which some hypervisors take for a split lock, and wait for ever.
+        let sp = d.get(4) & !7;
+        d.set(4, sp);
+    }
     let stack = d.stack();
     for (i, w) in list.iter().take(words).enumerate() {
         d.poke(stack.wrapping_add((i * size) as u64), &w.to_le_bytes()[..size]);
@@ -382,7 +397,7 @@ fn image(d: &mut Draft<'_>, t: u64) {
         // Components that neither side has, the compact form, and reserved bytes.
         0 => header[0] |= 8,
         1 => header[6] = 4,
-        2 => header[15] = 0x80,
+        2 => header[8] = 1,
         3 => header[8 + d.r.below(56) as usize] = 1,
         _ => {}
     }

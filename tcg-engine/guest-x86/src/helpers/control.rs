@@ -47,7 +47,8 @@ pub(super) fn write_cr<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, v: u64, _: u64
             if v > 15 {
                 return cpu.gp(0);
             }
-            return Ok((0, cpu.bus.set_cr8(v as u8)));
+            let then = cpu.bus.set_cr8(v as u8);
+            return Ok((0, cpu.note_look(then)));
         }
     };
     match ok {

@@ -310,9 +310,9 @@ impl<B: Bus> Cpu<B> {
 
 pub(super) fn ret<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, _: u64, _: u64, imm: u32) -> Ret {
     let (bytes, pop) = (u64::from(imm & 0xff), u64::from(imm >> 8));
-    // The selector is read and checked before the offset is read.
-    let [cs] = cpu.peek_stack::<1>(regs, bytes, bytes)?;
-    let selector = cs as u16;
+    // The selector, two bytes of it, is read before the offset.
+    let at = regs.get(RSP).wrapping_add(bytes) & cpu.stack_mask();
+    let selector = cpu.read_stack(at, 2)? as u16;
     let sp = regs.get(RSP).wrapping_add(2 * bytes + pop);
     if cpu.real_style(regs) {
         let [pc] = cpu.peek_stack::<1>(regs, bytes, 0)?;
@@ -327,9 +327,9 @@ pub(super) fn ret<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, _: u64, _: u64, imm
         cpu.update_mode(regs);
         return done(0);
     }
-    let cs = cpu.return_code(selector)?;
     let [pc] = cpu.peek_stack::<1>(regs, bytes, 0)?;
     let pc = narrow(pc, bytes);
+    let cs = cpu.return_code(selector)?;
     cpu.check_target(&cs, pc)?;
     if (selector & 3) as u8 == cpu.sys.cpl {
         cpu.set_sp(regs, sp);
@@ -379,14 +379,15 @@ pub(super) fn iret<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, _: u64, _: u64, by
         iret_to_v86(cpu, regs, pc, selector, new)?;
     } else {
         let cs = cpu.return_code(selector)?;
-        cpu.check_target(&cs, pc)?;
         let outer = (selector & 3) as u8 > cpu.sys.cpl;
         if cpu.sys.code64() || outer {
             let [new_sp, ss] = cpu.peek_stack::<2>(regs, bytes, 3 * bytes)?;
             let ss = cpu.return_stack(ss as u16, &cs)?;
+            cpu.check_target(&cs, pc)?;
             set_eflags(regs, merged);
             cpu.finish_return(regs, pc, cs, Some((ss, narrow(new_sp, bytes))));
         } else {
+            cpu.check_target(&cs, pc)?;
             cpu.set_sp(regs, sp);
             set_eflags(regs, merged);
             cpu.finish_return(regs, pc, cs, None);

@@ -50,5 +50,6 @@ pub(super) fn input<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, port: u64, _: u64
 pub(super) fn output<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, port: u64, v: u64, bytes: u32) -> Ret {
     check(cpu, regs, port as u16, bytes)?;
     let v = v & (u64::MAX >> (64 - 8 * bytes));
-    Ok((0, cpu.bus.io_write(port as u16, bytes as u8, v as u32)?))
+    let then = cpu.bus.io_write(port as u16, bytes as u8, v as u32)?;
+    Ok((0, cpu.note_look(then)))
 }

@@ -49,7 +49,7 @@ pub(super) fn wrmsr<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, index: u64, v: u6
         return cpu.gp(0);
     }
     match cpu.write_msr(regs, index as u32, v) {
-        Some(then) => Ok((0, then)),
+        Some(then) => Ok((0, cpu.note_look(then))),
         None => cpu.gp(0),
     }
 }

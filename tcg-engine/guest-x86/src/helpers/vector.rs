@@ -42,15 +42,20 @@ impl<B: Bus> Cpu<B> {
         let (data, mask) = (register(imm), register(imm >> mask_call::MASK_SHIFT));
         let space = (imm >> mask_call::SPACE_SHIFT) as u8;
         let m = MemRef { space, stack: imm & mask_call::STACK != 0, ..MemRef::new(0) };
+        let wrap = match imm & (mask_call::NARROW | mask_call::HALF) {
+            0 => u64::MAX,
+            mask_call::NARROW => 0xffff,
+            _ => 0xffff_ffff,
+        };
         let size = if mmx { 8 } else { 16 };
-        for at in (0..size).step_by(8) {
+        for at in [8, 0].into_iter().filter(|at| *at < size) {
             let word = MemRef { write_intent: true, log2: 3, ..m };
-            Env::load(self, self.fold(addr.wrapping_add(at)), word)?;
+            Env::load(self, addr.wrapping_add(at) & wrap, word)?;
         }
         let chosen = (0..size).filter(|i| mask >> (8 * i + 7) & 1 != 0);
         let mut then = Then::Continue;
         for i in chosen {
-            match Env::store(self, self.fold(addr.wrapping_add(i)), m, (data >> (8 * i)) as u64 & 0xff) {
+            match Env::store(self, addr.wrapping_add(i) & wrap, m, (data >> (8 * i)) as u64 & 0xff) {
                 Err(Stop::FinishInstruction) => then = Then::FinishInstruction,
                 other => other?,
             }

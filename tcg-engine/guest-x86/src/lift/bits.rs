@@ -21,7 +21,14 @@ impl Lifter {
 
     /// For a memory operand and a bit number in a register: the word that holds the bit, which may be anywhere around.
     fn bit_word(&mut self, offset: Slot, bits: u32) {
-        let (_, ea) = self.ea_slot();
+        let ea = self.offset_part();
+        let base = if ea.base == NONE && ea.index == NONE {
+            self.constant(i64::from(ea.disp) as u64)
+        } else {
+            let t = self.b.temp();
+            self.b.full(Op::Lea, ea.scale, t, ea.base, ea.index, i64::from(ea.disp) as u64);
+            t
+        };
         let offset = self.sext(offset, bits);
         let words = self.b.new_imm(Op::Sar64I, offset, u64::from(bits.trailing_zeros()));
         let scale = (bits / 8).trailing_zeros() as u8;
@@ -31,11 +38,13 @@ impl Lifter {
             32 => Op::Lea32,
             _ => Op::Lea16,
         };
-        // In 64-bit code the base may include that of FS or GS, which do not wrap at 32 bits.
-        let based = matches!(self.i.memory_segment(), iced_x86::Register::FS | iced_x86::Register::GS);
-        let op = if self.code64() && based { Op::Lea } else { op };
-        self.b.full(op, scale, t, ea.base, words, 0);
-        self.ea = Some(Ea { base: t, ..ea });
+        // The offset wraps at the address size; the base of FS or GS comes after.
+        self.b.full(op, scale, t, base, words, 0);
+        let ea = Ea { base: t, index: NONE, scale: 0, disp: 0, ..ea };
+        self.ea = Some(match self.segment() {
+            Some(s) => self.in_segment(ea, s),
+            None => ea,
+        });
     }
 
     fn bit_test(&mut self) -> Lifted {

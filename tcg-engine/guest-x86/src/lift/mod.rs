@@ -266,7 +266,7 @@ impl<B: Bus> Cpu<B> {
     /// may have changed since it was lifted.
     #[inline(always)]
     pub fn may_enter(&self, pc: u64, len: u64) -> bool {
-        self.mode.contains(Mode::FLAT) || pc + len - 1 <= u64::from(self.sys.seg(Seg::Cs).limit)
+        self.mode.contains(Mode::FLAT) || pc.saturating_add(len - 1) <= u64::from(self.sys.seg(Seg::Cs).limit)
     }
 
     /// RAM offset of the code byte at linear address `va`, for looking a block up; walks if the TLB does not know.

@@ -157,7 +157,7 @@ impl Lifter {
     }
 
     /// The segment of the memory operand. 64-bit code ignores prefixes other than FS and GS.
-    fn segment(&self) -> Option<Seg> {
+    pub(crate) fn segment(&self) -> Option<Seg> {
         let ignored = matches!(self.i.segment_prefix(), Register::ES | Register::CS | Register::SS | Register::DS);
         if self.code64() && ignored {
             let stack = matches!(self.i.memory_base(), Register::RSP | Register::RBP | Register::ESP | Register::EBP);

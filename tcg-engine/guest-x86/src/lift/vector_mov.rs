@@ -277,6 +277,10 @@ pub(crate) mod mask_call {
     pub const MMX: u32 = 1 << 8;
     /// [`ir::MemRef::stack`].
     pub const STACK: u32 = 1 << 9;
+    /// The offset wraps at 16 bits.
+    pub const NARROW: u32 = 1 << 10;
+    /// The offset wraps at 32 bits.
+    pub const HALF: u32 = 1 << 11;
     /// Lowest bit of [`ir::MemRef::space`].
     pub const SPACE_SHIFT: u32 = 16;
 }
@@ -288,7 +292,7 @@ fn masked(l: &mut Lifter) -> Lifted {
         _ => l.b.new_imm(Op::Zext16, RDI, 0),
     };
     let flat = Ea { base, index: NONE, scale: 0, disp: 0, space: crate::memory::FLAT, wrap: 0, stack: false };
-    let segment = super::operand::seg_of(l.i.memory_segment())?;
+    let segment = l.segment()?;
     let ea = l.in_segment(flat, segment);
     let address = if ea.index == NONE {
         ea.base
@@ -306,6 +310,11 @@ fn masked(l: &mut Lifter) -> Lifted {
     }
     if ea.stack {
         imm |= mask_call::STACK;
+    }
+    match l.i.op_kind(0) {
+        _ if l.code64() => {}
+        OpKind::MemorySegDI => imm |= mask_call::NARROW,
+        _ => imm |= mask_call::HALF,
     }
     l.call(NONE, Helper::MaskedStore, address, NONE, imm);
     if mmx {

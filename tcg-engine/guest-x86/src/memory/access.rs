@@ -111,10 +111,11 @@ impl<B: Bus> Cpu<B> {
     fn read_target(&mut self, t: Target, bytes: u64) -> Result<u64, Stop> {
         match t {
             Target::Ram { at, .. } | Target::Rom(at) => Ok(self.ram_read(at, bytes)),
-            Target::Device(gpa) => {
+            Target::Device(gpa) if self.devices => {
                 let attrs = self.attrs();
                 self.bus.mmio_read(gpa, bytes as u8, attrs)
             }
+            Target::Device(_) => Ok(u64::MAX >> (64 - 8 * bytes)),
         }
     }
 
@@ -124,12 +125,19 @@ impl<B: Bus> Cpu<B> {
                 self.ram_write(at, bytes, value);
                 Ok(if code { self.code_store(at, bytes) } else { Then::Continue })
             }
-            Target::Rom(_) => Ok(Then::Continue),
-            Target::Device(gpa) => {
+            Target::Device(gpa) if self.devices => {
                 let attrs = self.attrs();
-                self.bus.mmio_write(gpa, bytes as u8, value, attrs)
+                let then = self.bus.mmio_write(gpa, bytes as u8, value, attrs)?;
+                Ok(self.note_look(then))
             }
+            Target::Rom(_) | Target::Device(_) => Ok(Then::Continue),
         }
+    }
+
+    /// The bus may have asked for the run loop.
+    pub(crate) fn note_look(&mut self, then: Then) -> Then {
+        self.look |= then == Then::FinishInstruction;
+        then
     }
 
     /// A store has hit a page that is marked as code: other vCPUs are told, and the block of this vCPU is left if one of its

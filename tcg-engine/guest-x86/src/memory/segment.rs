@@ -72,7 +72,7 @@ fn usable(seg: &Segment, right: Right, protected: bool) -> bool {
 
 /// Whether `bytes` at `offset` are within the limit.
 pub(crate) fn within(seg: &Segment, offset: u64, bytes: u64) -> bool {
-    let last = offset + (bytes - 1);
+    let last = offset.saturating_add(bytes - 1);
     if seg.expand_down() {
         let top = if seg.big() { u64::from(u32::MAX) } else { 0xffff };
         offset > u64::from(seg.limit) && last <= top

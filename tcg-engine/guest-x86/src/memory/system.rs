@@ -12,11 +12,13 @@ use crate::cpu::Cpu;
 use crate::state::cr4;
 
 impl<B: Bus> Cpu<B> {
-    /// Run `f` with the rights of `bank`.
+    /// Run `f` with the rights of `bank`, on memory only: no table or frame lies in a device.
     pub(crate) fn with_bank<R>(&mut self, bank: Bank, f: impl FnOnce(&mut Self) -> R) -> R {
         let old = self.tlb.bank();
         self.tlb.select_bank(bank);
+        let devices = std::mem::replace(&mut self.devices, false);
         let r = f(self);
+        self.devices = devices;
         self.tlb.select_bank(old);
         r
     }

@@ -7,6 +7,7 @@ mod exceptions;
 mod integer;
 mod paging;
 mod protected;
+mod random;
 mod real;
 mod state;
 mod system;
