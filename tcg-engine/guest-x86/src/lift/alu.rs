@@ -120,7 +120,7 @@ impl Lifter {
     }
 
     /// `r op= b` for a 32- or 64-bit register whose flags nobody sees.
-    fn into_register(&mut self, alu: Alu, bits: u32, r: Slot, b: Source) {
+    fn in_place(&mut self, alu: Alu, bits: u32, r: Slot, b: Source) {
         if let Source::Slot(b) = b
             && b == r
             && matches!(alu, Alu::Xor | Alu::Sub)
@@ -177,13 +177,13 @@ impl Lifter {
             && !matches!(alu, Alu::Adc | Alu::Sbb)
             && let Some((r, bits)) = self.wide_reg(0)
         {
-            self.into_register(alu, bits, r, b);
+            self.in_place(alu, bits, r, b);
             return Some(Flow::Next);
         }
         let a = self.read(0);
         if alu.logic() && self.wide_reg(0).is_some() {
             // Logic needs no old operand: compute in place, then record.
-            self.into_register(alu, bits, a, b);
+            self.in_place(alu, bits, a, b);
             self.record(alu, bits, a, b, a);
             return Some(Flow::Next);
         }

@@ -76,7 +76,7 @@ impl Lifter {
         let next = self.constant(self.next);
         // The return address is written before the target is looked at.
         let ea = self.stack_ea(RSP, -(bytes as i32));
-        self.store(next, ea, bytes as u32 * 8);
+        self.store(next, ea, bytes * 8);
         self.check_target(t);
         self.move_sp(-(bytes as i32));
         self.b.full(Op::ExitReg, 0, NONE, t, NONE, 0);

@@ -131,11 +131,12 @@ impl Lifter {
 
     /// Whether addresses of the instruction are flat, so that it can be a bulk operation.
     fn bulk_ok(&self, source: bool) -> bool {
-        if !self.i.has_rep_prefix() && !self.i.has_repne_prefix() || self.string_bits() == 16 {
+        let repeated = self.i.has_rep_prefix() || self.i.has_repne_prefix();
+        if !repeated || self.string_bits() == 16 {
             return false;
         }
         let fs_gs = source && matches!(seg_of(self.i.memory_segment()), Some(Seg::Fs | Seg::Gs));
-        self.mode.contains(Mode::FLAT) && !(fs_gs && !self.code64())
+        self.mode.contains(Mode::FLAT) && (self.code64() || !fs_gs)
     }
 
     fn bulk(&mut self, op: BulkOp, bytes: u32) -> Lifted {
