@@ -139,7 +139,7 @@ impl Default for Tlb {
 }
 
 const fn index(va: u64) -> usize {
-    (va / PAGE & INDEX) as usize
+    ((va / PAGE) & INDEX) as usize
 }
 
 /// A tag that no address of slot `i` can have. (An access that crosses pages compares with the tag of the next page, of

@@ -182,15 +182,15 @@ pub(super) fn aam<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, _: u64, _: u64, bas
         return cpu.fault(Exception::fault(exception::DE));
     }
     let al = regs.get(RAX) & 0xff;
-    set16(regs, RAX, al / base << 8 | al % base);
+    set16(regs, RAX, ((al / base) << 8) | (al % base));
     set_arithmetic(regs, byte_flags(al % base));
     done(0)
 }
 
 pub(super) fn aad<B: Bus>(_: &mut Cpu<B>, regs: &mut Regs, _: u64, _: u64, base: u32) -> Ret {
     let ax = regs.get(RAX);
-    let tens = (ax >> 8 & 0xff) * u64::from(base & 0xff) & 0xff;
-    let al = (ax & 0xff) + tens & 0xff;
+    let tens = (ax >> 8 & 0xff) * u64::from(base & 0xff);
+    let al = ((ax & 0xff) + tens) & 0xff;
     set16(regs, RAX, al);
     // CF, AF and OF are undefined; processors give those of the addition.
     set_arithmetic(regs, ir::flags::compute(ir::flags::Kind::X86Add, 8, ax, tens, al));

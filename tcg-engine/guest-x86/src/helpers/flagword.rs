@@ -6,7 +6,7 @@ use super::{Ret, done};
 use crate::bus::Bus;
 use crate::cpu::Cpu;
 use crate::flags;
-use crate::state::{EFLAGS, Shadow, cr4, eflags, set_eflags};
+use crate::state::{EFLAGS, Shadow, eflags, set_eflags};
 
 /// I/O privilege level.
 pub(crate) fn iopl(regs: &Regs) -> u8 {
@@ -80,7 +80,6 @@ pub(super) fn alignment_flag<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, _: u64, 
     if cpu.sys.cpl != 0 {
         return cpu.ud();
     }
-    debug_assert!(cr4::ALL & cr4::SMAP != 0);
     let old = regs.get(EFLAGS) & !flags::AC;
     regs.set(EFLAGS, if set != 0 { old | flags::AC } else { old });
     cpu.update_bank(regs);

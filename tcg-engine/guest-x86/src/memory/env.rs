@@ -107,6 +107,11 @@ impl<B: Bus> Cpu<B> {
     }
 }
 
+/// A word of any width as 64 bits.
+fn wide<T: Into<u64>>(v: T) -> u64 {
+    v.into()
+}
+
 /// Taken around atomic accesses that the host cannot do in one instruction.
 static SPLIT: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
@@ -208,9 +213,9 @@ impl<B: Bus> Env for Cpu<B> {
                 by_size!(m, T => match op {
                     AtomicOp::Add => ram.fetch_add(at, operand as T),
                     AtomicOp::Swap => ram.swap(at, operand as T),
-                    _ => ram.fetch_update(at, |old: T| next(u64::from(old)) as T),
+                    _ => ram.fetch_update(at, |old: T| next(wide(old)) as T),
                 }
-                .map(u64::from))
+                .map(wide))
             },
             next,
         )
@@ -221,7 +226,7 @@ impl<B: Bus> Env for Cpu<B> {
         self.atomic_with(
             addr,
             m,
-            |ram, at| by_size!(m, T => ram.compare_exchange(at, expected as T, new as T).map(u64::from)),
+            |ram, at| by_size!(m, T => ram.compare_exchange(at, expected as T, new as T).map(wide)),
             // The destination is written even if the comparison fails.
             |old| if old == expected & mask { new } else { old },
         )

@@ -190,7 +190,7 @@ fn far_calls_between_segments_of_one_level() {
 fn a_call_gate_of_the_same_level() {
     let mut m = protected();
     // 386 call gate at 0x28 to kernel code at 0x70000.
-    m.poke64(GDT + 0x28, 0x7_0000 & 0xffff | u64::from(KERNEL_CS) << 16 | 0x8cu64 << 40 | (0x7_0000u64 >> 16) << 48);
+    m.poke64(GDT + 0x28, u64::from(KERNEL_CS) << 16 | 0x8cu64 << 40 | 7u64 << 48);
     m.poke(
         0x7_0000,
         &asm(32, |a| {
