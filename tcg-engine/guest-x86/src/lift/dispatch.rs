@@ -37,9 +37,7 @@ pub(super) fn lift(l: &mut Lifter) -> Lifted {
         }
         // Nothing happens; a memory operand is not accessed. The shadow-stack and cache hints are NOPs where they do not exist.
         Nop | Endbr32 | Endbr64 | Reservednop | Rdsspd | Rdsspq | Cldemote | Prefetchnta | Prefetcht0 | Prefetcht1
-        | Prefetcht2 | Prefetch | Prefetchreserved | Prefetchw | Prefetchwt1 | Prefetchit0 | Prefetchit1 => {
-            Some(Flow::Next)
-        }
+        | Prefetcht2 | Prefetch | Prefetchw | Prefetchwt1 | Prefetchit0 | Prefetchit1 => Some(Flow::Next),
         _ => simd::lift(l),
     }
 }
