@@ -145,7 +145,7 @@ fn a_name_is_taken_while_its_vm_lives_and_free_afterwards() {
     vm.expect("up", SOON);
     start(&rig, "web", busy(), &[]).wait(SOON).fails(2, &["'web'", "--name", "in use", "atoll kill web"]);
     rig.atoll(["kill", "web"]).ok();
-    vm.wait(SOON).fails(6, &["atoll kill"]);
+    vm.wait(SOON).fails(6, &["killed"]);
     assert_eq!(rig.json(&["ps"]), serde_json::json!([]));
     rig.atoll(["inspect", "web"]).fails(8, &["no VM 'web'", "atoll ps"]);
     start(&rig, "web", Payload::new().power_off(), &[]).wait(SOON).ok();
@@ -215,7 +215,7 @@ fn the_vm_ends_with_its_engine_and_says_so() {
         let vm = start(&rig, name, busy(), &[]);
         vm.expect("up", SOON);
         vm.kill_process(name);
-        vm.wait(SOON).fails(4, &[name, "signal 9"]);
+        vm.wait(SOON).fails(4, &[name, "SIGKILL"]);
     }
 }
 
