@@ -9,6 +9,7 @@ pub mod features;
 pub mod forms;
 pub mod guest;
 pub mod host;
+pub mod mutants;
 pub mod random;
 pub mod rng;
 pub mod rules;

@@ -4,15 +4,16 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use differential::forms;
+use differential::mutants::Hunt;
 use differential::run::{self, Plan};
 
 const USAGE: &str =
-    "usage: differential [--seed N] [--states N] [--threads N] [FILTER...]   compare, forms that contain a filter
+    "usage: differential [--seed N] [--states N] [--threads N] [--mutants] [FILTER...]   compare forms that contain a filter
        differential --seed N --form FORM --state N                      one case, in full";
 
 fn main() -> Result<ExitCode> {
     let (mut seed, mut states, mut threads, mut form, mut state) = (1, 3, 1, None, None);
-    let mut filters = vec![];
+    let (mut filters, mut hunt) = (vec![], None);
     let mut args = std::env::args().skip(1);
     while let Some(a) = args.next() {
         let mut value = || args.next().with_context(|| format!("{a} needs a value\n{USAGE}"));
@@ -22,6 +23,7 @@ fn main() -> Result<ExitCode> {
             "--threads" => threads = value()?.parse()?,
             "--state" => state = Some(value()?.parse()?),
             "--form" => form = Some(value()?),
+            "--mutants" => hunt = Some(Hunt::new()),
             "-h" | "--help" => bail!(USAGE),
             _ => filters.push(a),
         }
@@ -36,7 +38,15 @@ fn main() -> Result<ExitCode> {
     list.retain(|f| filters.is_empty() || filters.iter().any(|x| f.to_string().contains(x.as_str())));
     let plan = Plan { forms: list, seed, states: 0..states, threads };
     let start = std::time::Instant::now();
-    let report = run::run(&plan, model, &|_, _, _, _| Ok(()))?;
+    let report = run::run(&plan, model, &|form, made, host, guest| match &hunt {
+        Some(h) => h.case(&form.to_string(), made, host, guest),
+        None => Ok(()),
+    })?;
+    if let Some(h) = &hunt {
+        for (name, by) in h.report() {
+            println!("{:<60} {}", name, by.unwrap_or_else(|| "AT LARGE".into()));
+        }
+    }
     for f in &report.failures {
         println!("{f}");
     }

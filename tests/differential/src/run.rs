@@ -140,7 +140,7 @@ struct Worker<'a> {
 }
 
 /// Called with each case and the outcome on which both sides agree.
-pub type Extra<'a> = &'a (dyn Fn(&Form, &Case, &Outcome, &mut Guest) -> Result<()> + Sync);
+pub type Extra<'a> = &'a (dyn Fn(&Form, &Made, &Outcome, &mut Guest) -> Result<()> + Sync);
 
 /// Run the plan.
 ///
@@ -230,7 +230,7 @@ impl Worker<'_> {
         }
         if lines.is_empty() {
             if let host::Ran::Ended(o) = host {
-                (self.extra)(&form, &made.case, o, &mut self.guest)?;
+                (self.extra)(&form, made, o, &mut self.guest)?;
             }
             return Ok(());
         }

@@ -1,0 +1,157 @@
+//! Planted lifter bugs: each changes the operations of a lifted block the way a mistake in the lifter would, and the
+//! comparison must notice.
+//!
+//! The idea: a bug is a function of one operation, so the list below reads like a list of typing errors. A case on which both
+//! sides agree is run again with each bug that has not been noticed yet and that its block is touched by.
+
+use std::sync::Mutex;
+
+use anyhow::Result;
+use guest_x86::state::{FPU_TAG, RSP, Seg, seg_base};
+use ir::flags::Kind;
+use ir::op::{AtomicOp, BulkRef, MemRef};
+use ir::{Inst, NONE, Op, Rel};
+
+use crate::build::Made;
+use crate::case::Outcome;
+use crate::guest::Guest;
+use crate::{host, run};
+
+/// A bug: its name, and what it does to an operation; true if it has changed it.
+pub type Mutant = (&'static str, fn(&mut Inst) -> bool);
+
+/// The planted bugs.
+#[rustfmt::skip]
+pub static MUTANTS: &[Mutant] = &[
+    ("flags of an addition taken for those of a subtraction", |i| kind(i, Kind::X86Add, Kind::X86Sub)),
+    ("flags of a subtraction taken for those of an addition", |i| kind(i, Kind::X86Sub, Kind::X86Add)),
+    ("INC clobbers CF", |i| kind(i, Kind::X86Inc, Kind::X86Add)),
+    ("SHR's flags from SAR", |i| kind(i, Kind::X86Shr, Kind::X86Sar)),
+    ("flags of a logical operation keep CF", |i| kind(i, Kind::X86Logic, Kind::X86Explicit)),
+    ("8-bit flags computed at 16 bits", |i| flag_size(i, 8, 16)),
+    ("32-bit flags computed at 64 bits", |i| flag_size(i, 32, 64)),
+    ("flag operands swapped", |i| when(i, i.op == Op::Flags && i.aux == Kind::X86Sub as u8, |i| std::mem::swap(&mut i.a, &mut i.b))),
+    ("flags not recorded", |i| when(i, i.op == Op::Flags, nop)),
+    ("branch on the inverted condition", |i| when(i, i.op == Op::ExitCond, |i| i.aux ^= 1)),
+    ("signed condition taken for unsigned", |i| when(i, i.op == Op::Cond && i.aux >> 1 == 6, |i| i.aux = 2 | i.aux & 1)),
+    ("CMOV's sources swapped", |i| when(i, i.op == Op::SelectCond, |i| std::mem::swap(&mut i.a, &mut i.b))),
+    ("32-bit result not zero-extended", |i| op(i, Op::Zext32, Op::Mov)),
+    ("32-bit addition done in 64 bits", |i| op(i, Op::Add32, Op::Add64)),
+    ("MOVSX zero-extends", |i| op(i, Op::Sext8, Op::Zext8) || op(i, Op::Sext16, Op::Zext16)),
+    ("write to AH goes to AL", |i| when(i, i.op == Op::Deposit && i.imm == 8 | 8 << 8, |i| i.imm = 8 << 8)),
+    ("16-bit write clears the upper half", |i| when(i, i.op == Op::Deposit && i.imm == 16 << 8, |i| i.imm = 32 << 8)),
+    ("load too narrow", |i| when(i, i.op == Op::Load && i.aux & 7 == 3, |i| i.aux -= 1)),
+    ("store too wide", |i| when(i, i.op == Op::Store && i.aux & 7 < 3, |i| i.aux += 1)),
+    ("displacement off by one", |i| memory(i, |m| m.disp != 0, |m| m.disp += 1)),
+    ("scale forgotten", |i| memory(i, |m| m.scale != 0, |m| m.scale = 0)),
+    ("index forgotten", |i| when(i, is_access(i) && i.b != NONE, |i| i.b = NONE)),
+    ("FS taken for GS in 64-bit code", |i| when(i, i.a == seg_base(Seg::Fs) || i.b == seg_base(Seg::Fs), gs_for_fs)),
+    ("FS taken for DS in 32-bit code", |i| memory(i, |m| m.space == Seg::Fs as u8 + 1, |m| m.space = Seg::Ds as u8 + 1)),
+    ("address does not wrap at 4 GiB", |i| memory(i, |m| m.wrap == 1, |m| m.wrap = 0)),
+    ("right to write not asked for before a read-modify-write", |i| memory(i, |m| m.write_intent, |m| m.write_intent = false)),
+    ("fault of a stack access reported as #GP", |i| memory(i, |m| m.stack, |m| m.stack = false)),
+    ("alignment of a vector operand not checked", |i| memory(i, |m| m.aligned, |m| m.aligned = false)),
+    ("64-bit shift count masked to 5 bits", |i| op(i, Op::Shl64, Op::Shl32)),
+    ("SAR shifts in zeros", |i| op(i, Op::Sar64, Op::Shr64) || op(i, Op::Sar32, Op::Shr32)),
+    ("rotation the wrong way", |i| when(i, i.op == Op::Rotl64I || i.op == Op::Rotl32I, |i| i.imm = i.imm.wrapping_neg())),
+    ("MUL multiplies signed", |i| op(i, Op::MulHiU64, Op::MulHiS64)),
+    ("BSWAP of the wrong size", |i| when(i, i.op == Op::Bswap && i.aux == 32, |i| i.aux = 64)),
+    ("LOCK ADD becomes LOCK OR", |i| when(i, i.op == Op::Atomic && i.imm & 0xff == AtomicOp::Add as u64, |i| i.imm = i.imm & !0xff | AtomicOp::Or as u64)),
+    ("stack pointer moved twice as far", |i| when(i, i.op == Op::Add64I && i.d == RSP, |i| i.imm = i.imm.wrapping_mul(2))),
+    ("branch target off by one", |i| when(i, i.op == Op::Exit && i.aux == 0, |i| i.imm += 1)),
+    ("LOOP goes on at zero", |i| when(i, i.op == Op::ExitIf, |i| i.op = Op::Exit)),
+    ("string direction ignored", |i| when(i, i.op == Op::Bulk && BulkRef::unpack(i.imm).backward, |i| i.imm &= !(1 << 20))),
+    ("REPE compares for less", |i| when(i, i.op == Op::SetRel && i.aux == Rel::Eq as u8, |i| i.aux = Rel::Ltu as u8)),
+    ("operands of a vector operation swapped", |i| when(i, i.op == Op::Vec, |i| std::mem::swap(&mut i.a, &mut i.b))),
+    ("operands of a floating-point operation swapped", |i| when(i, i.op == Op::Fp, |i| std::mem::swap(&mut i.a, &mut i.b))),
+    ("MMX does not mark the registers used", |i| when(i, i.op == Op::MovI && i.d == FPU_TAG, nop)),
+    ("#UD reported as #GP", |i| when(i, i.op == Op::Raise && i.aux == 6, |i| i.aux = 13)),
+];
+
+fn when(i: &mut Inst, condition: bool, change: impl FnOnce(&mut Inst)) -> bool {
+    let old = *i;
+    if condition {
+        change(i);
+    }
+    *i != old
+}
+
+/// An operation without effect.
+fn nop(i: &mut Inst) {
+    *i = Inst { op: Op::Mov, aux: 0, d: guest_x86::state::RAX, a: guest_x86::state::RAX, b: NONE, imm: 0 };
+}
+
+fn op(i: &mut Inst, from: Op, to: Op) -> bool {
+    when(i, i.op == from, |i| i.op = to)
+}
+
+fn kind(i: &mut Inst, from: Kind, to: Kind) -> bool {
+    when(i, i.op == Op::Flags && i.aux == from as u8, |i| i.aux = to as u8)
+}
+
+fn flag_size(i: &mut Inst, from: u64, to: u64) -> bool {
+    when(i, i.op == Op::Flags && i.imm == from, |i| i.imm = to)
+}
+
+fn is_access(i: &Inst) -> bool {
+    matches!(i.op, Op::Load | Op::Store | Op::Load128 | Op::Store128)
+}
+
+fn memory(i: &mut Inst, wanted: impl FnOnce(&MemRef) -> bool, change: impl FnOnce(&mut MemRef)) -> bool {
+    let mut m = MemRef::unpack(i.aux, i.imm);
+    when(i, is_access(i) && wanted(&m), |i| {
+        change(&mut m);
+        (i.aux, i.imm) = (m.aux(), m.imm());
+    })
+}
+
+fn gs_for_fs(i: &mut Inst) {
+    for s in [&mut i.a, &mut i.b] {
+        if *s == seg_base(Seg::Fs) {
+            *s = seg_base(Seg::Gs);
+        }
+    }
+}
+
+/// Which bugs have been noticed, and by which case.
+#[derive(Debug, Default)]
+pub struct Hunt(Mutex<Vec<Option<String>>>);
+
+impl Hunt {
+    /// Nothing noticed yet.
+    pub fn new() -> Hunt {
+        Hunt(Mutex::new(vec![None; MUTANTS.len()]))
+    }
+
+    fn open(&self) -> Vec<usize> {
+        let list = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        (0..MUTANTS.len()).filter(|n| list[*n].is_none()).collect()
+    }
+
+    /// Run a case on which both sides agree with every bug that is still at large.
+    ///
+    /// # Errors
+    /// The guest cannot run at all.
+    pub fn case(&self, name: &str, made: &Made, host: &Outcome, guest: &mut Guest) -> Result<()> {
+        for n in self.open() {
+            let mut touched = false;
+            let ran = guest.run(&made.case, &mut |block| {
+                for i in &mut block.insts {
+                    touched |= MUTANTS[n].1(i);
+                }
+            })?;
+            let host = host::Ran::Ended(Box::new(host.clone()));
+            if touched && !run::verdict(made, &host, &ran).is_empty() {
+                let mut list = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                list[n] = Some(name.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// (bug, the case that has shown it).
+    pub fn report(&self) -> Vec<(&'static str, Option<String>)> {
+        let list = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        MUTANTS.iter().map(|m| m.0).zip(list.iter().cloned()).collect()
+    }
+}
