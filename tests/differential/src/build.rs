@@ -11,7 +11,7 @@ use crate::case::{CODE, CODE_LEN, Case, DATA, DATA_HIGH, DATA_LEN, FS32_BASE, GS
 use crate::forms::{Address, Form, Shape, is_either, is_implied, is_memory};
 use crate::random::{self, Pool};
 use crate::rng::Rng;
-use crate::{exclusions, features, tune};
+use crate::{exclusions, features, forms, sequence, tune};
 
 /// A case with the instruction that it was made from.
 #[derive(Clone, Debug)]
@@ -43,6 +43,9 @@ const ATTEMPTS: u32 = 60;
 
 /// The case number `state` of `form` in a run with `seed`; `None` if the form cannot be encoded.
 pub fn make(form: Form, seed: u64, state: u64, pool: &Pool, model: &'static cpu_model::Model) -> Option<Made> {
+    if form.shape == Shape::Sequence {
+        return sequence::make(form, seed, state, pool, model);
+    }
     let r = &mut Rng::of(seed, form.number(), state);
     (0..ATTEMPTS).find_map(|_| attempt(form, r, pool, model))
 }
@@ -66,6 +69,15 @@ fn attempt(form: Form, r: &mut Rng, pool: &Pool, model: &'static cpu_model::Mode
     case.bytes[..bytes.len()].copy_from_slice(&bytes);
     let instruction = decode(&bytes, form.bits, at);
     Some(Made { case: d.case, instruction })
+}
+
+/// The bytes of an instruction of this form at `at`; of its state only what is in the bytes is used.
+pub fn piece(form: Form, r: &mut Rng, pool: &Pool, model: &'static cpu_model::Model, at: u64) -> Option<Vec<u8>> {
+    let case = random::case(r, pool, form.bits, at);
+    let mut d = Draft { r, form, case, i: Instruction::default(), target: None, busy: 0 };
+    d.operands()?;
+    let bytes = d.encode()?;
+    d.dress(bytes, model)
 }
 
 /// Decode as Intel's processors do.
@@ -114,7 +126,7 @@ impl Draft<'_> {
     pub fn branch_target(&mut self) -> u64 {
         let code = loop {
             let a = CODE + 0x20 + self.r.below(CODE_LEN - 0x40);
-            if a.abs_diff(self.case.at) > 64 {
+            if a.abs_diff(self.case.at) > 64 && a.abs_diff(sequence::AT) > MAX_BYTES as u64 {
                 break a;
             }
         };
@@ -175,6 +187,9 @@ impl Draft<'_> {
         }
         if kinds.iter().any(|k| is_either(*k)) && memory || kinds.iter().any(|k| is_memory(*k) && !is_implied(*k)) {
             self.explicit(kinds.contains(&Kind::mem_offs))?;
+            if let Some(first) = kinds.iter().find_map(|k| forms::vector_index(*k)) {
+                self.i.set_memory_index(first + 7);
+            }
         }
         if let Shape::Rep(_) | Shape::Repne(_) = self.form.shape {
             if matches!(self.form.shape, Shape::Rep(_)) {
@@ -182,6 +197,9 @@ impl Draft<'_> {
             } else {
                 self.i.set_has_repne_prefix(true);
             }
+        }
+        if self.form.code.op_code().require_op_mask_register() {
+            self.i.set_op_mask(Register::K1);
         }
         if let Shape::Lock(_) = self.form.shape {
             self.i.set_has_lock_prefix(true);
@@ -274,8 +292,35 @@ impl Draft<'_> {
             Kind::dx => self.fixed(n, Register::DX),
             Kind::eax => self.fixed(n, Register::EAX),
             Kind::rax => self.fixed(n, Register::RAX),
-            _ => return self.constant(n, kind),
+            _ => return self.foreign(n, kind),
         }
+        Some(())
+    }
+
+    /// Registers that the model does not have.
+    fn foreign(&mut self, n: u32, kind: Kind) -> Option<()> {
+        let first = match kind {
+            Kind::xmm_vvvv | Kind::xmm_is4 | Kind::xmm_is5 => Register::XMM0,
+            Kind::ymm_or_mem | Kind::ymm_reg | Kind::ymm_rm | Kind::ymm_vvvv | Kind::ymm_is4 | Kind::ymm_is5 => {
+                Register::YMM0
+            }
+            Kind::zmm_or_mem | Kind::zmm_reg | Kind::zmm_rm | Kind::zmm_vvvv => Register::ZMM0,
+            Kind::xmmp3_vvvv => return Some(self.fixed(n, Register::XMM4)),
+            Kind::zmmp3_vvvv => return Some(self.fixed(n, Register::ZMM4)),
+            Kind::kp1_reg => return Some(self.fixed(n, Register::K2)),
+            Kind::k_or_mem | Kind::k_reg | Kind::k_rm | Kind::k_vvvv => Register::K0,
+            Kind::r32_vvvv | Kind::r32_or_mem_mpx | Kind::r32_reg_mem => Register::EAX,
+            Kind::r64_vvvv | Kind::r64_or_mem_mpx | Kind::r64_reg_mem => Register::RAX,
+            Kind::r16_reg_mem => Register::AX,
+            Kind::bnd_or_mem_mpx | Kind::bnd_reg => return Some(self.register(n, Register::BND0, 4)),
+            Kind::tmm_reg | Kind::tmm_rm | Kind::tmm_vvvv => {
+                return Some(self.fixed(n, Register::TMM0 + n));
+            }
+            _ => return self.constant(n, kind),
+        };
+        // Different ones: some instructions must not name one twice.
+        let i = (n + self.r.below(3) as u32) % 8;
+        self.fixed(n, first + i);
         Some(())
     }
 
@@ -284,12 +329,15 @@ impl Draft<'_> {
         let v = random::value(self.r);
         let (set, v) = match kind {
             // ENTER and the like have a second one.
-            Kind::imm8 if n > 0 && self.i.op_kind(n - 1) == OpKind::Immediate16 => (OpKind::Immediate8_2nd, v & 0xff),
+            Kind::imm8 if n > 0 && matches!(self.i.op_kind(n - 1), OpKind::Immediate16 | OpKind::Immediate8) => {
+                (OpKind::Immediate8_2nd, v & 0xff)
+            }
             Kind::imm8 => (OpKind::Immediate8, v & 0xff),
             Kind::imm8_const_1 => (OpKind::Immediate8, 1),
             Kind::imm8sex16 => (OpKind::Immediate8to16, v as i8 as u64),
             Kind::imm8sex32 => (OpKind::Immediate8to32, v as i8 as u64),
             Kind::imm8sex64 => (OpKind::Immediate8to64, v as i8 as u64),
+            Kind::imm4_m2z => (OpKind::Immediate8, v & 3),
             Kind::imm16 => (OpKind::Immediate16, v & 0xffff),
             Kind::imm32 => (OpKind::Immediate32, v & 0xffff_ffff),
             Kind::imm32sex64 => (OpKind::Immediate32to64, v as i32 as u64),
@@ -309,9 +357,11 @@ impl Draft<'_> {
 
     fn branch(&mut self, n: u32, kind: Kind) -> Option<()> {
         let next = self.case.at + 8;
+        // Not into what may be instructions.
         let near = loop {
             let t = next.wrapping_add(self.r.below(220)).wrapping_sub(110);
-            if t.wrapping_add(24) < self.case.at || t > self.case.at + 16 {
+            let sequence = (sequence::AT - 24..sequence::AT + MAX_BYTES as u64).contains(&t);
+            if !sequence && (t.wrapping_add(24) < self.case.at || t > self.case.at + 16) {
                 break t;
             }
         };
@@ -344,6 +394,10 @@ impl Draft<'_> {
                 self.i.set_op_kind(n, OpKind::FarBranch32);
                 self.i.set_far_branch32(far as u32);
                 self.i.set_far_branch_selector(tune::code_selector(self.r));
+            }
+            Kind::xbegin_2 | Kind::xbegin_4 => {
+                self.i.set_op_kind(n, if self.long() { OpKind::NearBranch64 } else { OpKind::NearBranch32 });
+                self.i.set_near_branch64(next);
             }
             _ => return None,
         }

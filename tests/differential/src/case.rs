@@ -17,8 +17,8 @@ pub const RW_LEN: u64 = 0x2000;
 pub const DATA_LEN: u64 = 0x3000;
 /// What lies around the instruction.
 pub const INT3: u8 = 0xcc;
-/// Room for an instruction and what may follow it.
-pub const MAX_BYTES: usize = 24;
+/// Room for instructions.
+pub const MAX_BYTES: usize = 80;
 
 /// Selector of 32-bit user code, as Linux lays its GDT out.
 pub const CS32: u16 = 0x23;

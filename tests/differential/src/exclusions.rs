@@ -7,7 +7,7 @@ pub type Exclusion = (Mnemonic, &'static str);
 
 /// Instructions that are left out, in every form.
 #[rustfmt::skip]
-static EXCLUDED: &[Exclusion] = {
+pub static EXCLUDED: &[Exclusion] = {
     use Mnemonic::*;
     &[
         (Rdtsc, "gives the time: two clocks, two answers"),

@@ -107,5 +107,8 @@ pub fn exists(code: Code, bits: u32) -> bool {
 
 /// Name of the features that a code needs, as the report groups them.
 pub fn name(code: Code) -> String {
+    if code == Code::INVALID {
+        return "sequences".into();
+    }
     code.cpuid_features().iter().map(|f| format!("{f:?}")).collect::<Vec<_>>().join("+")
 }

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use cpu_model::Model;
-use iced_x86::{Code, OpCodeOperandKind as Kind};
+use iced_x86::{Code, OpCodeOperandKind as Kind, Register};
 
 use crate::{exclusions, features};
 
@@ -48,6 +48,8 @@ pub enum Shape {
     BadLock,
     /// With prefixes that mean nothing here.
     Junk,
+    /// Several instructions, lifted as one block; there is no code then.
+    Sequence,
 }
 
 /// A form.
@@ -68,6 +70,7 @@ impl fmt::Display for Form {
             Shape::Lock(a) => write!(f, "{:?}/{}/Lock{a:?}", self.code, self.bits),
             Shape::Rep(a) => write!(f, "{:?}/{}/Rep{a:?}", self.code, self.bits),
             Shape::Repne(a) => write!(f, "{:?}/{}/Repne{a:?}", self.code, self.bits),
+            Shape::Sequence => write!(f, "Sequence/{}", self.bits),
             s => write!(f, "{:?}/{}/{s:?}", self.code, self.bits),
         }
     }
@@ -88,7 +91,9 @@ const IMPLIED: &[Address] = &[Address::Base, Address::Half, Address::Fs];
 
 /// Whether an operand is memory, always.
 pub fn is_memory(k: Kind) -> bool {
-    matches!(k, Kind::mem | Kind::mem_mpx | Kind::mem_mib | Kind::mem_offs) || is_implied(k)
+    matches!(k, Kind::mem | Kind::mem_mpx | Kind::mem_mib | Kind::mem_offs | Kind::sibmem)
+        || is_implied(k)
+        || vector_index(k).is_some()
 }
 
 /// Whether an operand is memory at an address that the instruction implies.
@@ -96,11 +101,32 @@ pub fn is_implied(k: Kind) -> bool {
     matches!(k, Kind::seg_rSI | Kind::es_rDI | Kind::seg_rDI | Kind::seg_rBX_al)
 }
 
+/// The first index register of an operand that is gathered or scattered.
+pub fn vector_index(k: Kind) -> Option<Register> {
+    match k {
+        Kind::mem_vsib32x | Kind::mem_vsib64x => Some(Register::XMM0),
+        Kind::mem_vsib32y | Kind::mem_vsib64y => Some(Register::YMM0),
+        Kind::mem_vsib32z | Kind::mem_vsib64z => Some(Register::ZMM0),
+        _ => None,
+    }
+}
+
 /// Whether an operand may be memory or a register.
 pub fn is_either(k: Kind) -> bool {
     matches!(
         k,
-        Kind::r8_or_mem | Kind::r16_or_mem | Kind::r32_or_mem | Kind::r64_or_mem | Kind::mm_or_mem | Kind::xmm_or_mem
+        Kind::r8_or_mem
+            | Kind::r16_or_mem
+            | Kind::r32_or_mem
+            | Kind::r64_or_mem
+            | Kind::mm_or_mem
+            | Kind::xmm_or_mem
+            | Kind::ymm_or_mem
+            | Kind::zmm_or_mem
+            | Kind::k_or_mem
+            | Kind::bnd_or_mem_mpx
+            | Kind::r32_or_mem_mpx
+            | Kind::r64_or_mem_mpx
     )
 }
 
@@ -151,9 +177,10 @@ pub fn codes(model: &'static Model, bits: u32) -> impl Iterator<Item = Code> {
         .filter(move |c| features::has(model, *c) && features::exists(*c, bits) && exclusions::reason(*c).is_none())
 }
 
-/// Every form that is compared.
+/// Every form that is compared, sequences last.
 pub fn all(model: &'static Model) -> Vec<Form> {
-    [64, 32].into_iter().flat_map(|bits| codes(model, bits).flat_map(move |c| of(c, bits))).collect()
+    let single = [64, 32].into_iter().flat_map(|bits| codes(model, bits).flat_map(move |c| of(c, bits)));
+    single.chain([64, 32].map(|bits| Form { code: Code::INVALID, bits, shape: Shape::Sequence })).collect()
 }
 
 /// The form of this name.

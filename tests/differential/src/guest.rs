@@ -18,7 +18,7 @@ use mem::Memory;
 use crate::bus::NoBus;
 use crate::case::{
     CODE, CODE_LEN, CS32, CS64, Case, DATA, DATA_HIGH, DATA_LEN, DS, FS32, FS32_BASE, GS32, GS32_BASE, GS32_LIMIT,
-    INT3, Outcome, RW_LEN, Stop, read_only_page,
+    INT3, MAX_BYTES, Outcome, RW_LEN, Stop, read_only_page,
 };
 
 /// Where things lie in the guest's physical memory.
@@ -220,7 +220,7 @@ impl Guest {
 
     fn enter(&mut self, c: &Case) -> Result<()> {
         let (offset, len) = self.placed;
-        self.write(physical::CODE + offset, &[INT3; crate::case::MAX_BYTES][..len])?;
+        self.write(physical::CODE + offset, &[INT3; MAX_BYTES][..len])?;
         let at = c.at - CODE;
         let n = (c.len).min(CODE_LEN - at) as usize;
         self.write(physical::CODE + at, &c.bytes[..n])?;
@@ -271,11 +271,11 @@ impl Guest {
         linear.wrapping_sub(CODE) < CODE_LEN && self.mem.ram.load_u8(physical::CODE + (linear - CODE)) == Some(INT3)
     }
 
-    /// Run a case. Each block goes through `tamper` before it runs.
+    /// Run a case, with blocks of up to `most` instructions. Each block goes through `tamper` before it runs.
     ///
     /// # Errors
     /// The harness itself cannot go on.
-    pub fn run(&mut self, c: &Case, tamper: Tamper<'_>) -> Result<Ran> {
+    pub fn run(&mut self, c: &Case, most: usize, tamper: Tamper<'_>) -> Result<Ran> {
         self.enter(c)?;
         for step in 0..STEPS {
             if step > 0 && self.landed() {
@@ -286,7 +286,7 @@ impl Guest {
             if self.cpu.has_stale() {
                 self.cpu.drop_stale(&mut self.cache);
             }
-            let Ok(mut lift) = self.cpu.lift(&self.regs, 1) else { return self.fault() };
+            let Ok(mut lift) = self.cpu.lift(&self.regs, most) else { return self.fault() };
             if let Err(e) = verify::verify(&lift.block) {
                 return Ok(Ran::Broken(format!("the verifier refuses the block: {e}\n{}", lift.block)));
             }

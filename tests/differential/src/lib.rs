@@ -1,4 +1,26 @@
-//! x86 against the CPU that this runs on.
+//! x86 against the CPU that this runs on: every instruction that the CPU model advertises and that user mode can execute, in
+//! 64- and 32-bit code, every form of its operands, random states, flags, memory, faults and accesses across pages.
+//!
+//! The idea: one description of a case (state, bytes, memory), two ways to run it (a forked child on the host CPU; lift,
+//! verify and interpret in a vCPU that sees the same addresses with the same rights), and a comparison of everything that a
+//! program could see. What differs is repeated by the line that is printed with it.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`case`](mod@case) | a case and how it ends: addresses, state, memory |
+//! | [`features`], [`exclusions`] | what is advertised; what the host cannot answer for, and why |
+//! | [`forms`] | the forms of each instruction |
+//! | [`build`], [`random`], [`tune`] | from a form and a number to a case |
+//! | [`sequence`] | several instructions in one block |
+//! | [`host`] | the child that runs cases on the CPU |
+//! | [`guest`], [`bus`] | the vCPU that runs them in the translator |
+//! | [`compare`], [`rules`] | what must be equal; undefined flags and choices of the processor, reviewed |
+//! | [`mutants`] | planted lifter bugs that must be noticed |
+//! | [`unadvertised`] | everything else raises #UD |
+//! | [`run`] | batches, counts, reports, repeating one case |
+//!
+//! The host must be x86-64 Linux with FSGSBASE and modify_ldt. Where the two lists of [`rules`] were reviewed the host was
+//! Intel's; another maker's may set undefined flags in more ways than they allow.
 
 pub mod build;
 pub mod bus;
@@ -14,4 +36,6 @@ pub mod random;
 pub mod rng;
 pub mod rules;
 pub mod run;
+pub mod sequence;
 pub mod tune;
+pub mod unadvertised;

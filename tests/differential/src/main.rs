@@ -24,6 +24,11 @@ fn main() -> Result<ExitCode> {
             "--state" => state = Some(value()?.parse()?),
             "--form" => form = Some(value()?),
             "--mutants" => hunt = Some(Hunt::new()),
+            "--unadvertised" => {
+                let found = differential::unadvertised::check(cpu_model::by_name("atoll-v2")?)?;
+                println!("{found:#?}");
+                return Ok(ExitCode::SUCCESS);
+            }
             "-h" | "--help" => bail!(USAGE),
             _ => filters.push(a),
         }
@@ -36,10 +41,10 @@ fn main() -> Result<ExitCode> {
     }
     let mut list = forms::all(model);
     list.retain(|f| filters.is_empty() || filters.iter().any(|x| f.to_string().contains(x.as_str())));
-    let plan = Plan { forms: list, seed, states: 0..states, threads };
+    let plan = Plan { forms: list, seed, states: 0..states, sequences: 1000 * states, threads };
     let start = std::time::Instant::now();
     let report = run::run(&plan, model, &|form, made, host, guest| match &hunt {
-        Some(h) => h.case(&form.to_string(), made, host, guest),
+        Some(h) => h.case(form, made, host, guest),
         None => Ok(()),
     })?;
     if let Some(h) = &hunt {

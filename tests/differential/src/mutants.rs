@@ -14,6 +14,7 @@ use ir::{Inst, NONE, Op, Rel};
 
 use crate::build::Made;
 use crate::case::Outcome;
+use crate::forms::Form;
 use crate::guest::Guest;
 use crate::{host, run};
 
@@ -132,10 +133,10 @@ impl Hunt {
     ///
     /// # Errors
     /// The guest cannot run at all.
-    pub fn case(&self, name: &str, made: &Made, host: &Outcome, guest: &mut Guest) -> Result<()> {
+    pub fn case(&self, form: &Form, made: &Made, host: &Outcome, guest: &mut Guest) -> Result<()> {
         for n in self.open() {
             let mut touched = false;
-            let ran = guest.run(&made.case, &mut |block| {
+            let ran = guest.run(&made.case, run::most(form), &mut |block| {
                 for i in &mut block.insts {
                     touched |= MUTANTS[n].1(i);
                 }
@@ -143,7 +144,7 @@ impl Hunt {
             let host = host::Ran::Ended(Box::new(host.clone()));
             if touched && !run::verdict(made, &host, &ran).is_empty() {
                 let mut list = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                list[n] = Some(name.to_owned());
+                list[n] = Some(form.to_string());
             }
         }
         Ok(())

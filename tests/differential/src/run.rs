@@ -11,11 +11,11 @@ use iced_x86::Code;
 use crate::build::{self, Made};
 use crate::case::{Case, Outcome};
 use crate::compare;
-use crate::features;
-use crate::forms::{self, Form};
+use crate::forms::{self, Form, Shape};
 use crate::guest::{self, Guest};
 use crate::host::{self, BATCH, Host};
 use crate::random::Pool;
+use crate::{exclusions, features};
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub struct Plan {
     pub seed: u64,
     /// States of each form: their numbers.
     pub states: std::ops::Range<u64>,
+    /// Sequences in each mode.
+    pub sequences: u64,
     /// Threads, each with a child of its own.
     pub threads: usize,
 }
@@ -58,8 +60,10 @@ impl fmt::Display for Failure {
 /// Counts of a feature.
 #[derive(Clone, Debug, Default)]
 pub struct Count {
-    /// Codes that the model advertises and that are not excluded, per mode.
+    /// Codes that the model advertises, in each mode.
     pub advertised: BTreeSet<(u32, u32)>,
+    /// Of these, those that the host cannot answer for.
+    pub excluded: BTreeSet<(u32, u32)>,
     /// Of these, those that ran.
     pub covered: BTreeSet<(u32, u32)>,
     /// Cases.
@@ -111,14 +115,19 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<14} {:>8} {:>10} {:>10} {:>8}", "feature", "covered", "advertised", "cases", "differ")?;
-        let mut total = (0, 0);
+        let mut line = |name: &str, counts: [&dyn fmt::Display; 5]| {
+            let [a, b, c, d, e] = counts;
+            writeln!(f, "{name:<14} {a:>8} {b:>9} {c:>11} {d:>10} {e:>8}")
+        };
+        line("feature", [&"covered", &"excluded", &"advertised", &"cases", &"differ"])?;
+        let mut total = [0; 3];
         for (name, c) in &self.features {
-            let (covered, advertised) = (c.covered.len(), c.advertised.len());
-            total = (total.0 + covered, total.1 + advertised);
-            writeln!(f, "{name:<14} {covered:>8} {advertised:>10} {:>10} {:>8}", c.cases, c.differ)?;
+            let counts = [c.covered.len(), c.excluded.len(), c.advertised.len()];
+            line(name, [&counts[0], &counts[1], &counts[2], &c.cases, &c.differ])?;
+            total = std::array::from_fn(|n| total[n] + counts[n]);
         }
-        write!(f, "{:<14} {:>8} {:>10} {:>10} {:>8}", "all", total.0, total.1, self.cases(), self.differences())
+        line("all", [&total[0], &total[1], &total[2], &self.cases(), &self.differences()])?;
+        write!(f, "(codes are counted once for 64-bit and once for 32-bit code)")
     }
 }
 
@@ -151,8 +160,12 @@ pub fn run(plan: &Plan, model: &'static Model, extra: Extra<'_>) -> Result<Repor
     let next = AtomicUsize::new(0);
     let mut report = Report::default();
     for bits in [64, 32] {
-        for code in forms::codes(model, bits) {
-            report.count(code).advertised.insert((code as u32, bits));
+        for code in Code::values().filter(|c| features::has(model, *c) && features::exists(*c, bits)) {
+            let count = report.count(code);
+            count.advertised.insert((code as u32, bits));
+            if exclusions::reason(code).is_some() {
+                count.excluded.insert((code as u32, bits));
+            }
         }
     }
     let parts: Vec<Result<Report>> = std::thread::scope(|scope| {
@@ -187,7 +200,8 @@ impl Worker<'_> {
         let mut batch = Batch::default();
         while let Some(form) = self.plan.forms.get(next.fetch_add(1, Ordering::Relaxed)) {
             let mut any = false;
-            for state in self.plan.states.clone() {
+            let states = if form.shape == Shape::Sequence { 0..self.plan.sequences } else { self.plan.states.clone() };
+            for state in states {
                 let Some(made) = build::make(*form, self.plan.seed, state, pool, model) else { continue };
                 any = true;
                 batch.names.push((*form, state));
@@ -211,7 +225,7 @@ impl Worker<'_> {
         self.host.start(&cases)?;
         let mut guests = Vec::with_capacity(cases.len());
         for c in &cases {
-            guests.push(self.guest.run(c, &mut |_| {})?);
+            guests.push(self.guest.run(c, most(&b.names[guests.len()].0), &mut |_| {})?);
         }
         let hosts = self.host.finish(cases.len())?;
         for (((name, made), host), guest) in b.names.iter().zip(&b.made).zip(hosts).zip(guests) {
@@ -225,7 +239,7 @@ impl Worker<'_> {
         let form = name.0;
         let count = self.report.count(form.code);
         count.cases += 1;
-        if matches!(host, host::Ran::Ended(_)) {
+        if matches!(host, host::Ran::Ended(_)) && form.shape != Shape::Sequence {
             count.covered.insert((form.code as u32, form.bits));
         }
         if lines.is_empty() {
@@ -243,6 +257,11 @@ impl Worker<'_> {
         }
         Ok(())
     }
+}
+
+/// Instructions of a block: one alone, or as many as the translator takes.
+pub fn most(form: &Form) -> usize {
+    if form.shape == Shape::Sequence { guest_x86::MAX_INSTRUCTIONS } else { 1 }
 }
 
 /// What differs between the two runs of a case.
@@ -269,7 +288,7 @@ pub fn replay(form: Form, seed: u64, state: u64, model: &'static Model) -> Resul
     let made = build::make(form, seed, state, &pool, model).context("this form has no case of that number")?;
     let host = Host::new()?.run(std::slice::from_ref(&made.case))?.remove(0);
     let mut blocks = String::new();
-    let guest = Guest::new(model)?.run(&made.case, &mut |b| {
+    let guest = Guest::new(model)?.run(&made.case, most(&form), &mut |b| {
         let _ = write!(blocks, "{b}");
     })?;
     let mut out = format!("{form} {}\n{:#x?}\n{blocks}", describe(&made), made.case.state);

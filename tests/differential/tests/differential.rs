@@ -1,0 +1,84 @@
+//! x86 correctness: every advertised instruction against the CPU that the tests run on.
+
+#![cfg(test)]
+
+use std::io::Write;
+
+use differential::mutants::{Hunt, MUTANTS};
+use differential::run::{self, Plan};
+use differential::{exclusions, forms, unadvertised};
+
+/// The seed of the fixed sample.
+const SEED: u64 = 1;
+
+/// Past the test runner, which shows the output of failed tests only.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+fn model() -> &'static cpu_model::Model {
+    cpu_model::by_name("atoll-v2").unwrap()
+}
+
+fn compare(states: u64, sequences: u64) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+    let plan = Plan { forms: forms::all(model()), seed: SEED, states: 0..states, sequences, threads };
+    let hunt = Hunt::new();
+    let report = run::run(&plan, model(), &|form, made, host, guest| hunt.case(form, made, host, guest)).unwrap();
+    for f in &report.failures {
+        say(&f.to_string());
+    }
+    say(&report.to_string());
+    let bugs = hunt.report();
+    let caught = bugs.iter().filter(|b| b.1.is_some()).count();
+    say(&format!("planted bugs: {caught} of {} noticed", bugs.len()));
+    for (name, by) in &bugs {
+        say(&format!("  {name}: {}", by.as_deref().unwrap_or("AT LARGE")));
+    }
+    assert_eq!(report.differences(), 0, "the translator and this CPU disagree; what and how to repeat it is above");
+    assert!(report.empty.is_empty(), "forms without a single case: {:?}", report.empty);
+    for (feature, c) in &report.features {
+        assert_eq!(c.covered.len() + c.excluded.len(), c.advertised.len(), "{feature} is not covered");
+    }
+    assert_eq!(caught, MUTANTS.len(), "a planted bug was not noticed");
+    assert!(MUTANTS.len() >= 30);
+}
+
+#[test]
+fn a_sample_of_every_form_equals_this_cpu() {
+    let long = std::env::var_os("ATOLL_LONG").is_some();
+    if long { compare(200, 100_000) } else { compare(3, 3000) }
+}
+
+#[test]
+#[ignore = "takes minutes: 200 states of every form"]
+fn two_hundred_states_of_every_form_equal_this_cpu() {
+    compare(200, 100_000);
+}
+
+#[test]
+fn what_is_not_advertised_raises_ud() {
+    let found = unadvertised::check(model()).unwrap();
+    let refused: usize = found.refused.values().sum();
+    say(&format!("not advertised: {refused} codes of {} features raise #UD", found.refused.len()));
+    for (feature, count) in &found.older {
+        say(&format!("  {feature} ({count} codes) has an older meaning"));
+    }
+    assert!(found.wrong.is_empty(), "these do not raise #UD: {:#?}", found.wrong);
+    assert!(refused > 5000, "only {refused} codes could be tried");
+    assert!(found.unreachable.len() < 20, "too many could not be encoded: {:?}", found.unreachable);
+}
+
+#[test]
+fn the_lists_are_not_stale() {
+    // Every excluded instruction is advertised, or it would need no exclusion.
+    for (mnemonic, _) in exclusions::EXCLUDED {
+        let advertised =
+            iced_x86::Code::values().any(|c| c.mnemonic() == *mnemonic && differential::features::has(model(), c));
+        assert!(advertised, "{mnemonic:?} is excluded, but not advertised");
+    }
+    for (feature, _) in exclusions::OLDER_MEANING {
+        let known = iced_x86::Code::values().any(|c| differential::features::name(c) == *feature);
+        assert!(known, "{feature} is no feature");
+    }
+}
