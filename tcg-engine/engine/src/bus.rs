@@ -36,14 +36,7 @@ impl VcpuBus {
     /// After power-on.
     pub fn new(machine: Arc<Machine>, index: u16) -> Self {
         let lapic = Lapic::new(u32::from(index), index == 0);
-        let bus = VcpuBus {
-            machine,
-            index,
-            lapic,
-            tsc_adjust: 0,
-            deadline: u64::MAX,
-            random: StdRng::from_os_rng(),
-        };
+        let bus = VcpuBus { machine, index, lapic, tsc_adjust: 0, deadline: u64::MAX, random: StdRng::from_os_rng() };
         bus.publish();
         bus
     }
@@ -113,7 +106,9 @@ impl VcpuBus {
 
     fn act(&mut self, a: Action) -> Then {
         match a {
-            Action::None => return Then::Continue,
+            // The end of an interrupt, or a lower task priority, may uncover one that has waited behind it.
+            Action::None if self.lapic.pending().is_none() => return Then::Continue,
+            Action::None => {}
             Action::Send(m) => self.machine.deliver(&m, Some(self.lapic.address().id)),
             Action::Eoi(vector) => {
                 self.machine.header.end_of_interrupt(vector);
@@ -288,4 +283,83 @@ impl Bus for VcpuBus {
     fn code_added(&mut self, _at: u64) {}
 
     fn code_written(&mut self, _at: u64, _len: u64) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::VcpuCounters;
+    use crate::park::Gate;
+    use doorbell::{DeviceArea, DeviceClient, EventFd, Header, Role, SpinPolicy, create_windows};
+    use guest_memory::{Access, DirtyLayout, DirtyLog, Layout, Memfd, Ram};
+    use std::os::fd::AsFd;
+    use vcpu_devices::{Delivery, Destination, Inbox, Message};
+
+    const RAM: u64 = 1 << 20;
+
+    /// A machine without devices, and its vCPU 0.
+    fn bus() -> VcpuBus {
+        let ram = Memfd::create("ram", RAM).unwrap();
+        let dirty = Memfd::create("dirty", DirtyLayout::new(RAM).len).unwrap();
+        DirtyLog::format(dirty.as_fd(), RAM).unwrap();
+        let windows = create_windows().unwrap();
+        let header = Arc::new(Header::map(windows.as_fd(), Role::Engine).unwrap());
+        let area = DeviceArea::map(windows.as_fd(), 0).unwrap();
+        let board = Arc::new(DeviceClient::new(area, EventFd::new().unwrap(), 0, SpinPolicy::Block));
+        let memory = mem::Memory {
+            ram: Ram::map(ram.as_fd(), RAM, Access::ReadWrite).unwrap(),
+            layout: Layout::pc(RAM).unwrap(),
+            marks: DirtyLog::map(dirty.as_fd(), RAM).unwrap(),
+        };
+        let machine = Machine {
+            memory: Arc::new(memory),
+            windows: doorbell::Bus::new(header.clone(), vec![], &[]).unwrap(),
+            header,
+            clients: vec![board.clone()],
+            board,
+            model: cpu_model::by_name("atoll-v2").unwrap(),
+            inboxes: vec![Inbox::default()],
+            counters: vec![VcpuCounters::default()],
+            gate: Gate::new(1),
+        };
+        let mut bus = VcpuBus::new(Arc::new(machine), 0);
+        // Software enable.
+        bus.mmio_write(0xfee0_00f0, 4, 0x1ff, Attrs { user: false }).unwrap();
+        bus
+    }
+
+    fn interrupt(bus: &VcpuBus, vector: u8) {
+        let m = Message { destination: Destination::All, delivery: Delivery::Fixed, vector, level: false };
+        bus.machine.deliver(&m, None);
+    }
+
+    fn asked(bus: &VcpuBus) -> bool {
+        bus.machine.gate.request(0).unwrap().clear(LOOK)
+    }
+
+    #[test]
+    fn the_end_of_an_interrupt_uncovers_the_one_behind_it() {
+        let mut bus = bus();
+        interrupt(&bus, 0xec);
+        interrupt(&bus, 0x22);
+        bus.take_in();
+        assert_eq!(bus.lapic.acknowledge(), Some(0xec));
+        assert_eq!(bus.lapic.pending(), None, "the timer's priority holds it back");
+        asked(&bus);
+        let then = bus.mmio_write(0xfee0_00b0, 4, 0, Attrs { user: false }).unwrap();
+        assert!(then == Then::FinishInstruction && asked(&bus), "the run loop must look");
+        assert_eq!(bus.lapic.acknowledge(), Some(0x22));
+    }
+
+    #[test]
+    fn a_lower_task_priority_uncovers_too() {
+        let mut bus = bus();
+        bus.mmio_write(0xfee0_0080, 4, 0x30, Attrs { user: false }).unwrap();
+        interrupt(&bus, 0x22);
+        bus.take_in();
+        asked(&bus);
+        bus.mmio_write(0xfee0_0080, 4, 0x10, Attrs { user: false }).unwrap();
+        assert!(asked(&bus));
+        assert_eq!(bus.lapic.pending(), Some(0x22));
+    }
 }

@@ -150,13 +150,21 @@ impl Control {
             }
             Which::SetClock(clock) => {
                 let clock = clock?;
-                anyhow::ensure!(clock.get_tsc_hz() == TSC_HZ, "the guest's TSC runs at {TSC_HZ} Hz here, not {}", clock.get_tsc_hz());
+                anyhow::ensure!(
+                    clock.get_tsc_hz() == TSC_HZ,
+                    "the guest's TSC runs at {TSC_HZ} Hz here, not {}",
+                    clock.get_tsc_hz()
+                );
                 anyhow::ensure!(!engine.machine.gate.is_open(), "the guest's clock can be set only while it is paused");
                 engine.machine.header.freeze_clock(clock.get_guest_nanoseconds());
                 self.reply(id, |mut r| r.set_done(()))
             }
             Which::Nmi(index) => {
-                let inbox = engine.machine.inboxes.get(usize::from(index)).with_context(|| format!("there is no vCPU {index}"))?;
+                let inbox = engine
+                    .machine
+                    .inboxes
+                    .get(usize::from(index))
+                    .with_context(|| format!("there is no vCPU {index}"))?;
                 inbox.post(&vcpu_devices::Message {
                     destination: vcpu_devices::Destination::All,
                     delivery: vcpu_devices::Delivery::Nmi,
@@ -175,10 +183,11 @@ impl Control {
                 f.set_tsc_hz(TSC_HZ);
                 f.set_maximum_vcpus(MAXIMUM_VCPUS);
             }),
-            Which::ResetVcpu(_) | Which::StartVcpu(_) | Which::Floating(_) | Which::CallReply(_) => {
-                self.unsupported(id, "this verb belongs to architectures or guests that the x86 translator does not run")
+            Which::ResetVcpu(_) | Which::StartVcpu(_) | Which::Floating(_) | Which::CallReply(_) => self
+                .unsupported(id, "this verb belongs to architectures or guests that the x86 translator does not run"),
+            Which::AddMemory(_) | Which::RemoveMemory(_) => {
+                self.unsupported(id, "memory cannot be changed after lock-down")
             }
-            Which::AddMemory(_) | Which::RemoveMemory(_) => self.unsupported(id, "memory cannot be changed after lock-down"),
             Which::DirtyStart(()) | Which::DirtyHarvest(()) | Which::DirtyStop(()) => {
                 self.unsupported(id, "dirty harvests are not implemented by tier T0")
             }

@@ -5,10 +5,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use doorbell::{Behaviour, DeviceArea, DeviceClient, EventFd, Header, ReadRule, Role, Space, SpinPolicy, WindowDesc, WindowKind, WriteRule};
+use doorbell::{
+    Behaviour, DeviceArea, DeviceClient, EventFd, Header, ReadRule, Role, Space, SpinPolicy, WindowDesc, WindowKind,
+    WriteRule,
+};
 use guest_memory::{Access, DirtyLog, Kind, Layout, Ram, Region};
 use mem::Memory;
-use wire::engine_capnp::{self as capnp_engine, Architecture, engine_setup, memory_slot, register_behaviour, register_window};
+use wire::engine_capnp::{
+    self as capnp_engine, Architecture, engine_setup, memory_slot, register_behaviour, register_window,
+};
 use wire::islet_capnp::setup;
 
 use crate::irq::Line;
@@ -28,7 +33,9 @@ impl Named {
         for d in setup.get_descriptors()? {
             let name = d.get_name()?.to_str()?;
             let fd = slots.get_mut(usize::from(d.get_index())).and_then(Option::take);
-            let fd = fd.with_context(|| format!("setup names descriptor '{name}' at position {}, which did not come", d.get_index()))?;
+            let fd = fd.with_context(|| {
+                format!("setup names descriptor '{name}' at position {}, which did not come", d.get_index())
+            })?;
             map.insert(name.to_owned(), fd);
         }
         Ok(Named(map))
@@ -63,7 +70,10 @@ pub const MAXIMUM_VCPUS: u16 = 1;
 pub fn prepare(engine: engine_setup::Reader<'_>, named: &Named) -> Result<Prepared> {
     ensure!(engine.get_architecture()? == Architecture::X8664, "this engine translates x86-64 guests only");
     let vcpus = engine.get_vcpus();
-    ensure!(vcpus >= 1 && vcpus <= MAXIMUM_VCPUS, "the translator runs {MAXIMUM_VCPUS} vCPU, {vcpus} were asked for: use --cpus 1");
+    ensure!(
+        vcpus >= 1 && vcpus <= MAXIMUM_VCPUS,
+        "the translator runs {MAXIMUM_VCPUS} vCPU, {vcpus} were asked for: use --cpus 1"
+    );
     let name = engine.get_cpu_model()?.to_str()?;
     let model = cpu_model::by_name(name)?;
 
@@ -120,7 +130,12 @@ fn memory(engine: engine_setup::Reader<'_>, named: &Named) -> Result<Memory> {
         let name = slot.get_descriptor()?.to_str()?.to_owned();
         ensure!(file.as_ref().is_none_or(|f| *f == name), "memory slots name two files, '{name}' is one of them");
         file = Some(name);
-        regions.push(Region { base: slot.get_guest_address(), len: slot.get_length(), offset: slot.get_offset(), kind });
+        regions.push(Region {
+            base: slot.get_guest_address(),
+            len: slot.get_length(),
+            offset: slot.get_offset(),
+            kind,
+        });
     }
     let file = file.context("setup has no memory slot")?;
     let ram = Ram::map(named.get(&file)?, engine.get_ram_bytes(), Access::ReadWrite)?;
@@ -130,7 +145,9 @@ fn memory(engine: engine_setup::Reader<'_>, named: &Named) -> Result<Memory> {
 
 fn window(w: register_window::Reader<'_>) -> Result<WindowDesc> {
     let kind = match w.get_kind().which()? {
-        register_window::kind::Registers(list) => WindowKind::Registers(list?.iter().map(behaviour).collect::<Result<_>>()?),
+        register_window::kind::Registers(list) => {
+            WindowKind::Registers(list?.iter().map(behaviour).collect::<Result<_>>()?)
+        }
         register_window::kind::PciIndexData(()) => WindowKind::PciIndexData,
         register_window::kind::PciEcam(()) => WindowKind::PciEcam,
     };

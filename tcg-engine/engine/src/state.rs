@@ -40,7 +40,11 @@ pub fn load(vcpu: &mut Vcpu, from: vcpu_state::Reader<'_>) -> Result<()> {
     let mut tsc_adjust = 0;
     for r in from.get_registers()? {
         let (id, value) = (r.get_id(), r.get_value()?);
-        ensure!(r.get_size() == MSR_BYTES && value.len() == 8, "register {id:#x} has {} bytes, not {MSR_BYTES}", value.len());
+        ensure!(
+            r.get_size() == MSR_BYTES && value.len() == 8,
+            "register {id:#x} has {} bytes, not {MSR_BYTES}",
+            value.len()
+        );
         let id = u32::try_from(id).ok().with_context(|| format!("register {id:#x} is no MSR"))?;
         let value = u64::from_le_bytes(value.try_into()?);
         if id == msr::TSC_ADJUST { tsc_adjust = value } else { state.msrs.push((id, value)) }
@@ -209,7 +213,8 @@ fn read_xsave(s: &mut X86Core, area: &[u8]) {
         u128::from_le_bytes(b)
     };
     let control = wide(0);
-    (s.fcw, s.fsw, s.ftw, s.fop) = (control as u16, (control >> 16) as u16, (control >> 32) as u8, (control >> 48) as u16);
+    (s.fcw, s.fsw, s.ftw, s.fop) =
+        (control as u16, (control >> 16) as u16, (control >> 32) as u8, (control >> 48) as u16);
     (s.fip, s.fdp) = ((control >> 64) as u64, wide(16) as u64);
     s.mxcsr = wide(fx::MXCSR) as u32 & mxcsr::WRITABLE;
     let top = usize::from(s.fsw >> TOP & 7);
