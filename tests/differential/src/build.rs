@@ -299,28 +299,26 @@ impl Draft<'_> {
 
     /// Registers that the model does not have.
     fn foreign(&mut self, n: u32, kind: Kind) -> Option<()> {
-        let first = match kind {
-            Kind::xmm_vvvv | Kind::xmm_is4 | Kind::xmm_is5 => Register::XMM0,
+        // The first register and how many there are to choose from.
+        let (first, count) = match kind {
+            Kind::xmm_vvvv | Kind::xmm_is4 | Kind::xmm_is5 => (Register::XMM0, 8),
             Kind::ymm_or_mem | Kind::ymm_reg | Kind::ymm_rm | Kind::ymm_vvvv | Kind::ymm_is4 | Kind::ymm_is5 => {
-                Register::YMM0
+                (Register::YMM0, 8)
             }
-            Kind::zmm_or_mem | Kind::zmm_reg | Kind::zmm_rm | Kind::zmm_vvvv => Register::ZMM0,
-            Kind::xmmp3_vvvv => return Some(self.fixed(n, Register::XMM4)),
-            Kind::zmmp3_vvvv => return Some(self.fixed(n, Register::ZMM4)),
-            Kind::kp1_reg => return Some(self.fixed(n, Register::K2)),
-            Kind::k_or_mem | Kind::k_reg | Kind::k_rm | Kind::k_vvvv => Register::K0,
-            Kind::r32_vvvv | Kind::r32_or_mem_mpx | Kind::r32_reg_mem => Register::EAX,
-            Kind::r64_vvvv | Kind::r64_or_mem_mpx | Kind::r64_reg_mem => Register::RAX,
-            Kind::r16_reg_mem => Register::AX,
-            Kind::bnd_or_mem_mpx | Kind::bnd_reg => return Some(self.register(n, Register::BND0, 4)),
-            Kind::tmm_reg | Kind::tmm_rm | Kind::tmm_vvvv => {
-                return Some(self.fixed(n, Register::TMM0 + n));
-            }
+            Kind::zmm_or_mem | Kind::zmm_reg | Kind::zmm_rm | Kind::zmm_vvvv => (Register::ZMM0, 8),
+            Kind::xmmp3_vvvv => (Register::XMM4, 1),
+            Kind::zmmp3_vvvv => (Register::ZMM4, 1),
+            Kind::kp1_reg => (Register::K2, 1),
+            Kind::k_or_mem | Kind::k_reg | Kind::k_rm | Kind::k_vvvv => (Register::K0, 8),
+            Kind::r32_vvvv | Kind::r32_or_mem_mpx | Kind::r32_reg_mem => (Register::EAX, 8),
+            Kind::r64_vvvv | Kind::r64_or_mem_mpx | Kind::r64_reg_mem => (Register::RAX, 8),
+            Kind::r16_reg_mem => (Register::AX, 8),
+            Kind::bnd_or_mem_mpx | Kind::bnd_reg => (Register::BND0, 4),
+            // No two of an instruction's may be the same.
+            Kind::tmm_reg | Kind::tmm_rm | Kind::tmm_vvvv => (Register::TMM0 + n, 1),
             _ => return self.constant(n, kind),
         };
-        // Different ones: some instructions must not name one twice.
-        let i = (n + self.r.below(3) as u32) % 8;
-        self.fixed(n, first + i);
+        self.register(n, first, count);
         Some(())
     }
 

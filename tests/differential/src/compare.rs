@@ -30,8 +30,8 @@ pub fn differences(case: &Case, i: &Instruction, host: &Outcome, guest: &Outcome
     let (count, mask) = if case.long() { (16, u64::MAX) } else { (8, 0xffff_ffff) };
     // Leaving 64-bit code makes the upper halves of registers undefined (SDM vol. 1, 3.4.1.1).
     let mask = if h.sel[1] == CS32 { 0xffff_ffff } else { mask };
-    for n in 0..count {
-        differ(NAMES[n], (h.gpr[n] & mask).into(), (g.gpr[n] & mask).into());
+    for (n, name) in NAMES.iter().enumerate().take(count) {
+        differ(name, (h.gpr[n] & mask).into(), (g.gpr[n] & mask).into());
     }
     let flags = VISIBLE_FLAGS & !rules::undefined_flags(case, i);
     differ("EFLAGS", (h.eflags & flags).into(), (g.eflags & flags).into());

@@ -106,7 +106,7 @@ impl Guest {
     /// No memory.
     pub fn new(model: &'static Model) -> Result<Guest> {
         let mem = Arc::new(memory()?);
-        let mut cpu = Cpu::new(model, Arc::clone(&mem), NoBus::default());
+        let mut cpu = Cpu::new(model, Arc::clone(&mem), NoBus);
         let mut regs = Box::new(Regs::default());
         cpu.reset(&mut regs);
         let mut g = Guest {

@@ -11,7 +11,7 @@ use iced_x86::Code;
 use crate::build::{self, Made};
 use crate::case::{Case, Outcome};
 use crate::compare;
-use crate::forms::{self, Form, Shape};
+use crate::forms::{Form, Shape};
 use crate::guest::{self, Guest};
 use crate::host::{self, BATCH, Host};
 use crate::random::Pool;
