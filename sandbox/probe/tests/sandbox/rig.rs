@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use profile::audit::Reported;
 
@@ -53,8 +53,12 @@ pub(crate) struct Ended {
 impl Vm {
     pub(crate) fn start(who: Who) -> Vm {
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
-        let launcher =
-            who.command(PROBE).arg("launch").stdin(OwnedFd::from(theirs)).spawn().expect("the launcher starts");
+        // Islets may not write to files, and a test's own standard error may be one: their log is a pipe, as a keeper's is.
+        let mut command = who.command(PROBE);
+        command.arg("launch").stdin(OwnedFd::from(theirs)).stderr(Stdio::piped());
+        let mut launcher = command.spawn().expect("the launcher starts");
+        let mut log = launcher.stderr.take().expect("a pipe");
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::stderr()));
         let answers = BufReader::new(ours.try_clone().expect("a copy"));
         Vm { launcher, requests: ours, answers }
     }
