@@ -78,7 +78,11 @@ pub enum Said {
 }
 
 impl Islet {
-    fn start(name: &str, descriptors: &[(String, BorrowedFd<'_>)], fill: impl FnOnce(setup::Builder<'_>)) -> Result<Islet> {
+    fn start(
+        name: &str,
+        descriptors: &[(String, BorrowedFd<'_>)],
+        fill: impl FnOnce(setup::Builder<'_>),
+    ) -> Result<Islet> {
         let image = Image::open(binary(name)?)?;
         let (link, theirs) = Link::pair(Peer::new("test", 1), Peer::new(name, INCARNATION))?;
         let log = std::io::stderr();
@@ -190,7 +194,8 @@ fn engine_reply(r: wire::engine_capnp::engine_reply::Reader<'_>) -> Result<Said>
 fn binary(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let folder = own.ancestors().find(|d| d.join(name).is_file());
-    let folder = folder.with_context(|| format!("the binary '{name}' is not built: run './dev build' or cargo build --workspace"))?;
+    let folder = folder
+        .with_context(|| format!("the binary '{name}' is not built: run './dev build' or cargo build --workspace"))?;
     Ok(folder.join(name))
 }
 
