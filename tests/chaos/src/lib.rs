@@ -1,1 +1,55 @@
-//! What the tests of sudden ends need beside the rig.
+//! What the tests of sudden ends need beside the rig: the processes of a VM as the host sees them, whoever of them lives; a
+//! follower of its events; and random numbers that can be had again.
+//!
+//! The idea: a test that kills the supervisor cannot ask the supervisor who is there. The keeper's pid stands in the VM's
+//! directory, and everything else is its child.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `processes` | finding, killing, awaiting and measuring processes |
+//! | `events` | events as they come, and that none is missing or doubled |
+//!
+//! Functions here panic when what they were asked for does not happen: they are a test's assertions.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "these are the assertions of tests")]
+
+mod events;
+mod processes;
+
+use std::env;
+use std::time::Duration;
+
+use rand::rngs::{OsRng, StdRng};
+use rand::{SeedableRng, TryRngCore};
+
+pub use events::Followed;
+pub use processes::{Memory, Processes, memfds_alive};
+
+/// Whether the full counts are asked for (`./dev test --long chaos`) and not samples.
+#[must_use]
+pub fn long() -> bool {
+    env::var_os("ATOLL_LONG").is_some()
+}
+
+/// A count: in full, or the sample of the default run.
+#[must_use]
+pub fn count(full: usize, sample: usize) -> usize {
+    if long() { full } else { sample }
+}
+
+/// Random numbers. The seed is printed; `ATOLL_SEED` gives the same again.
+#[must_use]
+pub fn random() -> StdRng {
+    let given = env::var("ATOLL_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = given.unwrap_or_else(|| OsRng.try_next_u64().unwrap());
+    println!("ATOLL_SEED={seed}");
+    StdRng::seed_from_u64(seed)
+}
+
+/// Middle, 99th of a hundred, and longest of some durations, for people.
+#[must_use]
+pub fn figures(mut times: Vec<Duration>) -> String {
+    times.sort_unstable();
+    let at = |part: f64| times.get(((times.len() as f64 - 1.0) * part).round() as usize).copied().unwrap_or_default();
+    format!("p50 {:.1?}, p99 {:.1?}, longest {:.1?}", at(0.5), at(0.99), at(1.0))
+}
