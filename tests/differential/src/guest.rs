@@ -6,7 +6,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, ensure};
 use cpu_model::Model;
 use guest_memory::{Access, DirtyLayout, DirtyLog, Kind, Layout, Memfd, Ram, Region};
 use guest_x86::state::{self, FPU_CW, FPU_DP, FPU_IP, FPU_OP, FPU_SW, FPU_TAG, attr, cr0, cr4, efer, fpr, gpr, xmm};
@@ -18,7 +18,7 @@ use mem::Memory;
 use crate::bus::NoBus;
 use crate::case::{
     CODE, CODE_LEN, CS32, CS64, Case, DATA, DATA_HIGH, DATA_LEN, DS, FS32, FS32_BASE, GS32, GS32_BASE, GS32_LIMIT,
-    INT3, MAX_BYTES, Outcome, RW_LEN, Stop, read_only_page,
+    INT3, MAX_BYTES, Outcome, RW_LEN, State, Stop, read_only_page,
 };
 
 /// Where things lie in the guest's physical memory.
@@ -76,14 +76,11 @@ const fn local(base: u32, limit: u32, pages: bool) -> u64 {
         | (b >> 24) << 56
 }
 
-/// What happened in the guest beyond an outcome.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ran {
-    /// It ended as cases end.
-    Ended(Box<Outcome>),
-    /// The lifter or the interpreter did what it must not.
-    Broken(String),
-}
+/// Errors of the harness itself.
+type Result<T, E = anyhow::Error> = std::result::Result<T, E>;
+
+/// How a case went: it ended as cases end, or the lifter or the interpreter did what it must not.
+pub type Ran = std::result::Result<(), String>;
 
 /// Called with each block before it runs.
 pub type Tamper<'a> = &'a mut dyn FnMut(&mut Block);
@@ -271,51 +268,57 @@ impl Guest {
         linear.wrapping_sub(CODE) < CODE_LEN && self.mem.ram.load_u8(physical::CODE + (linear - CODE)) == Some(INT3)
     }
 
-    /// Run a case, with blocks of up to `most` instructions. Each block goes through `tamper` before it runs.
+    /// Run a case, with blocks of up to `most` instructions; `out` is how it ended. Each block goes through `tamper` before it
+    /// runs.
     ///
     /// # Errors
     /// The harness itself cannot go on.
-    pub fn run(&mut self, c: &Case, most: usize, tamper: Tamper<'_>) -> Result<Ran> {
+    pub fn run(&mut self, c: &Case, most: usize, out: &mut Outcome, tamper: Tamper<'_>) -> Result<Ran> {
+        match self.until_stop(c, most, tamper)? {
+            Ok(stop) => self.leave(stop, out).map(Ok),
+            Err(why) => Ok(Err(why)),
+        }
+    }
+
+    fn until_stop(&mut self, c: &Case, most: usize, tamper: Tamper<'_>) -> Result<Result<Stop, String>> {
         self.enter(c)?;
         for step in 0..STEPS {
             if step > 0 && self.landed() {
                 let pc = self.regs.get(PC);
                 self.regs.set(PC, pc + 1);
-                return self.leave(Stop { vector: 3, ..Stop::default() });
+                return Ok(Ok(Stop { vector: 3, ..Stop::default() }));
             }
             if self.cpu.has_stale() {
                 self.cpu.drop_stale(&mut self.cache);
             }
-            let Ok(mut lift) = self.cpu.lift(&self.regs, most) else { return self.fault() };
+            let Ok(mut lift) = self.cpu.lift(&self.regs, most) else { return Ok(self.fault()) };
             if let Err(e) = verify::verify(&lift.block) {
-                return Ok(Ran::Broken(format!("the verifier refuses the block: {e}\n{}", lift.block)));
+                return Ok(Err(format!("the verifier refuses the block: {e}\n{}", lift.block)));
             }
             tamper(&mut lift.block);
             let out = t0::run(&lift.block, &mut self.regs, &mut self.cpu);
             match out.exit {
-                Exit::Fault => return self.fault(),
-                Exit::Restart => return Ok(Ran::Broken("an instruction wants to be run again".into())),
+                Exit::Fault => return Ok(self.fault()),
+                Exit::Restart => return Ok(Err("an instruction wants to be run again".into())),
                 Exit::Direct(_) | Exit::Indirect | Exit::Event(_) => {}
             }
             if self.cpu.sys.cpl != 3 {
                 return self.trap();
             }
         }
-        Ok(Ran::Broken(format!("still running after {STEPS} steps")))
+        Ok(Err(format!("still running after {STEPS} steps")))
     }
 
-    fn fault(&mut self) -> Result<Ran> {
-        let Some(e) = self.cpu.pending.take() else {
-            return Ok(Ran::Broken("a fault without an exception".into()));
-        };
-        self.leave(Stop { vector: e.vector.into(), error: e.error.unwrap_or(0), cr2: e.cr2.unwrap_or(0) })
+    fn fault(&mut self) -> Result<Stop, String> {
+        let Some(e) = self.cpu.pending.take() else { return Err("a fault without an exception".into()) };
+        Ok(Stop { vector: e.vector.into(), error: e.error.unwrap_or(0), cr2: e.cr2.unwrap_or(0) })
     }
 
     /// An INT instruction was delivered: its frame is on the kernel's stack.
-    fn trap(&mut self) -> Result<Ran> {
+    fn trap(&mut self) -> Result<Result<Stop, String>> {
         let vector = self.regs.get(PC).wrapping_sub(HANDLERS) / 16;
         if vector > 255 {
-            return Ok(Ran::Broken("it runs in the kernel, but not in a handler".into()));
+            return Ok(Err("it runs in the kernel, but not in a handler".into()));
         }
         let sp = self.regs.get(state::RSP).wrapping_sub(KERNEL);
         let mut frame = [0; 5];
@@ -328,14 +331,15 @@ impl Guest {
         for (s, selector) in [(Seg::Cs, frame[1]), (Seg::Ss, frame[4])] {
             self.cpu.sys.seg[s as usize].selector = selector as u16;
         }
-        self.leave(Stop { vector: vector as u32, ..Stop::default() })
+        Ok(Ok(Stop { vector: vector as u32, ..Stop::default() }))
     }
 
-    fn leave(&mut self, stop: Stop) -> Result<Ran> {
+    fn leave(&mut self, stop: Stop, out: &mut Outcome) -> Result<()> {
         let regs = &*self.regs;
         let seg = |s: Seg| self.cpu.sys.seg(s);
-        let mut out = Box::new(Outcome { stop, ..Outcome::default() });
+        out.stop = stop;
         let s = &mut out.state;
+        *s = State::default();
         s.gpr = std::array::from_fn(|n| regs.get(gpr(n)));
         s.rip = regs.get(PC);
         s.eflags = state::eflags(regs);
@@ -352,8 +356,7 @@ impl Guest {
         s.fx.mxcsr = regs.get(FPC) as u32;
         s.fx.st = std::array::from_fn(|n| regs.get128(fpr(top + n)) & (u128::MAX >> 48));
         s.fx.xmm = std::array::from_fn(|n| regs.get128(xmm(n)));
-        self.mem.ram.read(physical::DATA, &mut out.rw).context("outside RAM")?;
-        Ok(Ran::Ended(out))
+        self.mem.ram.read(physical::DATA, &mut out.rw).context("outside RAM")
     }
 }
 

@@ -16,7 +16,7 @@ use crate::build::Made;
 use crate::case::Outcome;
 use crate::forms::Form;
 use crate::guest::Guest;
-use crate::{host, run};
+use crate::run;
 
 /// A bug: its name, and what it does to an operation; true if it has changed it.
 pub type Mutant = (&'static str, fn(&mut Inst) -> bool);
@@ -134,15 +134,15 @@ impl Hunt {
     /// # Errors
     /// The guest cannot run at all.
     pub fn case(&self, form: &Form, made: &Made, host: &Outcome, guest: &mut Guest) -> Result<()> {
+        let mut out = Box::new(Outcome::default());
         for n in self.open() {
             let mut touched = false;
-            let ran = guest.run(&made.case, run::most(form), &mut |block| {
+            let ran = guest.run(&made.case, run::most(form), &mut out, &mut |block| {
                 for i in &mut block.insts {
                     touched |= MUTANTS[n].1(i);
                 }
             })?;
-            let host = host::Ran::Ended(Box::new(host.clone()));
-            if touched && !run::verdict(made, &host, &ran).is_empty() {
+            if touched && !run::verdict(made, &Ok(host), &ran.map(|()| &*out)).is_empty() {
                 let mut list = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 list[n] = Some(form.to_string());
             }

@@ -79,6 +79,7 @@ pub type Choice = (&'static str, &'static str, fn(&Case, &Instruction, &Outcome,
 pub static CHOICES: &[Choice] = &[
     ("present bit of kernel addresses", "Linux hides from programs whether an address of its own half is mapped (arch/x86/mm/fault.c)", kernel_addresses),
     ("data pointer without exception", "a CPU with CPUID.7.EBX bit 6 moves the x87 data pointer with unmasked exceptions only; the model has not", data_pointer),
+    ("width of canonical addresses", "FXRSTOR64 and XRSTOR64 make the x87 pointers canonical, for as many bits as the processor's addresses have", canonical),
     ("address of a fault in a long operand", "the manual gives no order of the accesses to an operand of many words, nor which of its bytes CR2 names", fault_address),
     ("#AC or #GP", "a misaligned operand of FXSAVE and its family may raise either where alignment is checked (SDM vol. 2A, FXSAVE)", alignment),
     ("MMX state before a fault", "whether TOP and the tags change before an MMX instruction that stores, or converts, raises its exception", mmx_fault),
@@ -116,6 +117,18 @@ fn data_pointer(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcom
     }
 }
 
+fn canonical(_: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
+    use Mnemonic::*;
+    if matches!(i.mnemonic(), Fxrstor64 | Xrstor64) {
+        let (h, g) = (&host.state.fx, &mut guest.state.fx);
+        for (h, g) in [(h.ip, &mut g.ip), (h.dp, &mut g.dp)] {
+            if *g == ((h << 16) as i64 >> 16) as u64 {
+                *g = h;
+            }
+        }
+    }
+}
+
 /// The offset of the memory operand in its segment.
 fn offset(case: &Case, i: &Instruction) -> Option<u64> {
     let operand = (0..i.op_count()).find(|n| i.op_kind(*n) == OpKind::Memory)?;
@@ -148,7 +161,10 @@ static LONG_OPERANDS: &[Mnemonic] = {
 };
 
 fn fault_address(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
-    let near = host.stop.cr2.abs_diff(guest.stop.cr2) < 600 && host.state.rip == case.state.rip;
+    let (h, g) = (host.stop.cr2, guest.stop.cr2);
+    // An operand may wrap around at 64 KiB.
+    let wrapped = h.max(g) < 1 << 16 && h.abs_diff(g) > (1 << 16) - 600;
+    let near = (h.abs_diff(g) < 600 || wrapped) && host.state.rip == case.state.rip;
     let faults = (host.stop.vector, guest.stop.vector) == (14, 14);
     // One page may be read-only and the next one missing.
     let same = (host.stop.error ^ guest.stop.error) & !1 == 0;

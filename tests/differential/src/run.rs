@@ -9,11 +9,11 @@ use cpu_model::Model;
 use iced_x86::Code;
 
 use crate::build::{self, Made};
-use crate::case::{Case, Outcome};
+use crate::case::Outcome;
 use crate::compare;
 use crate::forms::{Form, Shape};
-use crate::guest::{self, Guest};
-use crate::host::{self, BATCH, Host};
+use crate::guest::Guest;
+use crate::host::{BATCH, Host};
 use crate::random::Pool;
 use crate::{exclusions, features};
 
@@ -131,11 +131,13 @@ impl fmt::Display for Report {
     }
 }
 
-/// A batch, with the names of its cases.
+/// A batch, with the names of its cases. Its memory is used again and again.
 #[derive(Default)]
 struct Batch {
     names: Vec<(Form, u64)>,
     made: Vec<Made>,
+    guests: Vec<Outcome>,
+    host: Box<Outcome>,
 }
 
 /// One worker: a host, a guest, and what it has found.
@@ -207,43 +209,46 @@ impl Worker<'_> {
                 batch.names.push((*form, state));
                 batch.made.push(made);
                 if batch.made.len() == BATCH {
-                    self.batch(&std::mem::take(&mut batch))?;
+                    self.batch(&mut batch)?;
                 }
             }
             if !any {
                 self.report.empty.push(*form);
             }
         }
-        self.batch(&batch)
+        self.batch(&mut batch)
     }
 
-    fn batch(&mut self, b: &Batch) -> Result<()> {
+    fn batch(&mut self, b: &mut Batch) -> Result<()> {
         if b.made.is_empty() {
             return Ok(());
         }
-        let cases: Vec<Case> = b.made.iter().map(|m| m.case.clone()).collect();
-        self.host.start(&cases)?;
-        let mut guests = Vec::with_capacity(cases.len());
-        for c in &cases {
-            guests.push(self.guest.run(c, most(&b.names[guests.len()].0), &mut |_| {})?);
+        self.host.start(b.made.iter().map(|m| &m.case))?;
+        b.guests.resize(BATCH, Outcome::default());
+        let mut ran = Vec::with_capacity(b.made.len());
+        for ((made, name), out) in b.made.iter().zip(&b.names).zip(&mut b.guests) {
+            ran.push(self.guest.run(&made.case, most(&name.0), out, &mut |_| {})?);
         }
-        let hosts = self.host.finish(cases.len())?;
-        for (((name, made), host), guest) in b.names.iter().zip(&b.made).zip(hosts).zip(guests) {
-            self.judge(name, made, &host, &guest)?;
+        let hosts = self.host.finish(b.made.len())?;
+        for (i, (host, guest)) in hosts.into_iter().zip(ran).enumerate() {
+            self.host.outcome(i, &mut b.host);
+            let host = host.map(|()| &*b.host).map_err(|why| format!("the host's child is lost: {why}"));
+            self.judge(&b.names[i], &b.made[i], host, guest.map(|()| &b.guests[i]))?;
         }
+        (b.names.clear(), b.made.clear());
         Ok(())
     }
 
-    fn judge(&mut self, name: &(Form, u64), made: &Made, host: &host::Ran, guest: &guest::Ran) -> Result<()> {
-        let lines = verdict(made, host, guest);
+    fn judge(&mut self, name: &(Form, u64), made: &Made, host: Side<'_>, guest: Side<'_>) -> Result<()> {
+        let lines = verdict(made, &host, &guest);
         let form = name.0;
         let count = self.report.count(form.code);
         count.cases += 1;
-        if matches!(host, host::Ran::Ended(_)) && form.shape != Shape::Sequence {
+        if host.is_ok() && form.shape != Shape::Sequence {
             count.covered.insert((form.code as u32, form.bits));
         }
         if lines.is_empty() {
-            if let host::Ran::Ended(o) = host {
+            if let Ok(o) = host {
                 (self.extra)(&form, made, o, &mut self.guest)?;
             }
             return Ok(());
@@ -264,12 +269,14 @@ pub fn most(form: &Form) -> usize {
     if form.shape == Shape::Sequence { guest_x86::MAX_INSTRUCTIONS } else { 1 }
 }
 
+/// What one side made of a case: its outcome, or why there is none.
+pub type Side<'a> = std::result::Result<&'a Outcome, String>;
+
 /// What differs between the two runs of a case.
-pub fn verdict(made: &Made, host: &host::Ran, guest: &guest::Ran) -> Vec<String> {
+pub fn verdict(made: &Made, host: &Side<'_>, guest: &Side<'_>) -> Vec<String> {
     match (host, guest) {
-        (host::Ran::Lost(why), _) => vec![format!("the host's child is lost: {why}")],
-        (_, guest::Ran::Broken(why)) => vec![why.clone()],
-        (host::Ran::Ended(h), guest::Ran::Ended(g)) => compare::differences(&made.case, &made.instruction, h, g),
+        (Err(why), _) | (_, Err(why)) => vec![why.clone()],
+        (Ok(h), Ok(g)) => compare::differences(&made.case, &made.instruction, h, g),
     }
 }
 
@@ -286,16 +293,20 @@ pub fn replay(form: Form, seed: u64, state: u64, model: &'static Model) -> Resul
     use fmt::Write as _;
     let pool = Pool::default();
     let made = build::make(form, seed, state, &pool, model).context("this form has no case of that number")?;
-    let host = Host::new()?.run(std::slice::from_ref(&made.case))?.remove(0);
-    let mut blocks = String::new();
-    let guest = Guest::new(model)?.run(&made.case, most(&form), &mut |b| {
+    let (mut child, mut blocks) = (Host::new()?, String::new());
+    let (mut h, mut g) = (Box::new(Outcome::default()), Box::new(Outcome::default()));
+    child.start([&made.case].into_iter())?;
+    let host = child.finish(1)?.remove(0);
+    child.outcome(0, &mut h);
+    let guest = Guest::new(model)?.run(&made.case, most(&form), &mut g, &mut |b| {
         let _ = write!(blocks, "{b}");
     })?;
+    let (host, guest) = (host.map(|()| &*h), guest.map(|()| &*g));
     let mut out = format!("{form} {}\n{:#x?}\n{blocks}", describe(&made), made.case.state);
-    if let host::Ran::Ended(o) = &host {
+    if let Ok(o) = &host {
         let _ = writeln!(out, "host: {:x?}\n{:#x?}", o.stop, o.state);
     }
-    if let guest::Ran::Ended(o) = &guest {
+    if let Ok(o) = &guest {
         let _ = writeln!(out, "translator: {:x?}\n{:#x?}", o.stop, o.state);
     }
     for l in verdict(&made, &host, &guest) {

@@ -386,11 +386,6 @@ fn image(d: &mut Draft<'_>, t: u64) {
     d.poke(t, &cw.to_le_bytes());
     let mxcsr = if d.r.percent(85) { d.r.next() as u32 & 0xffff } else { d.r.next() as u32 };
     d.poke(t.wrapping_add(24), &mxcsr.to_le_bytes());
-    // Processors make the pointers canonical, each for the width of its own addresses.
-    for at in [8, 16] {
-        let v = d.peek(t.wrapping_add(at), 8) as i64;
-        d.poke(t.wrapping_add(at), &(v << 17 >> 17).to_le_bytes());
-    }
     let mut header = [0; 64];
     header[0] = d.r.below(4) as u8;
     match d.r.below(20) {

@@ -7,11 +7,11 @@ use cpu_model::Model;
 use iced_x86::{Code, OpCodeOperandKind as Kind};
 
 use crate::build;
-use crate::case::{CODE, CODE_LEN};
+use crate::case::{CODE, CODE_LEN, Outcome};
 use crate::exclusions::OLDER_MEANING;
 use crate::features;
 use crate::forms::{Address, Form, Shape, is_memory, vector_index};
-use crate::guest::{Guest, Ran};
+use crate::guest::Guest;
 use crate::random::Pool;
 
 /// What was found.
@@ -64,11 +64,9 @@ fn one(found: &mut Found, guest: &mut Guest, pool: &Pool, model: &'static Model,
         found.unreachable.push((code, bits));
         return Ok(());
     };
-    let refused = match guest.run(&made.case, 1, &mut |_| {})? {
-        Ran::Ended(o) => o.stop.vector == 6 && o.state.rip == made.case.state.rip,
-        Ran::Broken(_) => false,
-    };
-    if refused {
+    let mut o = Box::new(Outcome::default());
+    let ran = guest.run(&made.case, 1, &mut o, &mut |_| {})?;
+    if ran.is_ok() && o.stop.vector == 6 && o.state.rip == made.case.state.rip {
         *found.refused.entry(name).or_default() += 1;
     } else {
         found.wrong.push(format!("{code:?} in {bits}-bit code ({name})"));

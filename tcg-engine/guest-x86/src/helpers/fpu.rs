@@ -88,6 +88,11 @@ struct Area {
 }
 
 impl Area {
+    /// The same from `offset` on.
+    fn at(self, offset: usize) -> Area {
+        Area { at: self.address(offset), ..self }
+    }
+
     fn address(&self, offset: usize) -> u64 {
         self.at.wrapping_add(offset as u64) & self.wrap
     }
@@ -316,8 +321,11 @@ impl<B: Bus> Cpu<B> {
     fn xsave(&mut self, regs: &mut Regs, area: Area, requested: u64, rex_w: bool) -> Result<Then, Stop> {
         self.check_alignment(area, 64)?;
         let components = requested & self.sys.xcr0;
-        self.probe_area(area, fx::XSAVE_SIZE)?;
         let count = self.xmm_count();
+        for (at, len) in parts(components, components, count) {
+            self.probe_area(area.at(at), len)?;
+        }
+        self.probe_area(area.at(fx::HEADER), 8)?;
         let old = Env::load(self, area.address(fx::HEADER), area.of(3))?;
         let header = old & !components | image::in_use(regs) & components;
         let mut writer = self.writer(area);
@@ -332,12 +340,16 @@ impl<B: Bus> Cpu<B> {
         self.check_alignment(area, 64)?;
         let components = requested & self.sys.xcr0;
         let mut bytes = [0; fx::XSAVE_SIZE];
-        self.read_area(area, &mut bytes, 3)?;
+        self.read_area(area.at(fx::HEADER), &mut bytes[fx::HEADER..], 3)?;
         let present = u64::from(dword(&bytes, fx::HEADER)) | u64::from(dword(&bytes, fx::HEADER + 4)) << 32;
         // XCOMP_BV and the eight bytes after it must be zero; the rest of the header is not looked at.
         let reserved = bytes[fx::HEADER + 8..fx::HEADER + 24].iter().any(|&b| b != 0);
         if present & !self.sys.xcr0 != 0 || reserved {
             return self.gp(0);
+        }
+        // What is not asked for, or not there, is not read.
+        for (at, len) in parts(components & present, components, self.xmm_count()) {
+            self.read_area(area.at(at), &mut bytes[at..at + len], 3)?;
         }
         let mxcsr = dword(&bytes, fx::MXCSR);
         let with_mxcsr = components & (component::SSE | component::AVX) != 0;
@@ -359,6 +371,16 @@ impl<B: Bus> Cpu<B> {
         }
         Ok(Then::Continue)
     }
+}
+
+/// Ranges (offset, length) of the legacy region that hold `components`; MXCSR goes with what was `requested`.
+fn parts(components: u64, requested: u64, xmm_count: usize) -> impl Iterator<Item = (usize, usize)> {
+    let x87 = components & component::X87 != 0;
+    let mxcsr = requested & (component::SSE | component::AVX) != 0;
+    let sse = components & component::SSE != 0;
+    [(x87, 0, 24), (mxcsr, fx::MXCSR, 8), (x87, fx::ST, 128), (sse, fx::XMM, 16 * xmm_count)]
+        .into_iter()
+        .filter_map(|(wanted, at, len)| wanted.then_some((at, len)))
 }
 
 fn dword(bytes: &[u8], at: usize) -> u32 {

@@ -5,7 +5,7 @@ use iced_x86::{Mnemonic, OpKind, Register};
 use ir::flags::{Cond, Kind};
 use ir::{NONE, Op};
 
-use super::operand::{gpr_of, seg_of};
+use super::operand::gpr_of;
 use super::{Flow, Lifted, Lifter};
 use crate::flags;
 use crate::state::{RAX, RBX, RDX};
@@ -212,7 +212,7 @@ impl Lifter {
             wrap: 0,
             stack: false,
         };
-        let s = seg_of(self.i.memory_segment())?;
+        let s = self.segment()?;
         let ea = self.in_segment(ea, s);
         let v = self.load(ea, 8);
         self.write_gpr(RAX, v, 8);

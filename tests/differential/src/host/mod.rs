@@ -16,14 +16,8 @@ pub use child::BATCH;
 /// How long the child may take for one batch before it counts as hung, milliseconds. It needs a thousandth of that.
 const PATIENCE: i32 = 10_000;
 
-/// What the host made of a case.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ran {
-    /// It ended with an exception, as it should.
-    Ended(Box<Outcome>),
-    /// The child died or never came back.
-    Lost(String),
-}
+/// How a case went: it ended with an exception, as it should, or the child died or never came back.
+pub type Ran = std::result::Result<(), String>;
 
 /// A child that runs cases.
 #[derive(Debug)]
@@ -53,12 +47,13 @@ impl Host {
     ///
     /// # Errors
     /// No child could be started.
-    pub fn start(&mut self, cases: &[Case]) -> Result<()> {
-        ensure!(cases.len() <= BATCH, "{} cases are more than a batch", cases.len());
-        for (i, c) in cases.iter().enumerate() {
+    pub fn start<'a>(&mut self, cases: impl ExactSizeIterator<Item = &'a Case>) -> Result<()> {
+        let count = cases.len();
+        ensure!(count <= BATCH, "{count} cases are more than a batch");
+        for (i, c) in cases.enumerate() {
             self.shared.put(i, c);
         }
-        self.go(0, cases.len())
+        self.go(0, count)
     }
 
     fn go(&mut self, from: usize, to: usize) -> Result<()> {
@@ -80,8 +75,8 @@ impl Host {
         Ok(Running { pid, go, done })
     }
 
-    /// Wait for the `count` cases that were started, and return their outcomes. A case that kills or hangs the child is lost,
-    /// and the ones behind it run in a new child.
+    /// Wait for the `count` cases that were started. A case that kills or hangs the child is lost, and the ones behind it run in
+    /// a new child. Outcomes can be read until the next start.
     ///
     /// # Errors
     /// The child does not even get to its first case.
@@ -92,16 +87,14 @@ impl Host {
             let answered =
                 child::wait_readable(c.done.as_raw_fd(), PATIENCE) && child::read_byte(c.done.as_raw_fd()) == 1;
             let upto = if answered { count } else { self.shared.current().min(count) };
-            while out.len() < upto {
-                out.push(Ran::Ended(Box::new(self.shared.outcome(out.len()))));
-            }
+            out.resize(upto, Ok(()));
             if answered {
                 break;
             }
             let why = self.bury().context("the child is gone")?;
             ensure!(self.shared.started(), "the child dies before its first case: {why}");
             if out.len() < count {
-                out.push(Ran::Lost(why));
+                out.push(Err(why));
             }
             if out.len() < count {
                 self.go(out.len(), count)?;
@@ -110,13 +103,9 @@ impl Host {
         Ok(out)
     }
 
-    /// Run `cases` and wait for them.
-    ///
-    /// # Errors
-    /// As for [`Host::finish`].
-    pub fn run(&mut self, cases: &[Case]) -> Result<Vec<Ran>> {
-        self.start(cases)?;
-        self.finish(cases.len())
+    /// How case `i` of the last batch ended, if it did.
+    pub fn outcome(&self, i: usize, out: &mut Outcome) {
+        self.shared.outcome(i, out);
     }
 
     fn bury(&mut self) -> Option<String> {
