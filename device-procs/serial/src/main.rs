@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use capnp::message::{Builder, HeapAllocator};
 use doorbell::{DeviceArea, EventFd};
@@ -30,6 +30,8 @@ arena::global!(4 << 20);
 const CONTROL: RawFd = 3;
 /// The setup was sent before this process was started, and the peer of every answer is waiting.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the end of the process waits for a console to take the last output; the supervisor waits for two seconds.
+const LAST_OUTPUT: Duration = Duration::from_millis(1500);
 
 fn main() {
     enter::begin();
@@ -221,6 +223,7 @@ impl Process {
                 return Ok(Next::Serve);
             }
             Ok(to_islet::Quit(())) => {
+                self.finish_output(port)?;
                 self.send(id, |mut m| m.set_done(()))?;
                 return Ok(Next::Quit);
             }
@@ -235,6 +238,27 @@ impl Process {
             Err(problem) => self.send(id, |m| problem.write(m.init_failed()))?,
         }
         Ok(Next::Serve)
+    }
+
+    /// Sends what the guest has printed, as long as the console takes it: who reads slowly misses nothing.
+    fn finish_output(&self, port: &mut Port) -> Result<(), End> {
+        let end = Instant::now() + LAST_OUTPUT;
+        loop {
+            let mut report = port.round().map_err(|e| End::Own(Problem::window(e)))?;
+            let left = end.saturating_duration_since(Instant::now());
+            let console = port.interest().filter(|(_, flags)| flags.contains(PollFlags::POLLOUT) && !left.is_zero());
+            let ready = console.map(|(console, _)| {
+                let mut set = [PollFd::new(console, PollFlags::POLLOUT)];
+                // An interruption is a reason to look again.
+                let _ = ppoll(&mut set, Some(TimeSpec::from(left)), None);
+                set[0].revents().unwrap_or(PollFlags::empty())
+            });
+            port.console_ready(ready.unwrap_or(PollFlags::empty()), &mut report);
+            self.tell(&report)?;
+            if ready.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     /// Keeps the status page up to date.

@@ -56,6 +56,29 @@ fn more_than_any_buffer_holds_arrives_whole() {
 }
 
 #[test]
+fn a_slow_reader_gets_everything_that_the_guest_printed_before_its_end() {
+    use std::io::Read;
+    let rig = Rig::new("slow-reader");
+    let text: Vec<u8> = (0..600_000u32).map(|n| b'a' + (n % 26) as u8).collect();
+    let kernel = rig.file("payload", &Payload::new().print(&text).debug_exit(0).finish());
+    let mut command = rig.command(["run", "--memory", "16M"]);
+    command.arg(kernel).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+    let mut launcher = command.spawn().unwrap();
+    let mut output = launcher.stdout.take().unwrap();
+    let (mut got, mut buffer) = (Vec::new(), [0; 2000]);
+    loop {
+        // Slower than the guest, so that serial port, sockets and launcher are full when it ends.
+        std::thread::sleep(std::time::Duration::from_millis(4));
+        match output.read(&mut buffer).unwrap() {
+            0 => break,
+            count => got.extend_from_slice(&buffer[..count]),
+        }
+    }
+    assert_eq!(launcher.wait().unwrap().code(), Some(1));
+    assert!(got == text, "{} of {} bytes came", got.len(), text.len());
+}
+
+#[test]
 fn the_end_of_the_input_is_not_that_of_the_vm() {
     let rig = Rig::new("no-input");
     let arguments = payload(&rig, Payload::new().print("a").echo(1).print("b").debug_exit(2));
