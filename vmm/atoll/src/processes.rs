@@ -4,6 +4,7 @@
 //! one thing that nobody inside the VM's pid namespace knows: the host's process ids.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -36,13 +37,17 @@ pub fn all(keeper: i32) -> Vec<HostProcess> {
     pids.filter_map(of_vm).collect()
 }
 
-/// kill -9 of a keeper that does not answer. False if it cannot be found or killed.
-pub fn kill_keeper(place: &Place) -> bool {
-    let Some(number) = place.keeper() else { return false };
-    let Some(pid) = Pid::from_raw(number) else { return false };
-    // First the descriptor, then the check: what is checked is then what is killed.
-    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
-    holds_lock(number, place) && pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
+/// A descriptor of the keeper's process, which is readable once it and with it every process of the VM has ended.
+pub fn watch(place: &Place) -> Option<OwnedFd> {
+    let number = place.keeper()?;
+    // First the descriptor, then the check: what is checked is then what is watched or killed.
+    let pidfd = pidfd_open(Pid::from_raw(number)?, PidfdFlags::empty()).ok()?;
+    holds_lock(number, place).then_some(pidfd)
+}
+
+/// kill -9 of a keeper that does not answer. False if it cannot be killed.
+pub fn kill(keeper: &OwnedFd) -> bool {
+    pidfd_send_signal(keeper, Signal::KILL).is_ok()
 }
 
 /// Parent and innermost pid of a /proc/PID/status (proc(5): PPid, NSpid).
@@ -82,9 +87,10 @@ mod tests {
         let lock = fs::File::create(path.join("lock")).unwrap();
         place.write_keeper(own).unwrap();
         assert_eq!(keeper(&place), Some(own));
+        assert!(watch(&place).is_some());
         drop(lock);
         assert_eq!(keeper(&place), None);
-        assert!(!kill_keeper(&place), "it must not kill whoever has the number now");
+        assert!(watch(&place).is_none(), "whoever has the number now is not the keeper");
         fs::remove_dir_all(path).unwrap();
     }
 }

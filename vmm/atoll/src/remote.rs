@@ -1,9 +1,11 @@
 //! Talking to a VM by its name: finding its control socket, one call, and what its failures mean.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use control::client::{Client, Error, SOON};
 use control::server::Action;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::task::LocalSet;
 
 use crate::directory::{Found, Place, Root};
@@ -70,6 +72,7 @@ pub fn act(name: &str, action: Action) -> Result<()> {
 /// Ends a VM, and waits until it is gone.
 pub fn end(name: &str, action: Action) -> Result<()> {
     let place = find(name)?;
+    let keeper = processes::watch(&place);
     let limit = match action {
         Action::Stop { timeout: 0 } => YEAR,
         Action::Stop { timeout } => SOON + Duration::from_secs(timeout.into()),
@@ -84,19 +87,20 @@ pub fn end(name: &str, action: Action) -> Result<()> {
         Ok(()) | Err(Error::Lost { .. }) => {}
         Err(error @ Error::Problem(_)) => return Err(explain(&place, error)),
         Err(error) => {
-            let killed = action == Action::Kill && processes::kill_keeper(&place);
+            let killed = action == Action::Kill && keeper.as_ref().is_some_and(processes::kill);
             if !killed && place.look() == Found::Alive {
                 return Err(explain(&place, error));
             }
         }
     }
-    gone(&place)
+    gone(&place, keeper.as_ref())
 }
 
 /// Waits for the end of a VM's keeper, and removes what is left.
-fn gone(place: &Place) -> Result<()> {
+fn gone(place: &Place, keeper: Option<&OwnedFd>) -> Result<()> {
     let end = Instant::now() + GONE;
-    while place.look() == Found::Alive {
+    // A keeper lets go of the lock first, and is dead when everything in its namespace is.
+    while place.look() == Found::Alive || keeper.is_some_and(|keeper| !has_ended(keeper)) {
         if Instant::now() >= end {
             let why = format!("its keeper still runs {} s after it was told to end", GONE.as_secs());
             let remedy = format!("'atoll kill {}'", place.name);
@@ -106,4 +110,10 @@ fn gone(place: &Place) -> Result<()> {
     }
     place.sweep();
     Ok(())
+}
+
+/// Whether the process of a pidfd has ended.
+fn has_ended(process: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(process, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
