@@ -81,7 +81,7 @@ pub static CHOICES: &[Choice] = &[
     ("data pointer without exception", "a CPU with CPUID.7.EBX bit 6 moves the x87 data pointer with unmasked exceptions only; the model has not", data_pointer),
     ("width of canonical addresses", "FXRSTOR64 and XRSTOR64 make the x87 pointers canonical, for as many bits as the processor's addresses have", canonical),
     ("address of a fault in a long operand", "the manual gives no order of the accesses to an operand of many words, nor which of its bytes CR2 names", fault_address),
-    ("#AC or #GP", "a misaligned operand of FXSAVE and its family may raise either where alignment is checked (SDM vol. 2A, FXSAVE)", alignment),
+    ("#AC or #GP", "a misaligned operand of FXSAVE and its family may raise either where alignment is checked (SDM vol. 2A, FXSAVE), and which comes first is not said", alignment),
     ("MMX state before a fault", "whether TOP and the tags change before an MMX instruction that stores, or converts, raises its exception", mmx_fault),
     ("registers of a POPA that faults", "the registers popped before a fault may have changed; the instruction is run again", popa),
     ("memory of a long store that faults", "what was stored before a fault on a later part of the operand; the instruction is run again", partial_store),
@@ -162,9 +162,12 @@ static LONG_OPERANDS: &[Mnemonic] = {
 
 fn fault_address(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
     let (h, g) = (host.stop.cr2, guest.stop.cr2);
-    // An operand may wrap around at 64 KiB.
-    let wrapped = h.max(g) < 1 << 16 && h.abs_diff(g) > (1 << 16) - 600;
-    let near = (h.abs_diff(g) < 600 || wrapped) && host.state.rip == case.state.rip;
+    // An operand may wrap around at the end of what its address size reaches.
+    let near = [16, 32, 63].iter().any(|bits| {
+        let apart = (h.wrapping_sub(g) << (64 - bits)) as i64 >> (64 - bits);
+        (h | g) >> bits == 0 && apart.unsigned_abs() < 600
+    });
+    let near = near && host.state.rip == case.state.rip;
     let faults = (host.stop.vector, guest.stop.vector) == (14, 14);
     // One page may be read-only and the next one missing.
     let same = (host.stop.error ^ guest.stop.error) & !1 == 0;
@@ -174,10 +177,9 @@ fn fault_address(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outco
 }
 
 fn alignment(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
-    use Mnemonic::*;
-    let images = [Fxsave, Fxsave64, Fxrstor, Fxrstor64, Xsave, Xsave64, Xrstor, Xrstor64];
     let checked = case.state.eflags >> 18 & 1 != 0;
-    if checked && images.contains(&i.mnemonic()) && (guest.stop.vector, host.stop.vector) == (13, 17) {
+    let either = host.stop.vector == 17 && matches!(guest.stop.vector, 12 | 13);
+    if checked && either && LONG_OPERANDS.contains(&i.mnemonic()) {
         guest.stop.vector = 17;
     }
 }

@@ -340,6 +340,10 @@ impl<B: Bus> Cpu<B> {
         self.check_alignment(area, 64)?;
         let components = requested & self.sys.xcr0;
         let mut bytes = [0; fx::XSAVE_SIZE];
+        let with_mxcsr = components & (component::SSE | component::AVX) != 0;
+        if with_mxcsr {
+            self.read_area(area.at(fx::MXCSR), &mut bytes[fx::MXCSR..fx::MXCSR + 4], 2)?;
+        }
         self.read_area(area.at(fx::HEADER), &mut bytes[fx::HEADER..], 3)?;
         let present = u64::from(dword(&bytes, fx::HEADER)) | u64::from(dword(&bytes, fx::HEADER + 4)) << 32;
         // XCOMP_BV and the eight bytes after it must be zero; the rest of the header is not looked at.
@@ -347,14 +351,13 @@ impl<B: Bus> Cpu<B> {
         if present & !self.sys.xcr0 != 0 || reserved {
             return self.gp(0);
         }
-        // What is not asked for, or not there, is not read.
-        for (at, len) in parts(components & present, components, self.xmm_count()) {
-            self.read_area(area.at(at), &mut bytes[at..at + len], 3)?;
-        }
         let mxcsr = dword(&bytes, fx::MXCSR);
-        let with_mxcsr = components & (component::SSE | component::AVX) != 0;
         if with_mxcsr && mxcsr & !fp::sse::mxcsr::WRITABLE != 0 {
             return self.gp(0);
+        }
+        // What is not asked for, or not there, is not read.
+        for (at, len) in parts(components & present, 0, self.xmm_count()) {
+            self.read_area(area.at(at), &mut bytes[at..at + len], 3)?;
         }
         match (components & component::X87 != 0, present & component::X87 != 0) {
             (true, true) => load_x87(regs, &bytes, rex_w),
