@@ -345,15 +345,14 @@ impl Core {
             (Said::PowerOff, Islet::Board) => {
                 if self.ending.is_none() {
                     emit(out, kind::POWEROFF, None, "", "the guest has powered off");
-                    let reason = "the guest powered off".into();
-                    self.end(Ending { status: exit_status::DONE, reason, problem: None }, out);
+                    self.end_by_guest(exit_status::DONE, "the guest powered off".into(), out);
                 }
             }
             (Said::DebugExit(value), Islet::Board) => {
                 if self.ending.is_none() {
                     let reason = format!("the guest wrote {value:#x} to the debug exit port");
                     emit(out, kind::DEBUG_EXIT, None, &format!("{value:#x}"), &reason);
-                    self.end(Ending { status: debug_exit_status(value), reason, problem: None }, out);
+                    self.end_by_guest(debug_exit_status(value), reason, out);
                 }
             }
             (Said::Reset, Islet::Board) => self.guest_asks_reset("asked for by the guest".into(), out),
@@ -378,8 +377,7 @@ impl Core {
             return;
         }
         if self.options.no_reboot {
-            let reason = format!("a reset, {cause}, and --no-reboot is given");
-            self.end(Ending { status: exit_status::DONE, reason, problem: None }, out);
+            self.end_by_guest(exit_status::DONE, format!("a reset, {cause}, and --no-reboot is given"), out);
             return;
         }
         // Until the board is reset, it is the same request.
@@ -434,6 +432,16 @@ impl Core {
         self.stop_seconds = seconds;
         self.stop_timer = (seconds > 0).then(|| self.arm(Duration::from_secs(seconds.into()), out));
         self.stop_waiters.push(id);
+    }
+
+    /// The guest ends its VM. So it runs, even if the answer of its engine to that request is still on its way: each islet
+    /// has a link of its own, and the board's word may come first.
+    fn end_by_guest(&mut self, status: u8, reason: String, out: &mut Out) {
+        let step = self.script.and_then(|(script, at)| script.steps().get(at));
+        if matches!(step, Some(Step::Ask(Verb::Run, list)) if list.contains(&Islet::Engine)) {
+            self.finish(out);
+        }
+        self.end(Ending { status, reason, problem: None }, out);
     }
 
     /// The VM ends, politely as far as its processes are polite. The first reason counts.

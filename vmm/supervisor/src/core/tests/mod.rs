@@ -289,6 +289,32 @@ fn the_guest_decides_how_it_ends() {
     }
 }
 
+/// A short guest may be through before its engine has said that it runs; whoever resumed it was served.
+#[test]
+fn a_guest_that_ends_at_once_was_resumed() {
+    let say = |core: &mut Core, islet, reply_to, said: &Said| {
+        let incarnation = core.slot(islet).incarnation;
+        core.step(Input::Said { islet, incarnation, reply_to, said: said.clone() })
+    };
+    for said in [Said::PowerOff, Said::DebugExit(0), Said::Reset] {
+        let mut world = World::new(Options { paused: true, no_reboot: true }, None);
+        world.settle();
+        let mut core = world.core;
+        core.step(Input::Command { id: 1, command: Command::Resume });
+        // Before its vCPUs may go, no guest has run.
+        let refused = say(&mut core.clone(), Islet::Board, 0, &said);
+        assert!(refused.iter().any(|o| matches!(o, Output::Answer { id: 1, result: Err(_) })), "{refused:?}");
+        for device in Islet::DEVICES {
+            let request = core.slot(*device).request.unwrap().id;
+            say(&mut core, *device, request, &Said::Done);
+        }
+        assert!(core.slot(Islet::Engine).request.is_some_and(|request| request.verb == Verb::Run));
+        let answered = say(&mut core, Islet::Board, 0, &said);
+        assert!(answered.contains(&Output::Answer { id: 1, result: Ok(()) }), "{answered:?}");
+        assert!(core.ending().is_some());
+    }
+}
+
 #[test]
 fn a_guest_that_does_not_obey_is_ended_after_its_time() {
     let mut world = World::new(Options::default(), None);
