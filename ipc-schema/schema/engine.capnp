@@ -143,7 +143,7 @@ struct StartVector {
   vcpu @0 :UInt16;
   union {
     sipi @1 :UInt8;         # x86 start-up page
-    s3 @2 :UInt64;          # FACS waking vector
+    s3 @2 :UInt64;          # guest-physical address of the FACS, whose waking vector the engine reads
     psci :group { entry @3 :UInt64; context @4 :UInt64; }
     restart @5 :UInt64;     # s390x SIGP restart: PSW address
   }
@@ -166,6 +166,7 @@ struct EngineSetup {
   notify @8 :Text;                 # eventfd rung by the board: routes, messages or extint changed
   ramBytes @9 :UInt64;             # length of the ram memfd
   logTranslation @10 :Bool;
+  ramOnDemand @11 :Bool;           # make a userfaultfd over RAM, and send it with `ready` (descriptor 0)
 }
 
 struct EngineRequest {
@@ -189,6 +190,7 @@ struct EngineRequest {
     vfio @17 :VfioAttach;
     setClock @18 :State.ClockState;
     resetAll @19 :Void;            # every vCPU and interrupt controller to power-on, parked; caches dropped
+    suspend @20 :Void;             # S3: every vCPU to power-on and waiting for `startVcpu`; the guest clock goes on
   }
 }
 

@@ -23,7 +23,9 @@ struct Setup {
     board @8 :BoardSetup;
     serial @9 :SerialSetup;
     loader @10 :LoaderSetup;
+    streamer @11 :StreamerSetup;
   }
+  stateRow @12 :UInt16;     # of the memfd "state": where this process leaves and finds its saved state
 }
 
 struct BoardSetup {
@@ -49,6 +51,61 @@ struct LoaderSetup {
   commandLine @4 :Text;
 }
 
+struct StreamerSetup {
+  # A streamer does one thing and ends. Descriptors: "ram", "state", "status", and the files of the snapshot by their names in
+  # the directory.
+  union {
+    save @0 :StreamSave;
+    restore @1 :StreamRestore;
+  }
+}
+
+struct SavedArea {
+  process @0 :Text;
+  stateRow @1 :UInt16;
+  file @2 :Text;            # descriptor name, and name in the directory
+  length @3 :UInt64;
+  digest @4 :Data;          # SHA-256, as the process said
+}
+
+struct StreamSave {
+  # "ram" is read-only. Writes RAM and states, syncs them, then writes and syncs "manifest".
+  manifest @0 :Data;        # a message with snapshot.capnp Manifest, without `states` and `ram`, which the streamer adds
+  states @1 :List(SavedArea);
+}
+
+struct StreamRestore {
+  # Checks everything that is to be checked before anything runs: the manifest's digest and each state file's. Copies the states
+  # into their areas. RAM comes before `done` (eager), or as the guest touches it and in the background (on demand), then with
+  # `userfaultfds`.
+  states @0 :List(SavedArea);
+  onDemand @1 :Bool;
+  mappings @2 :List(FaultMapping);
+}
+
+struct FaultMapping {
+  # A mapping of RAM whose missing pages the streamer places.
+  descriptor @0 :Text;      # userfaultfd
+  base @1 :UInt64;          # address of the RAM memfd's offset 0 in the process that made it
+  length @2 :UInt64;
+}
+
+struct Saved {
+  length @0 :UInt64;        # bytes at the begin of the state area: a message with saved.capnp SavedState
+  digest @1 :Data;          # SHA-256 of them
+}
+
+struct Load {
+  length @0 :UInt64;
+  digest @1 :Data;
+}
+
+struct Progress {
+  phase @0 :Text;           # "states", "ram", "prefault"
+  done @1 :UInt64;          # bytes
+  total @2 :UInt64;
+}
+
 struct ToIslet {
   id @0 :UInt64;            # of this request; replies repeat it
   incarnation @1 :UInt32;   # of the receiver; others are dropped
@@ -62,6 +119,9 @@ struct ToIslet {
     engine @8 :Engine.EngineRequest;
     attachConsole @9 :Text; # descriptor name in this datagram: index 0
     powerButton @10 :Void;
+    save @11 :Text;         # leave the state in the state area as of this machine version; paused processes only
+    load @12 :Load;         # take the state from the state area; before the first `run`, or paused
+    wake @13 :Void;         # a board: the machine leaves S3, WAK_STS is set
   }
 }
 
@@ -101,5 +161,12 @@ struct FromIslet {
     call @12 :Engine.CallExit;
     attack @13 :Text;       # a peer or the guest broke a rule of a shared layout
     consoleClosed @14 :Void;
+    guestSuspend @16 :Void; # the guest entered S3
+    guestWake @17 :Text;    # an enabled wake event of a sleeping machine: "rtc", "button"
+    progress @18 :Progress;
+    badChunk @19 :UInt64;   # a streamer on demand: offset of a chunk of RAM that is damaged
+
+    # Answers.
+    saved @15 :Saved;
   }
 }

@@ -17,5 +17,20 @@ mod generated {
     pub mod vm_capnp {
         include!(concat!(env!("OUT_DIR"), "/vm_capnp.rs"));
     }
+    pub mod state_board_capnp {
+        include!(concat!(env!("OUT_DIR"), "/state_board_capnp.rs"));
+    }
+    pub mod state_serial_capnp {
+        include!(concat!(env!("OUT_DIR"), "/state_serial_capnp.rs"));
+    }
+    pub mod saved_capnp {
+        include!(concat!(env!("OUT_DIR"), "/saved_capnp.rs"));
+    }
+    pub mod snapshot_capnp {
+        include!(concat!(env!("OUT_DIR"), "/snapshot_capnp.rs"));
+    }
 }
-pub use generated::{engine_capnp, islet_capnp, state_capnp, vm_capnp};
+pub use generated::{
+    engine_capnp, islet_capnp, saved_capnp, snapshot_capnp, state_board_capnp, state_capnp, state_serial_capnp,
+    vm_capnp,
+};

@@ -183,7 +183,11 @@ impl Control {
                 f.set_tsc_hz(TSC_HZ);
                 f.set_maximum_vcpus(MAXIMUM_VCPUS);
             }),
-            Which::ResetVcpu(_) | Which::StartVcpu(_) | Which::Floating(_) | Which::CallReply(_) => self
+            Which::ResetVcpu(_)
+            | Which::StartVcpu(_)
+            | Which::Suspend(())
+            | Which::Floating(_)
+            | Which::CallReply(_) => self
                 .unsupported(id, "this verb belongs to architectures or guests that the x86 translator does not run"),
             Which::AddMemory(_) | Which::RemoveMemory(_) => {
                 self.unsupported(id, "memory cannot be changed after lock-down")

@@ -22,7 +22,21 @@ fn atoll(bin: &Path, guest: &Guest) -> Result<Duration> {
 
 fn qemu(qemu: &Path, guest: &Guest) -> Result<Duration> {
     let mut command = Command::new(qemu);
-    command.args(["-accel", "tcg", "-M", "q35", "-cpu", "max", "-smp", "1", "-m", MEMORY, "-display", "none", "-nodefaults"]);
+    command.args([
+        "-accel",
+        "tcg",
+        "-M",
+        "q35",
+        "-cpu",
+        "max",
+        "-smp",
+        "1",
+        "-m",
+        MEMORY,
+        "-display",
+        "none",
+        "-nodefaults",
+    ]);
     command.args(["-no-reboot", "-serial", "stdio", "-append", "console=ttyS0 panic=-1", "-kernel"]);
     command.arg(&guest.kernel).arg("-initrd").arg(&guest.initrd);
     Console::start(&mut command)?.expect(MARKER, LIMIT)

@@ -13,7 +13,7 @@ use wire::islet_capnp::{failure, from_islet, to_islet};
 use wire::state_capnp::vcpu_state;
 
 use crate::config::{Config, Console};
-use crate::core::{Islet, Said, Verb};
+use crate::core::{Islet, Said, SavedState, Verb};
 use crate::plan::{self, Given};
 
 /// A message that is being built.
@@ -301,6 +301,21 @@ fn said(message: from_islet::Reader<'_>) -> capnp::Result<Said> {
         from_islet::TripleFault(vcpu) => Said::TripleFault(vcpu),
         from_islet::Attack(what) => Said::Attack(text(what)?),
         from_islet::ConsoleClosed(()) => Said::ConsoleClosed,
+        from_islet::Saved(saved) => {
+            let saved = saved?;
+            Said::Saved(SavedState { length: saved.get_length(), digest: digest(saved.get_digest())? })
+        }
+        from_islet::GuestSuspend(()) => Said::Suspend,
+        from_islet::GuestWake(why) => Said::Wake(text(why)?),
+        from_islet::Progress(progress) => {
+            let progress = progress?;
+            Said::Progress {
+                phase: text(progress.get_phase())?,
+                done: progress.get_done(),
+                total: progress.get_total(),
+            }
+        }
+        from_islet::BadChunk(offset) => Said::BadChunk(offset),
         from_islet::Call(_) => Said::Nonsense("sent a call that x86 guests do not have".into()),
     })
 }
@@ -312,6 +327,10 @@ fn problem(failure: failure::Reader<'_>) -> capnp::Result<Problem> {
         why: text(failure.get_why())?,
         remedy: text(failure.get_remedy())?,
     })
+}
+
+fn digest(field: capnp::Result<&[u8]>) -> capnp::Result<[u8; 32]> {
+    <[u8; 32]>::try_from(field?).map_err(|_| capnp::Error::failed("a digest does not have 32 bytes".into()))
 }
 
 fn text(field: capnp::Result<capnp::text::Reader<'_>>) -> capnp::Result<String> {

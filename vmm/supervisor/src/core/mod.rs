@@ -62,6 +62,15 @@ pub struct Cause {
     pub text: String,
 }
 
+/// What a process has left in its state area.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SavedState {
+    /// Bytes from the begin of the area.
+    pub length: u64,
+    /// SHA-256 of them.
+    pub digest: [u8; 32],
+}
+
 /// What an islet said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
@@ -90,6 +99,23 @@ pub enum Said {
     Attack(String),
     /// The peer of the console is gone.
     ConsoleClosed,
+    /// The guest went to sleep (ACPI S3).
+    Suspend,
+    /// An enabled wake event of a sleeping guest came; which one.
+    Wake(String),
+    /// It has left its state.
+    Saved(SavedState),
+    /// How far a streamer is.
+    Progress {
+        /// What it is at.
+        phase: String,
+        /// Bytes.
+        done: u64,
+        /// Bytes, as far as known.
+        total: u64,
+    },
+    /// A chunk of RAM that the guest needs is damaged; its offset.
+    BadChunk(u64),
     /// Something that this supervisor does not understand; a defect of the islet, or an attack.
     Nonsense(String),
 }
