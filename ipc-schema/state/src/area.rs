@@ -1,0 +1,107 @@
+//! State areas: where a process leaves its saved state and finds the one that it is to take.
+//!
+//! The one idea: a state is bulk data, so it never travels in a control message; each process maps its own row of the memfd
+//! `state` before lock-down, and the message says only length and digest. Whoever reads a row copies it first and then
+//! compares the digest, so it does not matter who else could write there.
+
+use std::os::fd::BorrowedFd;
+
+use guest_memory::{Access, SharedMap};
+use sha2::{Digest, Sha256};
+use wire::saved_capnp::saved_state;
+
+use crate::StateError;
+
+/// Bytes of a row: the longest state of one process.
+pub const ROW_BYTES: u64 = 1 << 20;
+/// Rows of the memfd.
+pub const ROWS: u16 = 64;
+/// Bytes of the memfd, nearly all of which nobody ever touches.
+pub const MEMFD_BYTES: u64 = ROW_BYTES * ROWS as u64;
+
+/// Length and SHA-256 of a state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Bytes from the begin of the row.
+    pub length: u64,
+    /// SHA-256 of them.
+    pub digest: [u8; 32],
+}
+
+/// One row of the memfd `state`, mapped.
+#[derive(Debug)]
+pub struct StateArea {
+    map: SharedMap,
+}
+
+impl StateArea {
+    /// Maps row `row` of the memfd. The descriptor can be closed afterwards.
+    ///
+    /// # Errors
+    /// [`StateError::Row`] for a row that does not exist; what mapping answers.
+    pub fn map(memfd: BorrowedFd<'_>, row: u16) -> Result<Self, StateError> {
+        if row >= ROWS {
+            return Err(StateError::Row(row));
+        }
+        let offset = u64::from(row) * ROW_BYTES;
+        Ok(Self { map: SharedMap::map(memfd, offset, ROW_BYTES, Access::ReadWrite, "state")? })
+    }
+
+    /// Writes a message with a `SavedState` (saved.capnp).
+    ///
+    /// # Errors
+    /// [`StateError::TooLong`] for one that is longer than a row; nothing is written then.
+    pub fn leave(&self, message: &crate::Message) -> Result<Left, StateError> {
+        let bytes = capnp::serialize::write_message_to_words(message);
+        let length = bytes.len() as u64;
+        self.map.write(0, &bytes).ok_or(StateError::TooLong { length })?;
+        Ok(Left { length, digest: Sha256::digest(&bytes).into() })
+    }
+
+    /// Copies a state out, checks its digest and hands it to `read`.
+    ///
+    /// # Errors
+    /// A length or digest that does not fit, bytes that are no message, or what `read` answers.
+    pub fn take<T>(
+        &self,
+        left: Left,
+        read: impl FnOnce(saved_state::Reader<'_>) -> Result<T, StateError>,
+    ) -> Result<T, StateError> {
+        let too_long = StateError::TooLong { length: left.length };
+        if left.length > ROW_BYTES {
+            return Err(too_long);
+        }
+        let mut bytes = vec![0; usize::try_from(left.length).unwrap_or(0)];
+        self.map.read(0, &mut bytes).ok_or(too_long)?;
+        if <[u8; 32]>::from(Sha256::digest(&bytes)) != left.digest {
+            return Err(StateError::Digest);
+        }
+        let message = capnp::serialize::read_message_from_flat_slice(&mut &bytes[..], link::capnp::reader_options())?;
+        read(message.get_root()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use guest_memory::Memfd;
+
+    use super::*;
+
+    #[test]
+    fn a_state_is_found_as_it_was_left_and_no_other() {
+        let memfd = Memfd::create("state", MEMFD_BYTES).unwrap();
+        let (first, second) = (StateArea::map(memfd.as_fd(), 3), StateArea::map(memfd.as_fd(), 4));
+        let (first, second) = (first.unwrap(), second.unwrap());
+        let mut message = crate::Message::new_default();
+        message.init_root::<saved_state::Builder<'_>>().set_process("board");
+        let left = first.leave(&message).unwrap();
+        let name = |state: saved_state::Reader<'_>| Ok(state.get_process()?.to_string()?);
+        assert_eq!(first.take(left, name).unwrap(), "board");
+        assert!(matches!(second.take(left, name), Err(StateError::Digest)));
+        assert!(matches!(first.take(Left { length: left.length - 8, ..left }, name), Err(StateError::Digest)));
+        assert!(matches!(first.take(Left { length: u64::MAX, ..left }, name), Err(StateError::TooLong { .. })));
+        assert!(matches!(StateArea::map(memfd.as_fd(), ROWS), Err(StateError::Row(_))));
+    }
+}

@@ -1,0 +1,51 @@
+//! Saved state of the processes of a VM: where it lies, how it is checked before anybody believes it, and how people look at
+//! it.
+//!
+//! A process writes one message (saved.capnp, `SavedState`) into its row of the memfd `state` ([`StateArea`]).
+
+mod area;
+
+pub use area::{Left, MEMFD_BYTES, ROW_BYTES, ROWS, StateArea};
+
+/// A message that is being built.
+pub type Message = capnp::message::Builder<capnp::message::HeapAllocator>;
+
+/// Why a state cannot be saved or taken.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// A row outside the memfd.
+    #[error("row {0} of the state memfd does not exist; it has {ROWS}")]
+    Row(u16),
+    /// Longer than a row.
+    #[error("a state of {length} bytes is longer than {ROW_BYTES}")]
+    TooLong {
+        /// In bytes.
+        length: u64,
+    },
+    /// Not the bytes that were meant.
+    #[error("the state differs from its digest: it was changed on the way")]
+    Digest,
+    /// The memfd cannot be mapped.
+    #[error(transparent)]
+    Memory(#[from] guest_memory::Error),
+    /// Not a message of this schema.
+    #[error("the state is no message of its schema: {0}")]
+    Message(#[from] capnp::Error),
+    /// A text that is none.
+    #[error("a text in the state is no UTF-8: {0}")]
+    Text(#[from] std::str::Utf8Error),
+    /// An enumerant of a newer version.
+    #[error("the state has a value that this version does not know: {0}")]
+    Unknown(#[from] capnp::NotInSchema),
+    /// A field that the reader does not know and may not ignore.
+    #[error("field '{0}' must be understood, and this version does not know it; use the version that wrote the state")]
+    MustUnderstand(String),
+    /// A field whose value cannot be.
+    #[error("field '{field}': {why}")]
+    Field {
+        /// Its path, such as `board.pit.channels[2].mode`.
+        field: String,
+        /// What is wrong with its value.
+        why: String,
+    },
+}
