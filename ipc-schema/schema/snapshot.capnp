@@ -14,7 +14,7 @@ struct Manifest {
   resumeTo @4 :Status;             # running or suspended: where a resume leads
   resets @5 :UInt64;
   wallClockSeconds @6 :Int64;      # UTC at guest clock 0
-  entry @7 :Data;                  # as in Vm.AdoptionRecord
+  version @7 :Text;                # of the Atoll that wrote it
   kernelSummary @8 :Text;
   states @9 :List(StateFile);
   ram @10 :RamFile;
