@@ -82,6 +82,25 @@ struct Inspection {
   console @15 :Text;
 }
 
+struct Job {
+  # What a client has started and need not wait for; known by its number, also after the connection is lost.
+  id @0 :UInt64;
+  kind @1 :Text;            # "snapshot"
+  state @2 :JobState;
+  phase @3 :Text;
+  done @4 :UInt64;          # bytes of the phase
+  total @5 :UInt64;
+  problem @6 :Problem;      # why it failed
+}
+
+enum JobState {
+  waiting @0;
+  running @1;
+  done @2;
+  failed @3;
+  cancelled @4;
+}
+
 interface EventSink {
   event @0 (event :Event) -> ();
 }
@@ -99,4 +118,13 @@ interface Vm {
   events @7 (after :UInt64) -> (events :List(Event), last :UInt64, problem :Problem);
   subscribe @8 (after :UInt64, sink :EventSink) -> (subscription :Subscription, problem :Problem);
   waitState @9 (status :Status) -> (state :RunState, problem :Problem);
+  wakeup @10 () -> (problem :Problem);
+  # A snapshot: the client makes the files that `snapshotFiles` names, empty, sends their descriptors with a token of its choice
+  # on the VM's socket "descriptors" (8 bytes, little-endian, and SCM_RIGHTS with them), and says here which file is which.
+  # Once the job is done, all of them are written and synced.
+  snapshotFiles @11 () -> (files :List(Text), problem :Problem);
+  snapshot @12 (token :UInt64, files :List(Text)) -> (job :UInt64, problem :Problem);
+  jobs @13 () -> (jobs :List(Job), problem :Problem);
+  waitJob @14 (job :UInt64) -> (job :Job, problem :Problem);      # answers once it is over
+  cancelJob @15 (job :UInt64) -> (problem :Problem);
 }

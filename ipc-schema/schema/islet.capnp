@@ -52,8 +52,8 @@ struct LoaderSetup {
 }
 
 struct StreamerSetup {
-  # A streamer does one thing and ends. Descriptors: "ram", "state", "status", and the files of the snapshot by their names in
-  # the directory.
+  # A streamer does one thing and ends. Descriptors: "ram" (the guest's), "state", "status", and the files of the snapshot by
+  # their names in the directory: "manifest", "memory", "engine.state", …
   union {
     save @0 :StreamSave;
     restore @1 :StreamRestore;

@@ -34,7 +34,7 @@ struct StateFile {
 }
 
 struct RamFile {
-  file @0 :Text;
+  file @0 :Text;                   # "memory"
   length @1 :UInt64;               # of the file, equal to the RAM memfd's; offsets are those of the memfd
   chunkBytes @2 :UInt32;
   digests @3 :Data;                # 32 bytes (SHA-256) for each chunk; all zero for a chunk that has no data

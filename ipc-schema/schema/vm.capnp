@@ -24,6 +24,13 @@ struct VmConfig {
   noReboot @15 :Bool;
   detach @16 :Bool;
   logTranslation @17 :Bool;
+  restore @18 :Restore;            # absent: the VM starts with its kernel
+
+  struct Restore {
+    # Descriptors "snapshot:" + file name, read-only, for each file of the directory.
+    manifest @0 :Data;             # a message with snapshot.capnp Manifest, without `config` and `ram.digests`
+    onDemand @1 :Bool;
+  }
 }
 
 struct AdoptionRecord {
@@ -49,6 +56,22 @@ struct AdoptionRecord {
   ending @17 :Ending;
   processes @18 :List(AdoptedProcess);
   resetCause @19 :Text;
+  guestSuspend @20 :Bool;          # the guest went to sleep, and its vCPUs are not asleep yet
+  asleep @21 :Bool;
+  wake @22 :Text;                  # by what the guest is to be woken; empty: nothing
+  restores @23 :Bool;              # the VM began with a snapshot
+  onDemand @24 :Bool;              # memory of a snapshot is still on its way
+  damaged @25 :Bool;               # a piece of memory is lost
+  jobs @26 :List(Job);
+  lastJob @27 :UInt64;
+
+  struct Job {
+    id @0 :UInt64;
+    kind @1 :Text;
+    state @2 :UInt16;              # control.capnp JobState
+    problem @3 :Islet.Failure;
+    cancelled @4 :Bool;
+  }
 
   enum PowerButton { none @0; wanted @1; pressed @2; }
 
@@ -73,6 +96,7 @@ struct AdoptionRecord {
     verb @10 :Text;
     killedFor @11 :Text;           # why the supervisor has killed it; empty: it has not
     failure @12 :Islet.Failure;    # what it said that failed, before it ended
+    saved @13 :Islet.Saved;        # the state that it has left, or is to take
   }
 }
 
