@@ -236,28 +236,3 @@ fn int80() -> c_long {
     }
     result
 }
-
-/// A map that is writable and executable, for the audit to find.
-pub(crate) fn map_writable_executable() -> Result<(), Errno> {
-    outcome(map(PROT_READ | PROT_WRITE | PROT_EXEC))
-}
-
-/// A shared map of a memfd that no manifest names.
-pub(crate) fn map_memfd() -> Result<(), Errno> {
-    let memfd = call(SYS_memfd_create, [text(c"extra"), MFD_CLOEXEC as usize]);
-    outcome(memfd)?;
-    outcome(call(SYS_ftruncate, [memfd as usize, PAGE]))?;
-    outcome(call(SYS_mmap, [0, PAGE, PROT_READ as usize, MAP_SHARED as usize, memfd as usize, 0]))?;
-    outcome(call(SYS_close, [memfd as usize]))
-}
-
-/// Installs a filter on the calling thread only.
-pub(crate) fn filter_this_thread(program: &[profile::sock_filter]) -> Result<(), Errno> {
-    #[repr(C)]
-    struct Program {
-        length: u16,
-        filter: *const profile::sock_filter,
-    }
-    let program = Program { length: program.len() as u16, filter: program.as_ptr() };
-    outcome(call(SYS_seccomp, [SECCOMP_SET_MODE_FILTER as usize, 0, (&raw const program) as usize]))
-}

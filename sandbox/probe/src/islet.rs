@@ -1,18 +1,19 @@
 //! The islet's role: locks down as far as asked and does one action.
 //!
 //! The stages are those of an islet's start: `spawned` (namespaces and empty root only), `restricted` (capabilities,
-//! limits, Landlock as well), `sealed` (the filter as well). A loosening leaves one step out, or adds something that
-//! must not be there, so that the audit has something to find.
+//! limits, Landlock as well), `sealed` (the filter as well). A loosening ([`probe::plant`], and three that are this file's)
+//! leaves one step out, or adds something that must not be there, so that the audit has something to find.
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use anyhow::Context;
 use enter::status::StatusPage;
 use enter::{ThreadGate, exit};
+use probe::plant;
 use profile::{Kind, Profile};
 use spawn::CONTROL_FD;
 
@@ -38,12 +39,12 @@ fn act(profile: &'static Profile, stage: &str, action: &str, loosening: &str) ->
     drop(status);
     // As a file, since the standard library's sockets use calls (sendto, recvfrom) that this profile lacks.
     let mut control = File::from(OwnedFd::from(control_socket()));
-    let _planted = plant(loosening)?;
+    let planted = plant::before_restrictions(loosening)?;
     if stage != "spawned" && loosening != "nothing-restricted" {
-        let lax = without(profile, loosening);
-        let report = enter::before_threads(&lax)?;
+        let report = enter::before_threads(&plant::loosened(profile, loosening))?;
         eprintln!("{report}");
     }
+    plant::after_restrictions(loosening)?;
     // The action can also be done by a second thread, whose filter is the same.
     let (orders, inbox) = channel::<String>();
     let (answers, results) = channel::<String>();
@@ -54,10 +55,9 @@ fn act(profile: &'static Profile, stage: &str, action: &str, loosening: &str) ->
     }
     gate.wait(Duration::from_secs(30))?;
     if stage == "sealed" {
-        if loosening != "extra-descriptor" {
-            enter::close_all_but(&[CONTROL_FD])?;
-        }
-        seal(profile, &gate, loosening)?;
+        let kept = planted.iter().map(AsRawFd::as_raw_fd).chain([CONTROL_FD]).collect::<Vec<_>>();
+        enter::close_all_but(&kept)?;
+        plant::seal(profile, &gate, loosening)?;
     }
     gate.release();
     let line = match action.strip_prefix("second:") {
@@ -114,64 +114,4 @@ fn works(orders: &Sender<String>, results: &Receiver<String>) -> Result<(), nix:
     eprintln!("{} entries after {:?}", map.len(), start.elapsed());
     std::thread::sleep(Duration::ZERO);
     if map.len() == 10_000 { Ok(()) } else { Err(nix::errno::Errno::EIO) }
-}
-
-/// The profile with one thing left out.
-fn without(profile: &Profile, loosening: &str) -> Profile {
-    let mut lax = Profile { ..*profile };
-    match loosening {
-        "no-landlock" => lax.landlock = profile::Landlock::None,
-        "no-limits" => lax.limits = &[],
-        "mmap-allowed" => lax.policy = profile::Policy::AllowOnly(WITH_MMAP),
-        _ => {}
-    }
-    lax
-}
-
-/// The probe's list and mmap.
-const WITH_MMAP: &[profile::Rule] = &[
-    rule(libc::SYS_restart_syscall),
-    rule(libc::SYS_getrandom),
-    rule(libc::SYS_rt_sigreturn),
-    rule(libc::SYS_clock_gettime),
-    rule(libc::SYS_exit_group),
-    rule(libc::SYS_futex),
-    rule(libc::SYS_read),
-    rule(libc::SYS_write),
-    rule(libc::SYS_recvmsg),
-    rule(libc::SYS_mmap),
-];
-
-const fn rule(call: i64) -> profile::Rule {
-    profile::Rule { call, check: None, why: "a planted loosening" }
-}
-
-/// Plants what must not be there; the descriptors returned stay open.
-fn plant(loosening: &str) -> anyhow::Result<Vec<OwnedFd>> {
-    let mut kept = Vec::new();
-    match loosening {
-        "extra-descriptor" => kept.push(nix::sys::eventfd::EventFd::new()?.into()),
-        "shared-memory" => actions::map_memfd()?,
-        "executable-map" => actions::map_writable_executable()?,
-        "thread-before" => {
-            // Starts before the restrictions, so they do not reach it; before_threads must refuse.
-            std::thread::spawn(|| {
-                loop {
-                    std::thread::park();
-                }
-            });
-        }
-        _ => {}
-    }
-    Ok(kept)
-}
-
-/// The last step, or what a loosening makes of it.
-fn seal(profile: &Profile, gate: &ThreadGate, loosening: &str) -> anyhow::Result<()> {
-    match loosening {
-        "no-filter" => Ok(()),
-        // Without TSYNC the filter holds for the calling thread only.
-        "one-thread-free" => Ok(actions::filter_this_thread(&profile.program()?)?),
-        _ => Ok(enter::seal(&without(profile, loosening), gate)?),
-    }
 }

@@ -30,17 +30,11 @@ const FUTEX_OPERATIONS: Check = Check {
     ],
 };
 
-/// Descriptor flags and duplication; no locks, owners, leases, seals or pipe sizes.
+/// Copies, and looking at flags; no changed flags, locks, owners, leases, seals or pipe sizes.
 const FCNTL_COMMANDS: Check = Check {
     argument: 1,
     ignore: 0,
-    values: &[
-        (F_GETFD as u32, "F_GETFD"),
-        (F_SETFD as u32, "F_SETFD"),
-        (F_GETFL as u32, "F_GETFL"),
-        (F_SETFL as u32, "F_SETFL"),
-        (F_DUPFD_CLOEXEC as u32, "F_DUPFD_CLOEXEC"),
-    ],
+    values: &[(F_GETFD as u32, "F_GETFD"), (F_GETFL as u32, "F_GETFL"), (F_DUPFD_CLOEXEC as u32, "F_DUPFD_CLOEXEC")],
 };
 
 /// Only whether a descriptor is open.
@@ -55,7 +49,7 @@ const SIGRETURN: Rule = call(SYS_rt_sigreturn, "leaves a signal handler");
 const CLOCK: Rule = call(SYS_clock_gettime, "the clock where the vDSO has none");
 const EXIT: Rule = call(SYS_exit_group, "ends the process");
 const FUTEX: Rule = checked(SYS_futex, FUTEX_OPERATIONS, "locks, thread wake-ups, replies in register slots");
-const READ: Rule = call(SYS_read, "eventfds, timers, streams");
+const READ: Rule = call(SYS_read, "eventfds, streams");
 const WRITE: Rule = call(SYS_write, "eventfds, streams, panic text to the log pipe");
 const PPOLL: Rule = call(SYS_ppoll, "waits for descriptors");
 const RECVMSG: Rule = call(SYS_recvmsg, "control messages with descriptors");
@@ -161,32 +155,20 @@ pub(crate) static SUPERVISOR: Profile = Profile {
         CLOCK,
         EXIT,
         FUTEX,
-        READ,
         WRITE,
         PPOLL,
         RECVMSG,
         SENDMSG,
         CLOSE,
         call(SYS_accept4, "clients of the control socket"),
-        call(SYS_shutdown, "clients that leave"),
-        call(SYS_recvfrom, "clients of the control socket"),
-        call(SYS_sendto, "clients of the control socket"),
-        call(SYS_readv, "clients of the control socket"),
-        call(SYS_writev, "clients of the control socket"),
-        call(SYS_getsockopt, "SO_ERROR and the peer's credentials"),
-        call(SYS_setsockopt, "buffer sizes of a client's socket"),
-        call(SYS_getsockname, "the runtime names an accepted socket"),
-        call(SYS_getpeername, "the runtime names an accepted socket"),
+        call(SYS_shutdown, "the end of a client's connection"),
+        call(SYS_recvfrom, "reading from clients of the control socket"),
+        call(SYS_sendto, "writing to clients of the control socket"),
+        call(SYS_getsockopt, "SO_TYPE: whether a descriptor is a socket of the right kind"),
         call(SYS_epoll_wait, "the runtime's event loop"),
-        call(SYS_epoll_pwait, "the runtime's event loop"),
-        call(SYS_epoll_ctl, "an accepted socket joins the event loop"),
-        call(SYS_clock_nanosleep, "short waits"),
-        call(SYS_sched_yield, "contended locks"),
-        call(SYS_timerfd_settime, "deadlines"),
-        checked(SYS_fcntl, FCNTL_COMMANDS, "flags and copies of descriptors"),
+        call(SYS_epoll_ctl, "a socket joins or leaves the event loop"),
+        checked(SYS_fcntl, FCNTL_COMMANDS, "copies of sockets for the event loop, and whether they block"),
         checked(SYS_ioctl, SOCKET_IOCTLS, "an accepted socket becomes non-blocking"),
-        call(SYS_statx, "matches descriptors that a client passes"),
-        call(SYS_newfstatat, "the same, as the C library asks"),
         call(SYS_pread64, "state in a memfd made by the keeper"),
         call(SYS_pwrite64, "state in a memfd made by the keeper"),
     ]),
@@ -208,16 +190,12 @@ pub(crate) static LOADER: Profile = Profile {
         CLOCK,
         EXIT,
         FUTEX,
-        READ,
         WRITE,
         PPOLL,
-        RECVMSG,
         SENDMSG,
         CLOSE,
         IS_OPEN,
         call(SYS_pread64, "kernel files by position"),
-        call(SYS_lseek, "kernel files by position, and their size"),
-        call(SYS_statx, "sizes of kernel files"),
     ]),
     budget: 16,
     limits: ISLET_LIMITS,
@@ -244,8 +222,6 @@ pub(crate) static ENGINE_TCG: Profile = Profile {
         SENDMSG,
         CLOSE,
         IS_OPEN,
-        call(SYS_timerfd_settime, "timer interrupts"),
-        call(SYS_clock_nanosleep, "a halted vCPU until its next timer"),
         call(SYS_sched_yield, "spinning vCPUs when CPUs are few"),
     ]),
     budget: 16,
@@ -260,21 +236,7 @@ pub(crate) static BOARD: Profile = Profile {
     kind: Kind::Board,
     purpose: "the chipset: PCI configuration, interrupt routing, clock and timer chips, power state",
     policy: Policy::AllowOnly(&[
-        RESTART,
-        RANDOM,
-        SIGRETURN,
-        CLOCK,
-        EXIT,
-        FUTEX,
-        READ,
-        WRITE,
-        PPOLL,
-        RECVMSG,
-        SENDMSG,
-        CLOSE,
-        IS_OPEN,
-        call(SYS_timerfd_settime, "clock and timer interrupts"),
-        call(SYS_clock_nanosleep, "short waits"),
+        RESTART, RANDOM, SIGRETURN, CLOCK, EXIT, FUTEX, READ, WRITE, PPOLL, RECVMSG, SENDMSG, CLOSE, IS_OPEN,
     ]),
     budget: 16,
     limits: ISLET_LIMITS,

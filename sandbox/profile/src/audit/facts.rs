@@ -1,7 +1,7 @@
 //! What the kernel shows of a process: `/proc/PID` and `/proc/PID/task/*` (proc(5)).
 //!
 //! Reading another process's descriptors, maps and namespaces needs CAP_SYS_PTRACE over it, since processes of a VM are
-//! not dumpable: root of the host, or the keeper for its islets.
+//! not dumpable: root of the host has it, and so has the user who started the VM, who owns its user namespaces.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ use crate::{Namespace, sock_filter};
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
     /// A file of `/proc` cannot be read.
-    #[error("{path} cannot be read: {source}; an audit needs root, or the keeper's user namespace")]
+    #[error("{path} cannot be read: {source}; an audit needs root, or the user who started the VM")]
     Read {
         /// The file.
         path: String,
@@ -61,6 +61,10 @@ pub struct ThreadFacts {
     pub uid: u32,
     /// Its programs, the newest first, if whoever audits has dumped them.
     pub programs: Option<Vec<Vec<sock_filter>>>,
+    /// Its namespaces, which a thread can change for itself.
+    pub namespaces: Vec<(Namespace, String)>,
+    /// Its descriptors: a thread can have a table of its own.
+    pub descriptors: Vec<DescriptorFacts>,
 }
 
 impl ThreadFacts {
@@ -88,6 +92,8 @@ pub struct MapFacts {
     pub end: u64,
     /// Such as `rw-s`.
     pub protection: String,
+    /// Where in the file it begins.
+    pub offset: u64,
     /// The file, `[stack]` and the like, or empty for anonymous memory.
     pub name: String,
 }
@@ -133,6 +139,12 @@ pub struct Facts {
     pub limits: Vec<LimitFacts>,
     /// Its mounts.
     pub mounts: Vec<MountFacts>,
+    /// What stands in its root directory.
+    pub root: Vec<String>,
+    /// Whether another process of its user could look into it, if whoever audits has tried.
+    pub dumpable: Option<bool>,
+    /// Size of the signal stack that the runtime of every binary maps for each thread on this host.
+    pub signal_stack: u64,
 }
 
 impl Facts {
@@ -153,6 +165,9 @@ impl Facts {
             maps: lines(&format!("{base}/maps"), "map", map)?,
             limits: text(&format!("{base}/limits"))?.lines().skip(1).filter_map(limit).collect(),
             mounts: lines(&format!("{base}/mountinfo"), "mount", mount)?,
+            root: entries(&format!("{base}/root"))?,
+            dumpable: None,
+            signal_stack: signal_stack()?,
         })
     }
 
@@ -189,13 +204,28 @@ fn each<T>(base: &str, name: &str, read: fn(&str, i32) -> Result<T, AuditError>)
     Ok(found)
 }
 
+/// The names in a directory.
+fn entries(path: &str) -> Result<Vec<String>, AuditError> {
+    let entries = fs::read_dir(path).map_err(|source| AuditError::Read { path: path.to_owned(), source })?;
+    Ok(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+}
+
 /// The entries of a directory that are numbers, ascending.
 fn numbers(path: &str) -> Result<Vec<i32>, AuditError> {
-    let entries = fs::read_dir(path).map_err(|source| AuditError::Read { path: path.to_owned(), source })?;
-    let mut numbers: Vec<i32> =
-        entries.filter_map(|entry| entry.ok()?.file_name().to_string_lossy().parse().ok()).collect();
+    let mut numbers: Vec<i32> = entries(path)?.iter().filter_map(|name| name.parse().ok()).collect();
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// Rust's runtime takes SIGSTKSZ or what this CPU's registers need (getauxval(3), AT_MINSIGSTKSZ), in whole pages.
+fn signal_stack() -> Result<u64, AuditError> {
+    const AT_MINSIGSTKSZ: u64 = 51;
+    const PAGE: u64 = 4096;
+    let path = "/proc/self/auxv";
+    let bytes = fs::read(path).map_err(|source| AuditError::Read { path: path.to_owned(), source })?;
+    let words: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word)).collect();
+    let needed = words.as_chunks::<2>().0.iter().find(|[key, _]| *key == AT_MINSIGSTKSZ).map_or(0, |[_, value]| *value);
+    Ok(needed.max(libc::SIGSTKSZ as u64).next_multiple_of(PAGE))
 }
 
 /// Each line of a file, as `parse` understands it.
@@ -232,6 +262,8 @@ fn thread(base: &str, id: i32) -> Result<ThreadFacts, AuditError> {
         capabilities,
         uid: number("Uid", 10)? as u32,
         programs: None,
+        namespaces: namespaces(&format!("{base}/task/{id}"))?,
+        descriptors: each(&format!("{base}/task/{id}"), "fd", descriptor)?,
     })
 }
 
@@ -271,12 +303,14 @@ fn map(line: &str) -> Option<MapFacts> {
     let mut words = line.split_whitespace();
     let (start, end) = words.next()?.split_once('-')?;
     let protection = words.next()?.to_owned();
-    // Offset, device and inode are of no interest; the name is the rest, which may hold spaces.
-    let name: Vec<&str> = words.skip(3).collect();
+    let offset = u64::from_str_radix(words.next()?, 16).ok()?;
+    // Device and inode are of no interest; the name is the rest, which may hold spaces.
+    let name: Vec<&str> = words.skip(2).collect();
     Some(MapFacts {
         start: u64::from_str_radix(start, 16).ok()?,
         end: u64::from_str_radix(end, 16).ok()?,
         protection,
+        offset,
         name: undeleted(&name.join(" ")),
     })
 }
@@ -307,8 +341,9 @@ mod tests {
 
     #[test]
     fn lines_of_proc_are_understood() {
-        let found = map("7f00-8f00 rw-s 00000000 00:01 1029                       /memfd:ram (deleted)");
-        let expected = MapFacts { start: 0x7f00, end: 0x8f00, protection: "rw-s".into(), name: "/memfd:ram".into() };
+        let found = map("7f00-8f00 rw-s 0000f000 00:01 1029                       /memfd:ram (deleted)");
+        let (start, end, offset) = (0x7f00, 0x8f00, 0xf000);
+        let expected = MapFacts { start, end, protection: "rw-s".into(), offset, name: "/memfd:ram".into() };
         assert_eq!(found, Some(expected));
         assert_eq!(map("7f00-8f00 rw-p 00000000 00:00 0 ").map(|map| map.name), Some(String::new()));
         let found = limit("Max core file size        0                    unlimited            bytes     ");
@@ -328,5 +363,8 @@ mod tests {
         assert!(facts.limits.iter().any(|limit| limit.name == "Max open files"));
         assert_eq!(facts.namespaces, Facts::own_namespaces().expect("/proc is mounted"));
         assert!(facts.mounts.iter().any(|mount| mount.point == "/"));
+        assert!(facts.root.iter().any(|name| name == "proc"));
+        assert!(facts.threads.iter().all(|thread| thread.namespaces == facts.namespaces));
+        assert!(facts.maps.iter().any(|map| map.end - map.start == facts.signal_stack), "{:#x}", facts.signal_stack);
     }
 }

@@ -3,7 +3,8 @@
 //! [`Facts::read`] gathers what the kernel shows of a process and *every one* of its threads; [`compare`] holds that
 //! against an [`Expectation`] and returns a [`Finding`] for each difference. The comparison is pure, so each kind of
 //! loosening can be planted in a test. Landlock alone is invisible from outside; the process reports it on its status
-//! page ([`Reported`]), before it has seen any hostile input.
+//! page ([`Reported`]), before it has seen any hostile input. Two facts are filled in by whoever can have them: the filters'
+//! programs, which only root can dump, and whether a process is dumpable, which takes an attempt to look into it.
 //!
 //! ```no_run
 //! use profile::Kind;
@@ -19,7 +20,8 @@
 //!     .descriptor(1, "/dev/null", Access::ReadWrite)
 //!     .descriptor(2, "pipe", Access::Write)
 //!     .descriptor(3, "socket", Access::ReadWrite)
-//!     .map("/memfd:windows", "rw-s", 1 << 20);
+//!     .arena(4 << 20)
+//!     .shared("/memfd:windows", "rw-s", 0x50000, 256 << 10);
 //! for finding in compare(&facts, &expected) {
 //!     eprintln!("{finding}");
 //! }
@@ -28,6 +30,10 @@
 
 mod compare;
 mod facts;
+mod filter;
+mod maps;
+#[cfg(test)]
+mod tests;
 
 pub use compare::{Expectation, Reported, compare, compare_all};
 pub use facts::{Access, AuditError, DescriptorFacts, Facts, LimitFacts, MapFacts, MountFacts, ThreadFacts};
@@ -63,13 +69,21 @@ pub enum Finding {
         /// As the kernel says.
         found: usize,
     },
-    /// The filter in force is not the profile's.
+    /// A filter in force is not the profile's.
     #[error("thread {thread} has another filter than its profile; it lets these calls through as well: {extra}")]
     WrongFilter {
         /// The thread.
         thread: i32,
-        /// Names of calls that pass although the profile does not list them.
+        /// Names of calls, and arguments of calls, that pass although the profile does not list them.
         extra: String,
+    },
+    /// An older filter, which the keeper's children inherit, is not the keeper's.
+    #[error("thread {thread} has not inherited the keeper's filter; what it has denies {missing} less")]
+    WrongKeeperFilter {
+        /// The thread.
+        thread: i32,
+        /// Names of calls that the keeper's filter denies and this one does not.
+        missing: String,
     },
     /// More calls pass than the design allows.
     #[error("thread {thread} may make {found} system calls; the budget is {budget}")]
@@ -123,23 +137,45 @@ pub enum Finding {
         /// As the kernel says.
         found: Access,
     },
-    /// Memory that the manifest does not name.
-    #[error("{name} is mapped ({protection}), which is not in its manifest")]
+    /// A thread has a descriptor table of its own.
+    #[error("thread {thread} has other descriptors than its process: {found}")]
+    ThreadDescriptors {
+        /// The thread.
+        thread: i32,
+        /// What it has.
+        found: String,
+    },
+    /// Memory that the manifest does not name, as to file, place in the file, or protection.
+    #[error("{bytes:#x} bytes of '{name}' from {offset:#x} on are mapped ({protection}), which is not in its manifest")]
     UnexpectedMap {
         /// What is mapped.
         name: String,
         /// As in `/proc/PID/maps`.
         protection: String,
+        /// Where in the file it begins.
+        offset: u64,
+        /// How much.
+        bytes: u64,
     },
-    /// More of something is mapped than the manifest says.
-    #[error("{found} bytes of {name} are mapped; its manifest allows {allowed}")]
-    MapTooLarge {
-        /// What is mapped.
+    /// Memory that the manifest names is not mapped.
+    #[error("{bytes:#x} bytes of '{name}' from {offset:#x} on are not mapped ({protection}), as its manifest says")]
+    MissingMap {
+        /// What should be mapped.
         name: String,
-        /// As the manifest says.
-        allowed: u64,
-        /// The sum of all its maps.
-        found: u64,
+        /// As in `/proc/PID/maps`.
+        protection: String,
+        /// Where in the file it begins.
+        offset: u64,
+        /// How much.
+        bytes: u64,
+    },
+    /// Memory of its own other than the arena and the stacks of its threads.
+    #[error("its anonymous memory is {found} instead of {expected}")]
+    AnonymousMemory {
+        /// What arena and threads need.
+        expected: String,
+        /// As the kernel says.
+        found: String,
     },
     /// Memory that can be written and executed.
     #[error("{name} at {start:#x} is writable and executable")]
@@ -155,6 +191,35 @@ pub enum Finding {
         /// Which.
         namespace: Namespace,
     },
+    /// A namespace should be the outside's, and is not.
+    #[error("its {namespace:?} namespace is not that of the outside")]
+    StrangeNamespace {
+        /// Which.
+        namespace: Namespace,
+    },
+    /// A thread has left its process's namespace.
+    #[error("thread {thread} ({name}) is in another {namespace:?} namespace than its process")]
+    ThreadNamespace {
+        /// The thread.
+        thread: i32,
+        /// Its name.
+        name: String,
+        /// Which.
+        namespace: Namespace,
+    },
+    /// Processes of one VM are in different namespaces of a kind that is the VM's.
+    #[error("processes {first} and {second} are in different {} namespaces", namespace.proc_name())]
+    DifferentNamespace {
+        /// Number of one process.
+        first: i32,
+        /// Number of the other.
+        second: i32,
+        /// Which.
+        namespace: Namespace,
+    },
+    /// Another process of the same user can look into it.
+    #[error("it is dumpable: another process of its user could trace it")]
+    Dumpable,
     /// Two processes have something in common that each should have for itself.
     #[error("processes {first} and {second} share {what}")]
     SharedBetween {
@@ -178,7 +243,7 @@ pub enum Finding {
     /// Its root is not the empty read-only one.
     #[error("its root is not one empty read-only tmpfs: {found}")]
     Root {
-        /// The mounts found.
+        /// The mounts and names found.
         found: String,
     },
     /// It does not report Landlock as the profile says.

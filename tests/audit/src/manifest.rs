@@ -1,0 +1,185 @@
+//! What each process of a VM has, from the design's pages `security.md` and `shared-memory.md`.
+
+use doorbell::layout::{AREA_LEN, BOARD_PAGES, CLOCK_PAGES, EXCHANGE_PAGES, area_offset};
+use guest_memory::DirtyLayout;
+use profile::audit::{Access, Expectation};
+use profile::{Kind, Namespace};
+
+use crate::vm::Outside;
+
+/// What a VM was started with, as far as it changes what its processes have.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Bytes of RAM, below the PCI hole.
+    pub ram: u64,
+    /// It has an initrd.
+    pub initrd: bool,
+    /// Its console is the launcher's, a socket; otherwise it has none.
+    pub console: bool,
+    /// It runs in the foreground: the keeper watches its launcher and logs to a pipe of it.
+    pub foreground: bool,
+    /// The loader lives at this moment.
+    pub loading: bool,
+}
+
+/// A row of the design's table.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The kind of process.
+    pub kind: Kind,
+    /// The name of its binary.
+    pub binary: &'static str,
+    /// All its threads.
+    pub threads: usize,
+    /// The most system calls after lock-down; none for the keeper, whose list says what it may not do.
+    pub budget: Option<usize>,
+    /// Its page of the status memfd.
+    status: u64,
+    /// Bytes of its allocator's arena.
+    arena: u64,
+}
+
+const fn row(kind: Kind, binary: &'static str, threads: usize, budget: usize, status: u64, arena: u64) -> Row {
+    Row { kind, binary, threads, budget: Some(budget), status, arena: arena << 20 }
+}
+
+/// The processes of a VM.
+pub const ROWS: [Row; 6] = [
+    Row { kind: Kind::Keeper, binary: "keeper", threads: 2, budget: None, status: 0, arena: 0 },
+    row(Kind::Supervisor, "supervisor", 1, 40, 0, 64),
+    // Control, one vCPU, interrupts.
+    row(Kind::EngineTcg, "engine", 3, 16, 1, 256),
+    row(Kind::Board, "board", 1, 16, 2, 4),
+    row(Kind::Serial, "serial", 1, 16, 3, 4),
+    row(Kind::Loader, "loader", 1, 16, 4, 8),
+];
+
+/// Areas of the windows memfd.
+const BOARD: u16 = 0;
+const SERIAL: u16 = 1;
+const PAGE: u64 = 4096;
+/// More than the keeper's tables and its standard library ever take.
+const KEEPER_MEMORY: u64 = 16 << 20;
+
+impl Row {
+    /// The row of this kind.
+    #[must_use]
+    pub fn of(kind: Kind) -> Option<&'static Row> {
+        ROWS.iter().find(|row| row.kind == kind)
+    }
+
+    /// The page of the status memfd of a process other than the keeper.
+    #[must_use]
+    pub fn status(&self) -> Option<u64> {
+        (self.kind != Kind::Keeper).then_some(self.status)
+    }
+
+    /// What a process of this row must look like.
+    #[must_use]
+    pub fn expectation(&self, shape: &Shape, outside: &Outside) -> Expectation {
+        let expected = Expectation::new(self.kind.profile(), outside.namespaces.clone())
+            .threads(self.threads)
+            .descriptor(0, "/dev/null", Access::ReadWrite)
+            .descriptor(1, "/dev/null", Access::ReadWrite);
+        if self.kind == Kind::Keeper {
+            return keeper(expected, shape, outside);
+        }
+        // The keeper's filter and its own; its log, its control socket, its status page.
+        let expected = expected
+            .filters(2)
+            .descriptor(2, "pipe", Access::Write)
+            .descriptors(1, "socket", Access::ReadWrite)
+            .arena(self.arena)
+            .shared("/memfd:status", "rw-s", self.status * PAGE, PAGE);
+        match self.kind {
+            Kind::Supervisor => supervisor(expected, shape),
+            Kind::EngineTcg => engine(expected, shape),
+            Kind::Board => board(expected),
+            Kind::Serial => serial(expected, shape),
+            _ => loader(expected, shape),
+        }
+    }
+}
+
+/// Pieces of the windows memfd.
+fn windows(expected: Expectation, protection: &str, (offset, bytes): (u64, u64)) -> Expectation {
+    expected.shared("/memfd:windows", protection, offset, bytes)
+}
+
+fn area(expected: Expectation, device: u16) -> Expectation {
+    windows(expected, "rw-s", (area_offset(device), AREA_LEN))
+}
+
+/// Everything that must survive a process, and what it needs to start and watch processes.
+fn keeper(mut expected: Expectation, shape: &Shape, outside: &Outside) -> Expectation {
+    let (loading, console) = (usize::from(shape.loading), usize::from(shape.console));
+    let islets = 3 + loading;
+    for binary in ["supervisor", "engine", "board", "serial", "loader"] {
+        let path = outside.binaries.join(binary).display().to_string();
+        expected = expected.descriptors(1, &path, Access::Read);
+    }
+    for memfd in ["config", "kernel", "ram", "dirty", "windows", "status", "status", "events", "adoption"] {
+        expected = expected.descriptors(1, &format!("/memfd:{memfd}"), Access::ReadWrite);
+    }
+    if shape.initrd {
+        expected = expected.descriptors(1, "/memfd:initrd", Access::ReadWrite);
+    }
+    let log = if shape.foreground { "pipe".to_owned() } else { outside.log.display().to_string() };
+    // Its log as it came and opened anew; the launcher's socket, whose end is the VM's in the foreground.
+    expected = expected.descriptor(2, &log, Access::Write).descriptors(1, &log, Access::Write);
+    expected = expected.descriptors(usize::from(shape.foreground), "socket", Access::ReadWrite);
+    // Listener, report, supervisor; the control sockets of the islets; the console.
+    expected = expected.descriptors(3 + islets + console, "socket", Access::ReadWrite);
+    // Each process's log and its end.
+    expected =
+        expected.descriptors(1 + islets, "pipe", Access::Read).descriptors(1 + islets, "pidfd", Access::ReadWrite);
+    // Doorbells of board, engine and serial port, and the interrupt of the serial port.
+    expected = expected.descriptors(4, "eventfd", Access::ReadWrite).descriptors(1, "signalfd", Access::ReadWrite);
+    expected = expected.descriptors(1, &outside.lock.display().to_string(), Access::ReadWrite);
+    // The status pages of the islets, for their last words.
+    for row in ROWS.iter().filter(|row| !matches!(row.kind, Kind::Keeper | Kind::Supervisor)) {
+        expected = expected.shared("/memfd:status", "rw-s", row.status * PAGE, PAGE);
+    }
+    expected.filters(1).thread_namespace("spawn", Namespace::Net).private_memory(KEEPER_MEMORY)
+}
+
+fn supervisor(mut expected: Expectation, shape: &Shape) -> Expectation {
+    let islets = 3 + usize::from(shape.loading);
+    for memfd in ["status", "events", "adoption"] {
+        expected = expected.descriptors(1, &format!("/memfd:{memfd}"), Access::ReadWrite);
+    }
+    // The keeper's link once more and each islet's twice, since the event loop has copies; listener, report.
+    let expected = expected.descriptors(1 + 2 * islets + 2, "socket", Access::ReadWrite);
+    // The event loop: to wait, to change what is waited for, to be woken.
+    let expected = expected.descriptors(2, "eventpoll", Access::ReadWrite).descriptors(1, "eventfd", Access::ReadWrite);
+    windows(expected, "r--s", CLOCK_PAGES)
+}
+
+fn engine(expected: Expectation, shape: &Shape) -> Expectation {
+    let expected = expected
+        // Two doorbells to ring, two to hear.
+        .descriptors(4, "eventfd", Access::ReadWrite)
+        .shared("/memfd:ram", "rw-s", 0, shape.ram)
+        .shared("/memfd:dirty", "rw-s", 0, DirtyLayout::new(shape.ram).len);
+    let expected = windows(windows(expected, "rw-s", CLOCK_PAGES), "rw-s", EXCHANGE_PAGES);
+    area(area(windows(expected, "r--s", BOARD_PAGES), BOARD), SERIAL)
+}
+
+fn board(expected: Expectation) -> Expectation {
+    let expected = windows(expected.descriptors(2, "eventfd", Access::ReadWrite), "r--s", CLOCK_PAGES);
+    area(windows(windows(expected, "rw-s", EXCHANGE_PAGES), "rw-s", BOARD_PAGES), BOARD)
+}
+
+/// Registers and console streams have a view of the area each.
+fn serial(expected: Expectation, shape: &Shape) -> Expectation {
+    let expected = expected.descriptors(usize::from(shape.console), "socket", Access::ReadWrite);
+    area(area(expected.descriptors(2, "eventfd", Access::ReadWrite), SERIAL), SERIAL)
+}
+
+/// Files can only be read: the keeper opened them anew.
+fn loader(expected: Expectation, shape: &Shape) -> Expectation {
+    expected
+        .descriptors(1, "/memfd:kernel", Access::Read)
+        .descriptors(usize::from(shape.initrd), "/memfd:initrd", Access::Read)
+        .shared("/memfd:ram", "rw-s", 0, shape.ram)
+}
