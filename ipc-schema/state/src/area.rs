@@ -6,6 +6,8 @@
 
 use std::os::fd::BorrowedFd;
 
+use capnp::message::ReaderOptions;
+use capnp::serialize;
 use guest_memory::{Access, SharedMap};
 use sha2::{Digest, Sha256};
 use wire::saved_capnp::saved_state;
@@ -27,6 +29,54 @@ pub struct Left {
     /// SHA-256 of them.
     pub digest: [u8; 32],
 }
+
+/// How much of one state a reader may visit, in words of 8 bytes: four times the longest state, since visiting a part twice
+/// counts twice.
+const TRAVERSAL_WORDS: usize = 4 * ROW_BYTES as usize / 8;
+/// How deep structs and lists may nest.
+const NESTING: i32 = 24;
+
+/// Bytes of one state, aligned as messages are read.
+pub(crate) struct Aligned {
+    words: Vec<capnp::Word>,
+    length: usize,
+}
+
+impl Aligned {
+    /// So many zeroes.
+    pub(crate) fn new(length: usize) -> Self {
+        Self { words: capnp::Word::allocate_zeroed_vec(length.div_ceil(8)), length }
+    }
+
+    /// A copy.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        let mut aligned = Self::new(bytes.len());
+        aligned.as_mut().copy_from_slice(bytes);
+        aligned
+    }
+
+    fn as_ref(&self) -> &[u8] {
+        capnp::Word::words_to_bytes(&self.words).get(..self.length).unwrap_or_default()
+    }
+
+    fn as_mut(&mut self) -> &mut [u8] {
+        capnp::Word::words_to_bytes_mut(&mut self.words).get_mut(..self.length).unwrap_or_default()
+    }
+
+    /// The one message that the bytes are, with limits to what a reader of it visits.
+    pub(crate) fn message(&self) -> Result<Reader<'_>, StateError> {
+        let mut options = ReaderOptions::new();
+        options.traversal_limit_in_words(Some(TRAVERSAL_WORDS)).nesting_limit(NESTING);
+        let mut rest = self.as_ref();
+        let message = serialize::read_message_from_flat_slice(&mut rest, options)?;
+        match rest.len() {
+            0 => Ok(message),
+            more => Err(capnp::Error::failed(format!("{more} bytes follow its end")).into()),
+        }
+    }
+}
+
+type Reader<'a> = capnp::message::Reader<serialize::BufferSegments<&'a [u8]>>;
 
 /// One row of the memfd `state`, mapped.
 #[derive(Debug)]
@@ -52,7 +102,7 @@ impl StateArea {
     /// # Errors
     /// [`StateError::TooLong`] for one that is longer than a row; nothing is written then.
     pub fn leave(&self, message: &crate::Message) -> Result<Left, StateError> {
-        let bytes = capnp::serialize::write_message_to_words(message);
+        let bytes = serialize::write_message_to_words(message);
         let length = bytes.len() as u64;
         self.map.write(0, &bytes).ok_or(StateError::TooLong { length })?;
         Ok(Left { length, digest: Sha256::digest(&bytes).into() })
@@ -71,13 +121,12 @@ impl StateArea {
         if left.length > ROW_BYTES {
             return Err(too_long);
         }
-        let mut bytes = vec![0; usize::try_from(left.length).unwrap_or(0)];
-        self.map.read(0, &mut bytes).ok_or(too_long)?;
-        if <[u8; 32]>::from(Sha256::digest(&bytes)) != left.digest {
+        let mut bytes = Aligned::new(usize::try_from(left.length).unwrap_or(0));
+        self.map.read(0, bytes.as_mut()).ok_or(too_long)?;
+        if <[u8; 32]>::from(Sha256::digest(bytes.as_ref())) != left.digest {
             return Err(StateError::Digest);
         }
-        let message = capnp::serialize::read_message_from_flat_slice(&mut &bytes[..], link::capnp::reader_options())?;
-        read(message.get_root()?)
+        read(bytes.message()?.get_root()?)
     }
 }
 

@@ -1,11 +1,23 @@
 //! Saved state of the processes of a VM: where it lies, how it is checked before anybody believes it, and how people look at
 //! it.
 //!
-//! A process writes one message (saved.capnp, `SavedState`) into its row of the memfd `state` ([`StateArea`]).
+//! A process that saves: [`begin`] makes a message (saved.capnp, `SavedState`) with all that is not its own business, the
+//! process fills in its member of the union, [`finish`] names what a reader may not ignore, and [`StateArea::leave`] puts the
+//! message into the process's row of the memfd `state`.
+//!
+//! A process that loads: [`StateArea::take`] copies a row and compares its digest, [`check`] refuses what is not meant for
+//! this process or not understood, and the process reads and validates its member. Refusals of single fields are
+//! [`StateError::field`], which name the field as `board.pit.channels[2].mode`.
 
 mod area;
+mod envelope;
+mod kind;
+pub mod model;
+mod walk;
 
 pub use area::{Left, MEMFD_BYTES, ROW_BYTES, ROWS, StateArea};
+pub use envelope::{begin, check, finish, kind, must_understand, not_understood};
+pub use kind::Kind;
 
 /// A message that is being built.
 pub type Message = capnp::message::Builder<capnp::message::HeapAllocator>;
@@ -48,4 +60,12 @@ pub enum StateError {
         /// What is wrong with its value.
         why: String,
     },
+}
+
+impl StateError {
+    /// A field whose value cannot be: its path, such as `board.pit.channels[2].mode`, and what is wrong, such as
+    /// `9 is no mode`.
+    pub fn field(field: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Field { field: field.into(), why: why.into() }
+    }
 }
