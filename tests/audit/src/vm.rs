@@ -33,30 +33,26 @@ pub struct Outside {
 /// What could not be found out, and why.
 pub type Gaps = Vec<String>;
 
-/// The child of `keeper` that runs this binary, or the keeper itself.
+/// The keeper of a VM and its children, as far as they live, by pid with the name of the binary.
 #[must_use]
-pub fn find(keeper: i32, binary: &str) -> Option<i32> {
-    let entries = fs::read_dir("/proc").ok()?.flatten();
-    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.find(|pid| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+pub fn processes(keeper: i32) -> Vec<(i32, String)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let belonging = pids.filter_map(|pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        let parent = field("PPid:").and_then(|text| text.parse::<i32>().ok());
-        let lives = field("State:").is_some_and(|state| !state.starts_with(['Z', 'X']));
-        lives && field("Name:") == Some(binary) && (*pid == keeper || parent == Some(keeper))
-    })
+        let parent: i32 = field("PPid:")?.parse().ok()?;
+        let lives = !field("State:")?.starts_with(['Z', 'X']);
+        let name = field("Name:")?.to_owned();
+        (lives && (pid == keeper || parent == keeper)).then_some((pid, name))
+    });
+    belonging.collect()
 }
 
-/// All children of the keeper that live.
+/// The process of a VM that runs this binary.
 #[must_use]
-pub fn children(keeper: i32) -> Vec<i32> {
-    let list = fs::read_dir(format!("/proc/{keeper}/task")).into_iter().flatten().flatten();
-    let of_thread = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-    let text: Vec<String> = list.map(of_thread).collect();
-    let mut pids: Vec<i32> =
-        text.iter().flat_map(|text| text.split_whitespace()).filter_map(|pid| pid.parse().ok()).collect();
-    pids.sort_unstable();
-    pids
+pub fn find(keeper: i32, binary: &str) -> Option<i32> {
+    processes(keeper).into_iter().find(|(_, name)| name == binary).map(|(pid, _)| pid)
 }
 
 /// Everything about a process; what cannot be had is told in `gaps`.

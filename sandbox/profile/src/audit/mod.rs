@@ -178,7 +178,7 @@ pub enum Finding {
         found: String,
     },
     /// Memory that can be written and executed.
-    #[error("{name} at {start:#x} is writable and executable")]
+    #[error("memory at {start:#x} ({name:?}) is writable and executable")]
     WritableExecutable {
         /// What is mapped.
         name: String,

@@ -96,11 +96,12 @@ fn prepare(order: &Order, mut received: Vec<Option<OwnedFd>>, link: &Link, loose
     // Mapped for as long as the process lives.
     std::mem::forget(areas);
     let (kick, irq) = (take("kick")?, take("irq")?);
-    let irq = match loosening {
-        "missing-descriptor" => None,
-        "other-descriptor" => Some(windows),
-        _ => Some(irq),
+    let (irq, dropped) = match loosening {
+        "missing-descriptor" => (None, vec![windows, irq]),
+        "other-descriptor" => (Some(windows), vec![irq]),
+        _ => (Some(irq), vec![windows]),
     };
+    drop((dropped, received));
     let planted = plant::before_restrictions(loosening)?;
 
     let profile = Kind::Serial.profile();
