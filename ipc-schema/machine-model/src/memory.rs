@@ -60,6 +60,9 @@ pub struct MemoryMap {
     pub conventional_end: u64,
     /// RAM, reserved in the e820 map, for the ACPI tables: inside the area that a guest searches for the RSDP.
     pub acpi_area: Span,
+    /// The firmware ACPI control structure, in `acpi_area`, 64 bytes on a multiple of 64: a guest that suspends to RAM leaves
+    /// there where it wants to be woken ([`crate::acpi::FACS_WAKING_VECTOR`]).
+    pub facs: u64,
     /// Addresses below 4 GiB that are never RAM.
     pub pci_hole: Span,
     /// PCI Express configuration space: 1 MiB for each bus of the root complex.

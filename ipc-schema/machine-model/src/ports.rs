@@ -65,6 +65,8 @@ pub struct PmPorts {
 /// Values of SLP_TYP in the PM1 control register for each sleep state that the machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SleepTypes {
+    /// Suspend to RAM.
+    pub s3: u8,
     /// Soft off.
     pub s5: u8,
 }

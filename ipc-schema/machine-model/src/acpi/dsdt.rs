@@ -8,7 +8,9 @@ use crate::ports::PortSpan;
 
 /// The term list of the DSDT for `machine` with `config`, without the table's header.
 pub fn body(machine: &Machine, config: &Config) -> Vec<u8> {
-    let mut out = aml::name("\\_S5", &sleep_package(machine.ports.sleep.s5));
+    let sleep = &machine.ports.sleep;
+    let mut out = aml::name("\\_S3", &sleep_package(sleep.s3));
+    out.extend(aml::name("\\_S5", &sleep_package(sleep.s5)));
     let mut devices = vec![root_bridge(machine, config), motherboard(machine)];
     devices.extend((0..config.vcpus).map(processor));
     out.extend(aml::scope("\\_SB", &devices));

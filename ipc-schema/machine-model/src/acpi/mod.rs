@@ -15,6 +15,24 @@ use crate::{Error, Machine};
 /// Index in CMOS of the century in BCD, as the FADT announces it.
 pub const CMOS_CENTURY: u8 = 0x32;
 
+/// Length of the FACS in bytes.
+pub const FACS_LEN: u64 = 64;
+/// The FACS lies on a multiple of this (ACPI 5.2.10).
+const FACS_ALIGN: u64 = 64;
+/// Bytes of the RSDP, which the area begins with.
+const RSDP_LEN: u64 = 36;
+/// Offset in the FACS of the firmware waking vector (ACPI 5.2.10): four bytes, the physical address at which a guest that
+/// was suspended to RAM is entered in real mode; 0: it has set none.
+pub const FACS_WAKING_VECTOR: u64 = 12;
+/// Guest-physical address of the FACS of the machine `q35-0`, [`MemoryMap::facs`](crate::MemoryMap::facs).
+pub const FACS_Q35_0: u64 = crate::q35::Q35_0.memory.facs;
+
+const _: () = {
+    let map = &crate::q35::Q35_0.memory;
+    assert!(map.facs.is_multiple_of(FACS_ALIGN) && map.facs >= map.acpi_area.start + RSDP_LEN);
+    assert!(map.facs + FACS_LEN <= map.acpi_area.end() && map.acpi_area.end() <= 1 << 32);
+};
+
 /// What of a VM's configuration the tables depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -71,8 +89,8 @@ pub fn tables(machine: &Machine, config: &Config) -> Result<Tables, Error> {
     let area = machine.memory.acpi_area;
     // The RSDP comes first; what it points to is not known yet.
     let rsdp = area.start;
-    let mut layout = Layout { next: rsdp + 36, blobs: Vec::new() };
-    let facs = layout.place(64, tables::facs());
+    let mut layout = Layout { next: machine.memory.facs, blobs: Vec::new() };
+    let facs = layout.place(FACS_ALIGN, tables::facs());
     let dsdt = layout.place(16, tables::table(b"DSDT", 2, machine, &dsdt::body(machine, config)));
     let listed = [
         layout.place(16, tables::fadt(machine, facs, dsdt)),

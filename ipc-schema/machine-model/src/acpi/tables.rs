@@ -63,11 +63,12 @@ pub fn xsdt(machine: &Machine, tables: &[u64]) -> Vec<u8> {
     table(b"XSDT", 1, machine, &body)
 }
 
-/// Firmware ACPI control structure (5.2.10): the global lock and the waking vector, both zero. 64 bytes.
+/// Firmware ACPI control structure (5.2.10): hardware signature, waking vectors, global lock and flags, all zero. 64 bytes,
+/// without a checksum. No flag: a guest is woken in real mode by the 32-bit vector.
 pub fn facs() -> Vec<u8> {
     let mut out = b"FACS".to_vec();
     out.extend_from_slice(&64u32.to_le_bytes());
-    out.resize(64, 0);
+    out.resize(super::FACS_LEN as usize, 0);
     if let Some(version) = out.get_mut(32) {
         *version = 2;
     }
@@ -119,7 +120,9 @@ fn port_address(span: Option<PortSpan>, access_bytes: u8) -> [u8; 12] {
     out
 }
 
-/// Bits of the FADT's fixed feature flags (5.2.9, table 5.10) that hold for all machines here.
+/// Bits of the FADT's fixed feature flags (5.2.9, table 5.10) that hold for all machines here. Clear on purpose: bit 4 (the
+/// power button is the fixed one), bit 6 (the RTC's wake status is in PM1, so an alarm wakes from S3), bits 7 and 16 (there is
+/// no S4 that it could wake from), bit 20 (there is fixed hardware).
 mod flags {
     /// WBINVD works.
     pub const WBINVD: u32 = 1 << 0;

@@ -183,3 +183,31 @@ fn dump_on_request() {
         std::fs::write(std::path::Path::new(&dir).join(format!("{name}.aml")), bytes).unwrap();
     }
 }
+
+#[test]
+fn a_guest_can_sleep_and_finds_where_to_leave_its_waking_vector() {
+    let (memory, rsdp) = Memory::load(&ONE);
+    let fadt = memory.table(memory.listed(rsdp)[0], b"FACP");
+    let facs = u64::from(u32_at(&fadt, 36));
+    assert_eq!((facs, facs), (machine().memory.facs, FACS_Q35_0));
+    assert_eq!(fadt[132..140], [0; 8], "FIRMWARE_CTRL and X_FIRMWARE_CTRL exclude each other");
+    assert_eq!(facs % 64, 0);
+    let bytes: [u8; 64] = memory.read(facs);
+    assert_eq!((&bytes[..4], u32_at(&bytes, 4), bytes[32]), (&b"FACS"[..], 64, 2));
+    assert_eq!(bytes[8..32], [0; 24], "no signature, no vector, no lock, no flags");
+    let flags = u32_at(&fadt, 112);
+    for (bit, what) in [(4, "power button"), (6, "RTC wake status"), (7, "RTC wakes from S4"), (16, "S4_RTC_STS_VALID")]
+    {
+        assert_eq!(flags >> bit & 1, 0, "{what}");
+    }
+    assert_eq!(fadt[106..108], [0, 0], "the alarm has no day and no month");
+    // Name (\_S3, Package (4) { 5, 5, 0, 0 }), and the same for soft-off with 7.
+    let dsdt = memory.table(u64::from(u32_at(&fadt, 40)), b"DSDT");
+    for (name, sleep_type) in [(b"\\_S3_", machine().ports.sleep.s3), (b"\\_S5_", machine().ports.sleep.s5)] {
+        let term = [&[0x08][..], name, &[0x12, 0x08, 4, 0x0A, sleep_type, 0x0A, sleep_type, 0, 0]].concat();
+        assert_eq!(dsdt.windows(term.len()).filter(|part| *part == term).count(), 1);
+    }
+    for absent in [b"_S1_", b"_S2_", b"_S4_"] {
+        assert!(!dsdt.windows(4).any(|part| part == absent));
+    }
+}
