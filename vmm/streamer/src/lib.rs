@@ -1,0 +1,1 @@
+//! The streamer: moves the state and the RAM of a virtual machine between it and files.
