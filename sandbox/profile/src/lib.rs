@@ -41,14 +41,27 @@ pub enum Kind {
     Board,
     /// A serial port.
     Serial,
+    /// The streamer that writes a snapshot.
+    StreamerSource,
+    /// The streamer that reads a snapshot, and the pager.
+    StreamerTarget,
     /// The test probe: an islet's profile with the smallest list.
     Probe,
 }
 
 impl Kind {
     /// Every kind, in the order of this page.
-    pub const ALL: [Kind; 7] =
-        [Kind::Keeper, Kind::Supervisor, Kind::Loader, Kind::EngineTcg, Kind::Board, Kind::Serial, Kind::Probe];
+    pub const ALL: [Kind; 9] = [
+        Kind::Keeper,
+        Kind::Supervisor,
+        Kind::Loader,
+        Kind::EngineTcg,
+        Kind::Board,
+        Kind::Serial,
+        Kind::StreamerSource,
+        Kind::StreamerTarget,
+        Kind::Probe,
+    ];
 
     /// The name used in messages, manifests and arguments, such as `engine-tcg`.
     pub fn name(self) -> &'static str {
@@ -59,6 +72,8 @@ impl Kind {
             Kind::EngineTcg => "engine-tcg",
             Kind::Board => "board",
             Kind::Serial => "serial",
+            Kind::StreamerSource => "streamer-source",
+            Kind::StreamerTarget => "streamer-target",
             Kind::Probe => "probe",
         }
     }
@@ -77,6 +92,8 @@ impl Kind {
             Kind::EngineTcg => &table::ENGINE_TCG,
             Kind::Board => &table::BOARD,
             Kind::Serial => &table::SERIAL,
+            Kind::StreamerSource => &table::STREAMER_SOURCE,
+            Kind::StreamerTarget => &table::STREAMER_TARGET,
             Kind::Probe => &table::PROBE,
         }
     }
@@ -241,6 +258,10 @@ pub enum MemoryGrant {
     ReadWrite,
     /// All of it, but the process has ended before the guest runs.
     ReadWriteBeforeGuest,
+    /// All of it, by a descriptor that is open for reading only, so that reading a hole fills none.
+    ReadDescriptor,
+    /// All of it, by its descriptor.
+    WriteDescriptor,
     /// A scratch region as a stand-in for guest memory.
     Scratch,
 }
@@ -252,6 +273,8 @@ impl fmt::Display for MemoryGrant {
             MemoryGrant::NotMapped => "not mapped; O_PATH descriptors only",
             MemoryGrant::ReadWrite => "read and write, mapped before lock-down, descriptor closed",
             MemoryGrant::ReadWriteBeforeGuest => "read and write, gone before the guest runs",
+            MemoryGrant::ReadDescriptor => "read through a read-only descriptor, not mapped",
+            MemoryGrant::WriteDescriptor => "read and write through its descriptor, not mapped",
             MemoryGrant::Scratch => "a scratch region of the tests",
         })
     }

@@ -1,7 +1,9 @@
 //! The profiles themselves, as tables that a reader can hold against the design's security page.
 //!
 //! The order of a list is: what every process needs, then what this one does. A reason stands beside every entry; an
-//! entry that no test uses is to be removed.
+//! entry that no test uses is to be removed. (Seen with strace behind lock-down over a start, a console, pause, reset and end
+//! of a VM, and read in the sources of what a process is built from. Not seen in every process, and yet in every list:
+//! what SIGSTOP, a trap, or a clock and random numbers without the vDSO need, and locks.)
 
 use libc::*;
 
@@ -42,6 +44,14 @@ const FCNTL_OPEN: Check = Check { argument: 1, ignore: 0, values: &[(F_GETFD as 
 
 /// Only what a socket needs to become non-blocking.
 const SOCKET_IOCTLS: Check = Check { argument: 1, ignore: 0, values: &[(FIONBIO as u32, "FIONBIO")] };
+
+/// Placing pages and waking who waits for them: UFFDIO_COPY, UFFDIO_ZEROPAGE and UFFDIO_WAKE (linux/userfaultfd.h); no
+/// handshake, registration or write protection.
+const FAULT_IOCTLS: Check = Check {
+    argument: 1,
+    ignore: 0,
+    values: &[(0xc028_aa03, "UFFDIO_COPY"), (0xc020_aa04, "UFFDIO_ZEROPAGE"), (0x8010_aa02, "UFFDIO_WAKE")],
+};
 
 const RESTART: Rule = call(SYS_restart_syscall, "continues a timed wait after SIGSTOP and SIGCONT");
 const RANDOM: Rule = call(SYS_getrandom, "seeds hash maps, once per thread");
@@ -273,6 +283,64 @@ pub(crate) static SERIAL: Profile = Profile {
     privilege: Privilege::None,
     landlock: Landlock::DenyAll,
     memory: MemoryGrant::None,
+};
+
+pub(crate) static STREAMER_SOURCE: Profile = Profile {
+    kind: Kind::StreamerSource,
+    purpose: "writes the states and the RAM of a paused VM to the files of a snapshot",
+    policy: Policy::AllowOnly(&[
+        RESTART,
+        RANDOM,
+        SIGRETURN,
+        CLOCK,
+        EXIT,
+        FUTEX,
+        WRITE,
+        PPOLL,
+        RECVMSG,
+        SENDMSG,
+        CLOSE,
+        IS_OPEN,
+        call(SYS_lseek, "where RAM has data and where holes"),
+        call(SYS_pread64, "RAM and states"),
+        call(SYS_pwrite64, "the snapshot's files"),
+        call(SYS_fdatasync, "the snapshot's files, before it says that they are written"),
+    ]),
+    budget: 18,
+    limits: WRITER_LIMITS,
+    namespaces: ISLET_NAMESPACES,
+    privilege: Privilege::None,
+    landlock: Landlock::DenyAll,
+    memory: MemoryGrant::ReadDescriptor,
+};
+
+pub(crate) static STREAMER_TARGET: Profile = Profile {
+    kind: Kind::StreamerTarget,
+    purpose: "checks a snapshot, and brings its states and its RAM: at once, or as the guest touches it",
+    policy: Policy::AllowOnly(&[
+        RESTART,
+        RANDOM,
+        SIGRETURN,
+        CLOCK,
+        EXIT,
+        FUTEX,
+        READ,
+        WRITE,
+        PPOLL,
+        RECVMSG,
+        SENDMSG,
+        CLOSE,
+        IS_OPEN,
+        call(SYS_pread64, "the snapshot's files"),
+        call(SYS_pwrite64, "RAM and states"),
+        checked(SYS_ioctl, FAULT_IOCTLS, "pages that the guest waits for"),
+    ]),
+    budget: 18,
+    limits: WRITER_LIMITS,
+    namespaces: ISLET_NAMESPACES,
+    privilege: Privilege::None,
+    landlock: Landlock::DenyAll,
+    memory: MemoryGrant::WriteDescriptor,
 };
 
 pub(crate) static PROBE: Profile = Profile {
