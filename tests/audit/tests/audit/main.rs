@@ -5,6 +5,8 @@
 //!
 //! Everything runs as whoever runs the tests, and, if that is root, once more as an ordinary user.
 
+#![cfg(test)]
+
 mod loosened;
 mod running;
 mod world;

@@ -31,7 +31,9 @@ pub fn alone() -> MutexGuard<'static, ()> {
 }
 
 pub fn outside(rig: &Rig, name: &str, binaries: &Path) -> Outside {
+    // As the kernel writes paths; a process of the host has no such directory.
     let place = rig.path("atoll").join(name);
+    let place = fs::canonicalize(&place).unwrap_or(place);
     Outside {
         namespaces: Facts::own_namespaces().unwrap(),
         binaries: fs::canonicalize(binaries).unwrap(),
