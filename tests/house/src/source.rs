@@ -25,6 +25,7 @@ const MAX_LINES: usize = 900;
 const UNSAFE_ALLOWED: &[(&str, &str)] = &[
     ("ipc-schema/guest-memory", "mappings that other processes write"),
     ("ipc-schema/doorbell", "futexes and cache lines shared with other processes"),
+    ("ipc-schema/uffd", "the system calls of userfaultfd"),
     ("sandbox/arena", "the global allocator"),
     ("sandbox/spawn", "clone3 and what a child may do before exec"),
     ("sandbox/enter", "signal handlers and the system calls of lock-down"),
