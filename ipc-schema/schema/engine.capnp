@@ -166,7 +166,7 @@ struct EngineSetup {
   notify @8 :Text;                 # eventfd rung by the board: routes, messages or extint changed
   ramBytes @9 :UInt64;             # length of the ram memfd
   logTranslation @10 :Bool;
-  ramOnDemand @11 :Bool;           # make a userfaultfd over RAM, and send it with `ready` (descriptor 0)
+  ramOnDemand @11 :Bool;           # make a userfaultfd over RAM, and answer the setup with `readyWithFaults` in place of `ready`
 }
 
 struct EngineRequest {

@@ -168,5 +168,6 @@ struct FromIslet {
 
     # Answers.
     saved @15 :Saved;
+    readyWithFaults @20 :FaultMapping;  # in place of `ready`: locked down, and descriptor 0 is a userfaultfd over this mapping of RAM
   }
 }
