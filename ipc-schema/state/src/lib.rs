@@ -10,6 +10,7 @@
 //! [`StateError::field`], which name the field as `board.pit.channels[2].mode`.
 
 mod area;
+pub mod compat;
 mod envelope;
 mod kind;
 pub mod model;

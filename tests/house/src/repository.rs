@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+use state::compat;
+use state::model::Schema;
+
 use crate::source::File;
 use crate::{Error, Violation, violation};
 
@@ -90,6 +93,38 @@ fn compare_schema(folder: &Path, fresh: &Path) -> Result<Vec<Violation>, Error> 
     if compared == 0 { Err(failed("made no file".into())) } else { Ok(found) }
 }
 
+/// What may never change in an incompatible way: saved states, snapshots, and the control socket; each with the compiler
+/// request that has it. All types that their messages can hold are meant.
+const KEPT: &[(&str, &[&str])] =
+    &[("schema.req", &["saved.capnp", "snapshot.capnp"]), ("control.req", &["control.capnp"])];
+
+/// The schema is one that reads what was written with the frozen schema, and the other way around.
+pub fn frozen_schema(root: &Path) -> Result<Vec<Violation>, Error> {
+    let folder = root.join(SCHEMA);
+    let read = |path: PathBuf| fs::read(&path).map_err(|cause| Error::File { path: path.display().to_string(), cause });
+    let mut found = Vec::new();
+    for (request, files) in KEPT {
+        found.extend(compare_frozen(&read(folder.join("frozen").join(request))?, &read(folder.join(request))?, files)?);
+    }
+    Ok(found)
+}
+
+/// Incompatible changes between two requests, in `files` and what their types lead to.
+fn compare_frozen(frozen: &[u8], current: &[u8], files: &[&str]) -> Result<Vec<Violation>, Error> {
+    let parse = |request: &[u8]| {
+        let failed = |error| Error::Program { program: "capnp".into(), problem: format!("made no request: {error}") };
+        Schema::parse(request).map_err(failed)
+    };
+    let (frozen, current) = (parse(frozen)?, parse(current)?);
+    if let Some(file) = files.iter().find(|file| frozen.of_files(&[file]).is_empty()) {
+        let problem = "the frozen schema has no type of it, so nothing of it is kept";
+        return Ok(vec![violation(format!("{SCHEMA}/{file}"), problem)]);
+    }
+    let remedy = "fields, enumerants and methods may only be added; see ipc-schema/schema/frozen/README.md";
+    let changes = compat::changes(&frozen, &current, files).into_iter();
+    Ok(changes.map(|change| violation(change.place, format!("{}; {remedy}", change.problem))).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,6 +162,28 @@ mod tests {
     fn a_missing_lock_file_is_caught() {
         let scratch = Scratch::new("lock");
         assert_eq!(places(lock_file(&scratch.0)), ["Cargo.lock"]);
+    }
+
+    #[test]
+    fn a_schema_that_cannot_read_old_states_is_caught() {
+        let request = fs::read(root().join(SCHEMA).join("frozen/schema.req")).unwrap();
+        let files = KEPT[0].1;
+        assert_eq!(compare_frozen(&request, &request, files).unwrap(), []);
+        // Another name of the same length is in the same place.
+        let (old, new) = (b"guestNanoseconds\0", b"hostNanoseconds2\0");
+        let mut planted = request.clone();
+        let mut at = 0;
+        while let Some(found) = planted[at..].windows(old.len()).position(|window| window == old) {
+            at += found;
+            planted[at..at + new.len()].copy_from_slice(new);
+        }
+        let caught = places(compare_frozen(&request, &planted, files).unwrap());
+        assert!(caught.contains(&"state.capnp:ClockState.guestNanoseconds".into()), "{caught:?}");
+        assert_eq!(
+            places(compare_frozen(&request, &request, &["gone.capnp"]).unwrap()),
+            ["ipc-schema/schema/gone.capnp"]
+        );
+        assert!(compare_frozen(&request, b"", files).is_err());
     }
 
     #[test]

@@ -99,3 +99,9 @@ fn the_compiled_schema_is_fresh() -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[test]
+fn the_schema_reads_what_was_written_with_the_frozen_one() -> Result<(), Error> {
+    none(repository::frozen_schema(&root())?);
+    Ok(())
+}
