@@ -11,7 +11,7 @@ use crate::ioapic::{IoApic, Message, Pins};
 use crate::pci::Pci;
 use crate::pic::{Pic, Which};
 use crate::pit::Pit;
-use crate::pm::Pm;
+use crate::pm::{Cause, Pm, Sleep};
 use crate::reset::Reset;
 use crate::rtc::Rtc;
 use crate::time::earliest;
@@ -25,6 +25,10 @@ pub enum Event {
     Reset,
     /// A value was written to the debug exit port.
     DebugExit(u32),
+    /// Suspend to RAM.
+    Suspend,
+    /// Something wakes a guest that is suspended.
+    Wake(Cause),
 }
 
 /// What has happened and must be passed on. Collected until taken.
@@ -114,7 +118,12 @@ impl Chipset {
 
     /// Takes what has to be passed on.
     pub fn take_outputs(&mut self) -> Outputs {
-        std::mem::take(&mut self.out)
+        let mut out = std::mem::take(&mut self.out);
+        if self.pm.suspended() {
+            // No local APIC has power to receive it.
+            out.deliver = 0;
+        }
+        out
     }
 
     /// Takes only the guest's request to the machine.
@@ -162,12 +171,16 @@ impl Chipset {
     }
 
     /// Guest time at which [`Chipset::advance`] has to be called next. Timers whose line nobody listens to set no
-    /// deadline: what they did meanwhile is computed when somebody looks.
+    /// deadline: what they did meanwhile is computed when somebody looks. A machine that sleeps listens to its alarm only.
     pub fn deadline(&self) -> Option<u64> {
+        if self.pm.suspended() {
+            return self.rtc.deadline().filter(|_| self.pm.waits_for_rtc());
+        }
         let listened = |irq: u8| !self.pic.masked(irq) || !self.ioapic.masked(self.machine.interrupts.gsi_of_isa(irq));
         let lines = &self.machine.interrupts;
         let timer = self.pit.deadline().filter(|_| listened(lines.timer_irq));
-        let rtc = self.rtc.deadline().filter(|_| listened(lines.rtc_irq));
+        let event = self.pm.waits_for_rtc() && listened(lines.sci_irq);
+        let rtc = self.rtc.deadline().filter(|_| listened(lines.rtc_irq) || event);
         let sci = self.pm.deadline().filter(|_| listened(lines.sci_irq));
         earliest(timer, earliest(rtc, sci))
     }
@@ -232,6 +245,45 @@ impl Chipset {
     pub fn power_button(&mut self, now: u64) {
         self.pm.power_button();
         self.advance(now);
+    }
+
+    /// Whether the guest is suspended to RAM.
+    pub fn suspended(&self) -> bool {
+        self.pm.suspended()
+    }
+
+    /// What wakes a suspended guest, if something does.
+    pub fn wake_cause(&self) -> Option<Cause> {
+        self.pm.wake_cause()
+    }
+
+    /// The machine leaves S3; answers whether it was in it. Clocks and timers have run all the while; what the guest must
+    /// restore, as on a PC, is the IOAPIC ([`IoApic::lose_table`]).
+    pub fn wake(&mut self) -> bool {
+        let slept = self.pm.wake();
+        if slept {
+            self.ioapic.lose_table(self.machine.interrupts.ioapic_id);
+            self.out.routes_changed = true;
+        }
+        slept
+    }
+
+    /// Whether a write of `width` bytes to `port` is one that could enter a sleep state.
+    pub fn is_sleep_control(&self, port: u16, width: u8) -> bool {
+        (0..u16::from(width.min(8))).any(|at| self.machine.ports.pm.pm1_control.contains(port.wrapping_add(at)))
+    }
+
+    fn sleep(&mut self, state: Sleep) {
+        match state {
+            Sleep::SoftOff => self.out.request(Event::PowerOff),
+            Sleep::ToRam => {
+                // An alarm that came while the guest was on its way, and whose event it has cleared since, must wake it.
+                if self.rtc.irq() {
+                    self.pm.rtc_event();
+                }
+                self.out.request(Event::Suspend);
+            }
+        }
     }
 
     fn target(&self, port: u16) -> Option<Target> {
@@ -334,8 +386,8 @@ impl Chipset {
                 false
             }
             Some(Target::Pm) => {
-                if self.pm.write(port, value) {
-                    self.out.request(Event::PowerOff);
+                if let Some(state) = self.pm.write(port, value) {
+                    self.sleep(state);
                 }
                 false
             }
@@ -395,6 +447,8 @@ impl Chipset {
 fn mask(width: u8) -> u64 {
     if width >= 8 { u64::MAX } else { (1 << (8 * width)) - 1 }
 }
+
+mod saved;
 
 #[cfg(test)]
 mod tests;

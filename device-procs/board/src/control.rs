@@ -4,7 +4,8 @@
 //! plain data. Schema: islet.capnp.
 
 use machine_model::{Machine, MachineVersion};
-use wire::islet_capnp::{from_islet, setup, to_islet};
+use state::{Left, StateError};
+use wire::islet_capnp::{from_islet, load, setup, to_islet};
 
 use crate::chipset::Event;
 use crate::serve::Counts;
@@ -50,6 +51,33 @@ impl Problem {
         Self { what: "what the board shares with the engine", why: why.to_string(), remedy, code: "board.shared" }
     }
 
+    /// A state that is not taken, or cannot be left.
+    pub fn refused(error: &StateError) -> Self {
+        let remedy =
+            "the board is as it was; use a state that 'atoll state check' finds whole, and the version that wrote it";
+        Self { what: "the board's saved state", why: quote(&error.to_string()), remedy, code: "state.refused" }
+    }
+
+    /// There is no area for states.
+    pub fn no_state() -> Self {
+        let why = "the board was set up without a descriptor 'state'".to_owned();
+        let remedy = "start the VM anew with a supervisor of this release";
+        Self { what: "the board's saved state", why, remedy, code: "state.none" }
+    }
+
+    /// A running board has no state that could be saved or replaced.
+    pub fn running() -> Self {
+        let why = "the board is running".to_owned();
+        Self { what: "the board's saved state", why, remedy: "pause it first", code: "state.running" }
+    }
+
+    /// A wake of a machine that is not suspended.
+    pub fn awake() -> Self {
+        let why = "the guest is not suspended".to_owned();
+        let remedy = "wake it only after it has gone to sleep";
+        Self { what: "waking the machine", why, remedy, code: "s3.awake" }
+    }
+
     /// A request that a board does not have.
     pub fn unsupported(why: impl std::fmt::Display) -> Self {
         let remedy = "send it to the process that has it";
@@ -72,6 +100,8 @@ pub struct Order {
     pub wall_seconds: i64,
     /// The machine.
     pub machine: &'static Machine,
+    /// Row of the state memfd; means nothing without a descriptor of it.
+    pub state_row: u16,
     /// Names and positions of the descriptors in the datagram.
     pub descriptors: Vec<(String, usize)>,
 }
@@ -99,13 +129,19 @@ impl Order {
             area: role.get_area(),
             wall_seconds: role.get_wall_clock_seconds(),
             machine: version.machine(),
+            state_row: setup.get_state_row(),
             descriptors,
         })
+    }
+
+    /// Whether a descriptor of this name came with the setup.
+    pub fn has(&self, name: &str) -> bool {
+        self.descriptors.iter().any(|(known, _)| known == name)
     }
 }
 
 /// A request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Serve.
     Run,
@@ -119,6 +155,24 @@ pub enum Command {
     Quit,
     /// Someone pressed the power button.
     PowerButton,
+    /// Leave the state as of this machine version.
+    Save(String),
+    /// Take this state.
+    Load(Left),
+    /// Leave S3.
+    Wake,
+}
+
+fn read_load(load: capnp::Result<load::Reader<'_>>) -> Result<Command, Problem> {
+    let load = load.map_err(Problem::unsupported)?;
+    let digest = load.get_digest().map_err(Problem::unsupported)?;
+    let digest = digest.try_into().map_err(|_| Problem::unsupported("a digest has 32 bytes"))?;
+    Ok(Command::Load(Left { length: load.get_length(), digest }))
+}
+
+fn read_save(machine: capnp::Result<capnp::text::Reader<'_>>) -> Result<Command, Problem> {
+    let machine = machine.map_err(Problem::unsupported)?.to_str().map_err(Problem::unsupported)?;
+    Ok(Command::Save(quote(machine)))
 }
 
 /// Reads a request to a board of this `incarnation`. `Ok(None)`: it is for another incarnation and is dropped. The id is
@@ -145,6 +199,9 @@ pub fn read_command(
         Ok(to_islet::Statistics(())) => Ok(Command::Statistics),
         Ok(to_islet::Quit(())) => Ok(Command::Quit),
         Ok(to_islet::PowerButton(())) => Ok(Command::PowerButton),
+        Ok(to_islet::Save(machine)) => read_save(machine),
+        Ok(to_islet::Load(load)) => read_load(load),
+        Ok(to_islet::Wake(())) => Ok(Command::Wake),
         Ok(to_islet::Setup(_)) => Err(Problem::unsupported("it was set up before")),
         Ok(_) => Err(Problem::unsupported("a board does not have it")),
         Err(error) => Err(Problem::unsupported(error)),
@@ -167,6 +224,8 @@ pub enum Say {
     Guest(Event),
     /// A rule of a shared layout was broken.
     Attack(&'static str),
+    /// The state lies in the state area.
+    Saved(Left),
 }
 
 impl Say {
@@ -203,7 +262,14 @@ impl Say {
             Say::Guest(Event::PowerOff) => to.set_guest_power_off(()),
             Say::Guest(Event::Reset) => to.set_guest_reset(()),
             Say::Guest(Event::DebugExit(value)) => to.set_debug_exit(*value),
+            Say::Guest(Event::Suspend) => to.set_guest_suspend(()),
+            Say::Guest(Event::Wake(cause)) => to.set_guest_wake(cause.name()),
             Say::Attack(what) => to.set_attack(*what),
+            Say::Saved(left) => {
+                let mut saved = to.init_saved();
+                saved.set_length(left.length);
+                saved.set_digest(&left.digest);
+            }
         }
     }
 }

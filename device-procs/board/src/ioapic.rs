@@ -63,6 +63,13 @@ impl IoApic {
         Self { id: u32::from(id & 15), index: 0, table: [entry::MASKED; PINS], lines: 0 }
     }
 
+    /// Back from S3, in which the chip had no power: as after reset, with all pins masked, and the lines as they are. The
+    /// guest restores the table. (The local APICs have lost theirs, too: a remote IRR that was kept would wait for an end of
+    /// interrupt that never comes.)
+    pub fn lose_table(&mut self, id: u8) {
+        *self = Self { lines: self.lines, ..Self::new(id) };
+    }
+
     /// Reads the 32-bit register at `offset` in the page. Unknown offsets read as zero.
     pub fn read(&self, offset: u64) -> u32 {
         match offset {
@@ -189,6 +196,8 @@ impl IoApic {
         (vectored && slot & (entry::MASKED | entry::LEVEL) == 0).then(|| message(slot))
     }
 }
+
+mod saved;
 
 /// The message of a table entry.
 fn message(slot: u64) -> Message {

@@ -5,6 +5,7 @@
 pub mod calendar;
 pub mod chipset;
 pub mod control;
+pub mod field;
 pub mod ioapic;
 pub mod pci;
 pub mod pic;
@@ -12,5 +13,6 @@ pub mod pit;
 pub mod pm;
 pub mod reset;
 pub mod rtc;
+pub mod saved;
 pub mod serve;
 pub mod time;

@@ -4,24 +4,28 @@
 //! interrupts, accesses), lets guest time pass, publishes, and sleeps until somebody rings or a timer is due.
 //!
 //! Descriptors by name in `setup`: `windows` and `status` (memfds, mapped and closed), `kick` (eventfd that wakes the
-//! board), `notify` (eventfd with which the board wakes the engine).
+//! board), `notify` (eventfd with which the board wakes the engine), `state` (memfd, its row mapped and closed; without it
+//! the board neither saves nor loads).
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use board::control::{Command, Order, Problem, Say, read_command};
+use board::saved;
 use board::serve::{Board, publish_constants};
 use doorbell::{DeviceArea, EventFd, Header, Role, Served, Server};
 use enter::ThreadGate;
 use enter::status::StatusPage;
 use link::capnp::{Scratch, recv_message, send_message, try_recv_message};
 use link::{Deadline, Inbox, Link, LinkError, Peer};
+use machine_model::Machine;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use profile::Kind;
+use state::{Left, StateArea};
 use wire::islet_capnp::{from_islet, to_islet};
 
-// The inbox, a message to send, the functions of the board.
+// The inbox, a message to send, the functions of the board, a state and its copy.
 arena::global!(4 << 20);
 
 /// Where the keeper leaves the control socket.
@@ -118,6 +122,8 @@ struct Islet {
     server: Server<()>,
     kick: EventFd,
     page: &'static StatusPage,
+    machine: &'static Machine,
+    state: Option<StateArea>,
     running: bool,
 }
 
@@ -140,6 +146,10 @@ fn prepare(order: &Order, descriptors: &mut Vec<OwnedFd>, link: &Link) -> Result
     drop(windows);
     let kick = EventFd::from(take("kick")?);
     let notify = EventFd::from(take("notify")?);
+    let state = match order.has("state") {
+        true => Some(StateArea::map(take("state")?.as_fd(), order.state_row).map_err(Problem::setup)?),
+        false => None,
+    };
     drop(received);
 
     let profile = Kind::Board.profile();
@@ -151,8 +161,9 @@ fn prepare(order: &Order, descriptors: &mut Vec<OwnedFd>, link: &Link) -> Result
     enter::close_all_but(&keep).map_err(Problem::sandbox)?;
     enter::seal(profile, &ThreadGate::new()).map_err(Problem::sandbox)?;
     server.recover(&mut board);
+    board.pause();
     board.flush(server.area()).map_err(Problem::shared)?;
-    Ok(Islet { board, server, kick, page, running: false })
+    Ok(Islet { board, server, kick, page, machine: order.machine, state, running: false })
 }
 
 impl Islet {
@@ -172,6 +183,7 @@ impl Islet {
                     Ok(Some(command)) => self.obey(command)?,
                     Err(problem) => Say::Failed(problem),
                 };
+                self.tell(control)?;
                 control.say(id, &answer)?;
             }
             if !self.works() {
@@ -179,9 +191,7 @@ impl Islet {
                 continue;
             }
             let served = self.turn()?;
-            if let Some(event) = self.board.take_event() {
-                control.say(0, &Say::Guest(event))?;
-            }
+            self.tell(control)?;
             if served.corrupt {
                 control.say(0, &Say::Attack("the engine posted more writes to the board than the ring holds"))?;
             }
@@ -189,6 +199,14 @@ impl Islet {
                 self.rest(control)?;
             }
         }
+    }
+
+    /// Reports what the guest asked of the machine, and what wakes it.
+    fn tell(&mut self, control: &mut Control) -> Result<(), LinkError> {
+        while let Some(event) = self.board.take_event() {
+            control.say(0, &Say::Guest(event))?;
+        }
+        Ok(())
     }
 
     fn works(&self) -> bool {
@@ -201,17 +219,69 @@ impl Islet {
                 self.running = true;
                 self.board.go_on();
             }
-            Command::Pause => self.running = false,
+            Command::Pause => {
+                if self.works() {
+                    self.turn()?;
+                }
+                self.running = false;
+                self.board.pause();
+            }
             Command::Reset => {
                 self.board.discard();
                 self.server.serve(&mut self.board);
                 self.board.reset();
             }
             Command::PowerButton => self.board.power_button(),
+            Command::Wake if self.board.wake() => {}
+            Command::Wake => return Ok(Say::Failed(Problem::awake())),
+            Command::Save(machine) => return self.save(&machine),
+            Command::Load(left) => return self.load(left),
             Command::Statistics => return Ok(Say::Statistics(self.board.counts())),
             // Ends the process before it comes here.
             Command::Quit => {}
         }
+        self.board.flush(self.server.area()).map_err(Problem::shared)?;
+        Ok(Say::Done)
+    }
+
+    /// The area for states, if there may be a state now.
+    fn quiet_area(&self) -> Result<&StateArea, Problem> {
+        if self.running {
+            return Err(Problem::running());
+        }
+        self.state.as_ref().ok_or_else(Problem::no_state)
+    }
+
+    /// Leaves the state in its area.
+    fn save(&mut self, machine: &str) -> Result<Say, End> {
+        if let Err(problem) = self.quiet_area() {
+            return Ok(Say::Failed(problem));
+        }
+        // What was posted or forwarded after the board had paused is part of the state.
+        self.board.settle();
+        self.board.take_exchange();
+        self.server.serve(&mut self.board);
+        self.board.flush(self.server.area()).map_err(Problem::shared)?;
+        let left = self.quiet_area().and_then(|area| {
+            saved::leave(&self.board, area, self.machine, machine).map_err(|error| Problem::refused(&error))
+        });
+        Ok(left.map_or_else(Say::Failed, Say::Saved))
+    }
+
+    /// Takes the state from its area, or refuses it and stays as it is.
+    fn load(&mut self, left: Left) -> Result<Say, End> {
+        let loaded = self.quiet_area().and_then(|area| {
+            let read =
+                |state: wire::saved_capnp::saved_state::Reader<'_>| saved::read(&self.board, state, self.machine);
+            area.take(left, read).map_err(|error| Problem::refused(&error))
+        });
+        let chipset = match loaded {
+            Ok(chipset) => chipset,
+            Err(problem) => return Ok(Say::Failed(problem)),
+        };
+        self.board.discard();
+        self.server.serve(&mut self.board);
+        self.board.replace(chipset);
         self.board.flush(self.server.area()).map_err(Problem::shared)?;
         Ok(Say::Done)
     }

@@ -9,6 +9,8 @@ use machine_model::pci::{CONFIG_SIZE, ECAM_FUNCTION_SIZE, PciFunction};
 
 /// Bit 31 of port 0xCF8: the data port reaches configuration space.
 const ENABLE: u32 = 1 << 31;
+/// Bits of port 0xCF8 that are kept.
+const ADDRESS_BITS: u32 = ENABLE | 0x00FF_FFFC;
 
 /// One function.
 #[derive(Clone, Debug)]
@@ -98,7 +100,7 @@ impl Pci {
 
     /// Writes port 0xCF8.
     pub fn set_address(&mut self, value: u32) {
-        self.address = value & (ENABLE | 0x00FF_FFFC);
+        self.address = value & ADDRESS_BITS;
     }
 
     /// The ECAM offset that port 0xCFC + `byte` (0 to 3) reaches now; `None` if disabled or beyond the last bus.
@@ -112,6 +114,8 @@ impl Pci {
         Some(function + u64::from(self.address & 0xFC) + u64::from(byte & 3))
     }
 }
+
+mod saved;
 
 #[cfg(test)]
 mod tests {

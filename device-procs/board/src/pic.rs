@@ -351,6 +351,8 @@ impl Pic {
     }
 }
 
+mod saved;
+
 #[cfg(test)]
 mod tests {
     use super::Which::{Master, Slave};

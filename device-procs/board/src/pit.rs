@@ -399,5 +399,7 @@ impl Pit {
     }
 }
 
+mod saved;
+
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,9 @@
 //! ACPI power management: PM1 events and control, the PM timer, and a general-purpose event block without sources.
 //!
-//! The one idea: the system control interrupt is one expression of status and enable bits; soft-off is the only sleep
-//! state. There is no SMI: the block is always in ACPI mode. Sources: ACPI specification 6.5, section 4.8; ICH9 datasheet
-//! (316972), "Power Management I/O Registers", for offsets.
+//! The one idea: the system control interrupt is one expression of status and enable bits, and so is what wakes a machine
+//! that sleeps. Sleep states are suspend to RAM (S3) and soft-off (S5). There is no SMI: the block is always in ACPI mode.
+//! Sources: ACPI specification 6.5, sections 4.8 and 7.4; ICH9 datasheet (316972), "Power Management I/O Registers", for
+//! offsets.
 
 use crate::time::{ticks, time_of};
 use machine_model::ports::{PmPorts, SleepTypes};
@@ -33,6 +34,34 @@ mod control {
 
 const GPE_BYTES: usize = 8;
 
+/// A sleep state that the guest asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sleep {
+    /// S3: the processors lose their state; memory and this board go on.
+    ToRam,
+    /// S5.
+    SoftOff,
+}
+
+/// What wakes a machine from S3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The alarm of the real-time clock, if the guest has enabled its PM1 event.
+    Rtc,
+    /// The power button, which cannot be disabled (ACPI 4.8.3.1.1).
+    Button,
+}
+
+impl Cause {
+    /// As `guestWake` says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::Rtc => "rtc",
+            Cause::Button => "button",
+        }
+    }
+}
+
 /// State of the power management block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pm {
@@ -44,6 +73,8 @@ pub struct Pm {
     gpe_enable: [u8; GPE_BYTES],
     /// Half periods of the timer whose change of the top bit is in `status`.
     timer_halves: u64,
+    /// The guest is in S3.
+    suspended: bool,
 }
 
 impl Pm {
@@ -57,6 +88,7 @@ impl Pm {
             control: control::SCI_EN,
             gpe_enable: [0; GPE_BYTES],
             timer_halves: 0,
+            suspended: false,
         };
         pm.timer_halves = pm.halves(now);
         pm
@@ -116,6 +148,36 @@ impl Pm {
         self.status |= event::RTC;
     }
 
+    /// Whether the real-time clock's interrupt would raise the SCI or wake the machine, which it does not already do.
+    pub fn waits_for_rtc(&self) -> bool {
+        self.enable & event::RTC != 0 && self.status & event::RTC == 0
+    }
+
+    /// Whether the guest is in S3.
+    pub fn suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// What wakes a machine that sleeps, if something does.
+    pub fn wake_cause(&self) -> Option<Cause> {
+        if !self.suspended {
+            None
+        } else if self.status & event::POWER_BUTTON != 0 {
+            Some(Cause::Button)
+        } else {
+            (self.status & self.enable & event::RTC != 0).then_some(Cause::Rtc)
+        }
+    }
+
+    /// Leaves S3; answers whether the machine was in it.
+    pub fn wake(&mut self) -> bool {
+        let slept = std::mem::take(&mut self.suspended);
+        if slept {
+            self.status |= event::WAKE;
+        }
+        slept
+    }
+
     /// Reads the byte at `port`, which lies in the block. Registers that do not exist read as zero.
     pub fn read(&self, port: u16, now: u64) -> u8 {
         let ports = &self.ports;
@@ -136,8 +198,8 @@ impl Pm {
         }
     }
 
-    /// Writes the byte at `port`, which lies in the block. True: the guest asked for soft-off.
-    pub fn write(&mut self, port: u16, value: u8) -> bool {
+    /// Writes the byte at `port`, which lies in the block; answers the sleep state that this enters.
+    pub fn write(&mut self, port: u16, value: u8) -> Option<Sleep> {
         let ports = &self.ports;
         let shifted = |offset: u16| (u16::from(value) << (8 * (offset & 1)), 0xFF << (8 * (offset & 1)));
         if ports.pm1_event.contains(port) {
@@ -151,17 +213,28 @@ impl Pm {
         } else if ports.pm1_control.contains(port) {
             let (bits, mask) = shifted(port - ports.pm1_control.start);
             self.control = (self.control & !mask | bits) & control::KEPT | control::SCI_EN;
+            if bits & control::SLP_EN == 0 {
+                return None;
+            }
             let sleep_type = (self.control & control::SLP_TYP) >> control::SLP_TYP.trailing_zeros();
-            return bits & control::SLP_EN != 0 && sleep_type == u16::from(self.sleep.s5);
+            if sleep_type == u16::from(self.sleep.s5) {
+                return Some(Sleep::SoftOff);
+            }
+            if sleep_type == u16::from(self.sleep.s3) {
+                self.suspended = true;
+                return Some(Sleep::ToRam);
+            }
         } else if ports.gpe0.contains(port) {
             let offset = usize::from(port - ports.gpe0.start);
             if let Some(enable) = offset.checked_sub(GPE_BYTES).and_then(|at| self.gpe_enable.get_mut(at)) {
                 *enable = value;
             }
         }
-        false
+        None
     }
 }
+
+mod saved;
 
 #[cfg(test)]
 mod tests {
@@ -178,9 +251,9 @@ mod tests {
         Pm::new(ports.pm, ports.sleep, 0)
     }
 
-    fn write16(pm: &mut Pm, port: u16, value: u16) -> bool {
+    fn write16(pm: &mut Pm, port: u16, value: u16) -> Option<Sleep> {
         let [low, high] = value.to_le_bytes();
-        pm.write(port, low) | pm.write(port + 1, high)
+        pm.write(port, low).or(pm.write(port + 1, high))
     }
 
     fn read16(pm: &Pm, port: u16) -> u16 {
@@ -198,11 +271,32 @@ mod tests {
     #[test]
     fn soft_off_needs_its_sleep_type_and_the_enable_bit() {
         let mut pm = pm();
-        assert!(!write16(&mut pm, CONTROL, 7 << 10));
+        assert_eq!(write16(&mut pm, CONTROL, 7 << 10), None);
         assert_eq!(read16(&pm, CONTROL), 7 << 10 | 1);
-        assert!(!write16(&mut pm, CONTROL, 5 << 10 | 1 << 13), "a state that does not exist");
-        assert!(write16(&mut pm, CONTROL, 7 << 10 | 1 << 13));
+        assert_eq!(write16(&mut pm, CONTROL, 6 << 10 | 1 << 13), None, "a state that does not exist");
+        assert_eq!(write16(&mut pm, CONTROL, 7 << 10 | 1 << 13), Some(Sleep::SoftOff));
         assert_eq!(read16(&pm, CONTROL) & 1 << 13, 0, "write-only");
+        assert!(!pm.suspended());
+    }
+
+    #[test]
+    fn suspend_to_ram_ends_with_a_wake_and_its_status_bit() {
+        let mut pm = pm();
+        assert!(!pm.wake(), "awake");
+        assert_eq!(read16(&pm, STATUS), 0);
+        assert_eq!(write16(&mut pm, CONTROL, 5 << 10 | 1 << 13), Some(Sleep::ToRam));
+        assert!(pm.suspended() && pm.wake_cause().is_none());
+        pm.rtc_event();
+        assert_eq!(pm.wake_cause(), None, "not enabled");
+        write16(&mut pm, ENABLE, 0x0400);
+        assert_eq!(pm.wake_cause(), Some(Cause::Rtc));
+        pm.power_button();
+        assert_eq!(pm.wake_cause(), Some(Cause::Button));
+        assert!(pm.wake() && !pm.suspended() && pm.wake_cause().is_none());
+        assert_eq!(read16(&pm, STATUS), 0x8500);
+        write16(&mut pm, STATUS, 0x8000);
+        assert_eq!(read16(&pm, STATUS), 0x0500);
+        assert!(!pm.wake());
     }
 
     #[test]
@@ -274,7 +368,7 @@ mod tests {
     fn the_rest_of_the_block_reads_as_zero() {
         let mut pm = pm();
         for port in [0x606, 0x60C, 0x630, 0x67F] {
-            assert!(!pm.write(port, 0xFF));
+            assert_eq!(pm.write(port, 0xFF), None);
             assert_eq!(pm.read(port, 0), 0);
         }
     }

@@ -4,6 +4,11 @@
 //! The one idea: each of them is a write that either asks for a reset or is remembered. Sources: ICH9 datasheet (316972),
 //! "RST_CNT" and "PORT92".
 
+use state::StateError;
+use wire::state_board_capnp::reset_ports;
+
+use crate::field::bits;
+
 /// Bits of port 0xCF9.
 mod control {
     /// The reset happens when this goes from 0 to 1.
@@ -36,6 +41,23 @@ impl Default for Reset {
 }
 
 impl Reset {
+    /// Fills in the saved state.
+    pub fn save(&self, mut to: reset_ports::Builder<'_>) {
+        to.set_control(self.control);
+        to.set_port92(self.port_92);
+    }
+
+    /// The ports of a saved state at path `at`.
+    ///
+    /// # Errors
+    /// The field that is wrong.
+    pub fn load(from: reset_ports::Reader<'_>, at: &str) -> Result<Self, StateError> {
+        Ok(Self {
+            control: bits(at, "control", from.get_control(), control::KEPT.into())?,
+            port_92: bits(at, "port92", from.get_port92(), (port_92::FAST_RESET | port_92::A20).into())?,
+        })
+    }
+
     /// Reads port 0xCF9.
     pub fn read_control(&self) -> u8 {
         self.control

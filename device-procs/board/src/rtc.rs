@@ -368,5 +368,7 @@ fn set(cmos: &mut [u8; 128], index: u8, value: u8) {
     }
 }
 
+mod saved;
+
 #[cfg(test)]
 mod tests;

@@ -8,12 +8,19 @@
 //! no device's line uses: the row of pin `n` is [`DELIVER`] + n, it always holds the pin's message, and raising that line
 //! makes the engine send it. The row is never emptied: a message that is under way while the guest masks the pin still
 //! arrives, as on a bus, and its end of interrupt comes back.
+//!
+//! While paused the board is quiet: what happens all the same (a posted write that it finds, the power button) changes
+//! registers and shadows, but nothing is raised and nobody is rung until the next run. Lines that it has raised and the
+//! engine has not taken are taken back by [`Board::pause`], so that each message has one owner when states are saved: the
+//! board, with what it keeps back, or the engine, with what it took.
 
 use doorbell::{Access, Answer, Device, DeviceArea, EventFd, Header, Operation, Route, Space, board as cell};
 use machine_model::Machine;
+use state::StateError;
+use wire::state_board_capnp::board_state;
 
 use crate::chipset::{Chipset, Event};
-use crate::ioapic::{Message, PINS};
+use crate::ioapic::{Message, PINS, Pins};
 
 /// First of the lines through which the board sends the IOAPIC's messages.
 pub const DELIVER: usize = 128;
@@ -57,6 +64,12 @@ pub struct Board {
     event: Option<Event>,
     routes: [Option<Route>; PINS],
     messages: [Option<Message>; PINS],
+    /// Pins whose message is to be sent as soon as the board is not quiet.
+    undelivered: Pins,
+    /// Paused: nothing is raised.
+    quiet: bool,
+    /// What wakes the suspended guest has been reported.
+    wake_told: bool,
     /// The engine has to be rung.
     ring: bool,
     counts: Counts,
@@ -76,6 +89,9 @@ impl Board {
             event: None,
             routes: [None; PINS],
             messages: [None; PINS],
+            undelivered: 0,
+            quiet: false,
+            wake_told: false,
             ring: false,
             counts: Counts::default(),
         }
@@ -92,14 +108,83 @@ impl Board {
         self.mode == Mode::Ended
     }
 
-    /// Takes the guest's request to the machine.
+    /// Takes the guest's request to the machine, or what wakes a suspended guest (once for each run; a quiet board keeps it
+    /// for the next).
     pub fn take_event(&mut self) -> Option<Event> {
-        self.event.take()
+        if self.event.is_some() {
+            return self.event.take();
+        }
+        let cause = self.chipset.wake_cause().filter(|_| !self.quiet && !self.wake_told)?;
+        self.wake_told = true;
+        Some(Event::Wake(cause))
     }
 
-    /// The machine runs on in spite of the guest's request. A vCPU that still waits makes it again.
+    /// The machine runs: for the first time, after a pause, or in spite of the guest's request. A vCPU that still waits
+    /// makes it again. Flush afterwards.
     pub fn go_on(&mut self) {
         self.mode = Mode::Serving;
+        self.quiet = false;
+        self.wake_told = false;
+    }
+
+    /// From now on, until [`Board::go_on`], nothing is raised, and nothing is left where the engine would still take it.
+    /// Serve before, flush afterwards.
+    pub fn pause(&mut self) {
+        self.quiet = true;
+        let Self { header, undelivered, .. } = self;
+        header.take_raised(|line| {
+            if let Some(pin) = line.checked_sub(DELIVER).filter(|pin| *pin < PINS) {
+                *undelivered |= 1 << pin;
+            }
+        });
+    }
+
+    /// Prepares [`Board::save`] and [`Board::load`] of a quiet board: what the guest had posted and the engine forwarded is
+    /// carried out when the ring is served and the exchange taken, even if the guest has asked for the end of its run.
+    pub fn settle(&mut self) {
+        if self.mode == Mode::Ended {
+            self.mode = Mode::Serving;
+        }
+    }
+
+    /// Fills in the saved state of a quiet, settled board.
+    pub fn save(&self, to: board_state::Builder<'_>) {
+        self.chipset.save(self.undelivered, to);
+    }
+
+    /// The chipset of a saved state, for [`Board::replace`].
+    ///
+    /// # Errors
+    /// The field that is wrong.
+    pub fn load(&self, from: board_state::Reader<'_>) -> Result<Chipset, StateError> {
+        Chipset::load(self.machine, from)
+    }
+
+    /// Puts a loaded chipset in the place of what was: everything that was under way for the old one is dropped. The ring
+    /// has been served with [`Board::discard`]. Flush afterwards.
+    pub fn replace(&mut self, chipset: Chipset) {
+        self.drop_exchange();
+        self.chipset = chipset;
+        self.routes = [None; PINS];
+        self.messages = [None; PINS];
+        self.event = None;
+        self.wake_told = false;
+        self.mode = Mode::Serving;
+        // Whatever the engine knew of the board has changed.
+        self.ring = true;
+    }
+
+    fn drop_exchange(&mut self) {
+        self.header.take_ended(|_| ());
+        self.header.take_forwarded(|_| ());
+        self.header.take_raised(|_| ());
+        self.undelivered = 0;
+    }
+
+    /// The machine leaves S3; answers whether it was in it. Flush afterwards.
+    pub fn wake(&mut self) -> bool {
+        self.wake_told = false;
+        self.chipset.wake()
     }
 
     /// From now on, until [`Board::reset`], accesses have no effect and read as all ones: to be called, and the ring
@@ -110,15 +195,16 @@ impl Board {
 
     /// To the state after reset. Flush afterwards.
     pub fn reset(&mut self) {
-        self.header.take_ended(|_| ());
-        self.header.take_forwarded(|_| ());
+        self.drop_exchange();
         self.chipset.reset(self.header.guest_ns());
         self.event = None;
+        self.wake_told = false;
         self.mode = Mode::Serving;
     }
 
     /// Someone pressed the power button. Flush afterwards.
     pub fn power_button(&mut self) {
+        self.wake_told = false;
         self.chipset.power_button(self.header.guest_ns());
     }
 
@@ -160,7 +246,7 @@ impl Board {
     /// The engine's eventfd cannot be rung.
     pub fn flush(&mut self, area: &DeviceArea) -> doorbell::Result<()> {
         self.publish_all(area);
-        if std::mem::take(&mut self.ring) {
+        if !self.quiet && std::mem::take(&mut self.ring) {
             self.notify.ring()?;
         }
         Ok(())
@@ -184,7 +270,9 @@ impl Board {
         if out.routes_changed {
             self.publish_routes();
         }
-        for pin in (0..PINS).filter(|pin| out.deliver >> pin & 1 != 0) {
+        self.undelivered |= out.deliver;
+        let deliver = if self.quiet { 0 } else { std::mem::take(&mut self.undelivered) };
+        for pin in (0..PINS).filter(|pin| deliver >> pin & 1 != 0) {
             self.header.raise(DELIVER + pin);
             self.counts.messages += 1;
             self.ring = true;
@@ -262,8 +350,20 @@ impl Device for Board {
             Mode::Discarding => return Answer::Done(u64::MAX),
             Mode::Serving => {}
         }
+        // The vCPU that has put the machine to sleep gets no answer any more. The others are served until they stop, too.
+        let control = access.operation == Operation::Write
+            && access.space == Space::Port
+            && self.chipset.is_sleep_control(access.address as u16, access.width);
+        if control && self.chipset.suspended() {
+            return Answer::Stall;
+        }
         let value = self.carry_out(access);
         match self.chipset.take_event() {
+            Some(Event::Suspend) => {
+                self.event.get_or_insert(Event::Suspend);
+                self.wake_told = false;
+                Answer::Stall
+            }
             Some(event) => {
                 self.event.get_or_insert(event);
                 self.mode = Mode::Ended;

@@ -269,6 +269,9 @@ fn random_accesses_do_no_harm() {
             _ => board.end_of_interrupt(value as u8),
         }
         let _ = (board.interrupt_acknowledge(), board.intr(), board.take_outputs());
+        if board.suspended() {
+            assert!(board.wake());
+        }
         board.advance(now);
         assert!(board.deadline().is_none_or(|deadline| deadline > now));
     }
