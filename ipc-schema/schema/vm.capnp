@@ -24,13 +24,13 @@ struct VmConfig {
   noReboot @15 :Bool;
   detach @16 :Bool;
   logTranslation @17 :Bool;
-  restore @18 :Restore;            # absent: the VM starts with its kernel
+}
 
-  struct Restore {
-    # Descriptors "snapshot:" + file name, read-only, for each file of the directory.
-    manifest @0 :Data;             # a message with snapshot.capnp Manifest, without `config` and `ram.digests`
-    onDemand @1 :Bool;
-  }
+struct Restore {
+  # In the sealed memfd "restore" beside the configuration, if the VM begins with a snapshot. Descriptors "snapshot:" + file name,
+  # read-only, for each file of the snapshot.
+  manifest @0 :Data;               # a message with snapshot.capnp Manifest, without `config` and `ram.digests`
+  onDemand @1 :Bool;
 }
 
 struct AdoptionRecord {
@@ -64,6 +64,7 @@ struct AdoptionRecord {
   damaged @25 :Bool;               # a piece of memory is lost
   jobs @26 :List(Job);
   lastJob @27 :UInt64;
+  faults @28 :Islet.FaultMapping;  # of the engine, while memory comes on demand
 
   struct Job {
     id @0 :UInt64;
