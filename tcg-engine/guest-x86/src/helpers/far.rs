@@ -356,7 +356,9 @@ pub(super) fn iret<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, _: u64, _: u64, by
         // A task return: does not exist in long mode, left out elsewhere.
         return cpu.gp(0);
     }
-    let [pc, cs, new] = cpu.peek_stack::<3>(regs, bytes, 0)?;
+    // The flags are read first.
+    let [new] = cpu.peek_stack::<1>(regs, bytes, 2 * bytes)?;
+    let [pc, cs] = cpu.peek_stack::<2>(regs, bytes, 0)?;
     let (pc, selector) = (narrow(pc, bytes), cs as u16);
     let old = eflags(regs);
     let mut mask = changeable(cpu.sys.cpl, iopl(regs));

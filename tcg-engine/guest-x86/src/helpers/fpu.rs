@@ -276,18 +276,29 @@ impl<B: Bus> Cpu<B> {
         Ok(Then::Continue)
     }
 
-    /// #GP(0) unless `addr` is a multiple of `align`. In 64-bit mode offset and linear address agree in their low bits, and
-    /// elsewhere segments that are not 64-byte aligned are checked by their base.
-    fn check_alignment(&mut self, area: Area, align: u64) -> Result<(), Stop> {
+    /// What comes before the first access to the `len` bytes of an area: they must be canonical in 64-bit mode, and the area a
+    /// multiple of `align`, or it is #GP(0). In 64-bit mode offset and linear address agree in their low bits, and elsewhere
+    /// segments that are not 64-byte aligned are checked by their base.
+    fn check_place(&mut self, area: Area, align: u64, len: usize) -> Result<(), Stop> {
         let base = match crate::state::Seg::from_index(usize::from(area.m.space).wrapping_sub(1)) {
             Some(seg) => self.sys.seg(seg).base,
             None => 0,
         };
-        if self.mode().contains(Mode::CODE64) && !Self::canonical(area.at) {
-            // Not canonical comes first: the access says which exception that is.
-            Env::load(self, area.at, area.of(0))?;
+        // Where the address itself is not canonical that comes first, then the alignment, then where the area ends. The access
+        // says which exception it is.
+        self.check_canonical(area, 0)?;
+        if area.at.wrapping_add(base) & (align - 1) != 0 {
+            return self.gp(0);
         }
-        if area.at.wrapping_add(base) & (align - 1) != 0 { self.gp(0) } else { Ok(()) }
+        self.check_canonical(area, len - 1)
+    }
+
+    fn check_canonical(&mut self, area: Area, offset: usize) -> Result<(), Stop> {
+        let address = area.address(offset);
+        if self.mode().contains(Mode::CODE64) && !Self::canonical(address) {
+            Env::load(self, address, area.of(0))?;
+        }
+        Ok(())
     }
 
     /// XMM registers that exist in this mode.
@@ -296,7 +307,7 @@ impl<B: Bus> Cpu<B> {
     }
 
     fn fxsave(&mut self, regs: &mut Regs, area: Area, rex_w: bool) -> Result<Then, Stop> {
-        self.check_alignment(area, 16)?;
+        self.check_place(area, 16, fx::SIZE)?;
         self.probe_area(area, fx::SIZE)?;
         let count = self.xmm_count();
         let mut writer = self.writer(area);
@@ -305,7 +316,7 @@ impl<B: Bus> Cpu<B> {
     }
 
     fn fxrstor(&mut self, regs: &mut Regs, area: Area, rex_w: bool) -> Result<Then, Stop> {
-        self.check_alignment(area, 16)?;
+        self.check_place(area, 16, fx::SIZE)?;
         let mut bytes = [0; fx::SIZE];
         self.read_area(area, &mut bytes, 3)?;
         let mxcsr = dword(&bytes, fx::MXCSR);
@@ -319,7 +330,7 @@ impl<B: Bus> Cpu<B> {
     }
 
     fn xsave(&mut self, regs: &mut Regs, area: Area, requested: u64, rex_w: bool) -> Result<Then, Stop> {
-        self.check_alignment(area, 64)?;
+        self.check_place(area, 64, fx::XSAVE_SIZE)?;
         let components = requested & self.sys.xcr0;
         let count = self.xmm_count();
         for (at, len) in parts(components, components, count) {
@@ -337,9 +348,14 @@ impl<B: Bus> Cpu<B> {
 
     /// SDM volume 1, 13.8: standard form only; the model has no compacted form.
     fn xrstor(&mut self, regs: &mut Regs, area: Area, requested: u64, rex_w: bool) -> Result<Then, Stop> {
-        self.check_alignment(area, 64)?;
+        self.check_place(area, 64, fx::XSAVE_SIZE)?;
         let components = requested & self.sys.xcr0;
         let mut bytes = [0; fx::XSAVE_SIZE];
+        // The manual gives no order of the reads. Processors look for the control words of what is asked for before they look
+        // at the header, whether it says that they are there or not.
+        if components & component::X87 != 0 {
+            self.read_area(area, &mut bytes[..2], 1)?;
+        }
         let with_mxcsr = components & (component::SSE | component::AVX) != 0;
         if with_mxcsr {
             self.read_area(area.at(fx::MXCSR), &mut bytes[fx::MXCSR..fx::MXCSR + 4], 2)?;
