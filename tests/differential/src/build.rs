@@ -627,9 +627,14 @@ impl Draft<'_> {
                 out.extend((0..n).map(|_| self.r.pick(&[0x2e, 0x36, 0x3e, 0x26])));
             }
             Shape::Junk => {
+                // XCHG locks, and what it locks must stay aligned (see `place`): nothing that moves or widens its operand.
+                let locks = self.form.code.mnemonic() == Mnemonic::Xchg && self.target.is_some();
                 for _ in 0..self.r.below(3) + 1 {
                     let rex = if self.long() { 0x40 | self.r.below(16) as u8 } else { 0x2e };
                     let p = self.r.pick(&[0x2e, 0x36, 0x3e, 0x26, 0x64, 0x65, 0x66, 0x67, 0xf2, 0xf3, rex]);
+                    if locks && matches!(p, 0x64 | 0x65 | 0x67 | 0x40..=0x4f) {
+                        return None;
+                    }
                     out.push(p);
                 }
             }

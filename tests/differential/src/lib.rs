@@ -11,6 +11,7 @@
 //! | [`features`], [`exclusions`] | what is advertised; what the host cannot answer for, and why |
 //! | [`forms`] | the forms of each instruction |
 //! | [`build`], [`random`], [`tune`] | from a form and a number to a case |
+//! | [`fixed`] | corners that random states reach too seldom |
 //! | [`sequence`] | several instructions in one block |
 //! | [`host`] | the child that runs cases on the CPU |
 //! | [`guest`], [`bus`] | the vCPU that runs them in the translator |
@@ -28,6 +29,7 @@ pub mod case;
 pub mod compare;
 pub mod exclusions;
 pub mod features;
+pub mod fixed;
 pub mod forms;
 pub mod guest;
 pub mod host;

@@ -12,7 +12,7 @@ const USAGE: &str =
        differential --seed N --form FORM --state N                      one case, in full";
 
 fn main() -> Result<ExitCode> {
-    let (mut seed, mut states, mut threads, mut form, mut state) = (1, 3, 1, None, None);
+    let (mut seed, mut states, mut threads, mut form, mut state) = (1, run::SAMPLE_STATES, 1, None, None);
     let (mut filters, mut hunt) = (vec![], None);
     let mut args = std::env::args().skip(1);
     while let Some(a) = args.next() {
@@ -43,8 +43,8 @@ fn main() -> Result<ExitCode> {
     list.retain(|f| filters.is_empty() || filters.iter().any(|x| f.to_string().contains(x.as_str())));
     let plan = Plan { forms: list, seed, states: 0..states, sequences: 1000 * states, threads };
     let start = std::time::Instant::now();
-    let report = run::run(&plan, model, &|form, made, host, guest| match &hunt {
-        Some(h) => h.case(form, made, host, guest),
+    let report = run::run(&plan, model, &|name, made, host, guest| match &hunt {
+        Some(h) => h.case(name, made, host, guest),
         None => Ok(()),
     })?;
     if let Some(h) = &hunt {

@@ -163,9 +163,9 @@ static LONG_OPERANDS: &[Mnemonic] = {
 fn fault_address(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
     let (h, g) = (host.stop.cr2, guest.stop.cr2);
     // An operand may wrap around at the end of what its address size reaches.
-    let near = [16, 32, 63].iter().any(|bits| {
-        let apart = (h.wrapping_sub(g) << (64 - bits)) as i64 >> (64 - bits);
-        (h | g) >> bits == 0 && apart.unsigned_abs() < 600
+    let near = [48, 32, 0].iter().any(|above| {
+        let apart = (h.wrapping_sub(g) << above) as i64 >> above;
+        (h | g).leading_zeros() >= *above && apart.unsigned_abs() < 600
     });
     let near = near && host.state.rip == case.state.rip;
     let faults = (host.stop.vector, guest.stop.vector) == (14, 14);

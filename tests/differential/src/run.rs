@@ -17,6 +17,11 @@ use crate::host::{BATCH, Host};
 use crate::random::Pool;
 use crate::{exclusions, features};
 
+/// States of each form in the sample that runs every time.
+pub const SAMPLE_STATES: u64 = 3;
+/// Sequences in each mode in that sample.
+pub const SAMPLE_SEQUENCES: u64 = 3000;
+
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -150,8 +155,8 @@ struct Worker<'a> {
     extra: Extra<'a>,
 }
 
-/// Called with each case and the outcome on which both sides agree.
-pub type Extra<'a> = &'a (dyn Fn(&Form, &Made, &Outcome, &mut Guest) -> Result<()> + Sync);
+/// Called with each case (form, number of the state) and the outcome on which both sides agree.
+pub type Extra<'a> = &'a (dyn Fn(&(Form, u64), &Made, &Outcome, &mut Guest) -> Result<()> + Sync);
 
 /// Run the plan.
 ///
@@ -235,7 +240,8 @@ impl Worker<'_> {
             let host = host.map(|()| &*b.host).map_err(|why| format!("the host's child is lost: {why}"));
             self.judge(&b.names[i], &b.made[i], host, guest.map(|()| &b.guests[i]))?;
         }
-        (b.names.clear(), b.made.clear());
+        b.names.clear();
+        b.made.clear();
         Ok(())
     }
 
@@ -249,7 +255,7 @@ impl Worker<'_> {
         }
         if lines.is_empty() {
             if let Ok(o) = host {
-                (self.extra)(&form, made, o, &mut self.guest)?;
+                (self.extra)(name, made, o, &mut self.guest)?;
             }
             return Ok(());
         }

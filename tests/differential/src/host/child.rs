@@ -207,6 +207,8 @@ static OWN_FS: AtomicU64 = AtomicU64::new(0);
 static CODE_ALIAS: AtomicU64 = AtomicU64::new(0);
 /// The code bytes that stand there now: offset and length.
 static PLACED: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
+/// What the first entry into the handler unmaps; before that it may be the stack in use.
+static UNWANTED: Cell<Unwanted> = Cell(std::cell::UnsafeCell::new([(0, 0); 8]));
 /// In the handler: an exception there is a bug of this file.
 static INSIDE: AtomicBool = AtomicBool::new(false);
 /// A case is under way (as opposed to the first entry).
@@ -257,12 +259,34 @@ struct Setup {
     code: i32,
     data: i32,
     stack: u64,
+    unwanted: Unwanted,
+}
+
+/// Start and length of mappings that cases must not find.
+type Unwanted = [(u64, u64); 8];
+
+/// The first stack and the kernel's pages beside it. They lie at the very end of the lower half, where small negative values
+/// lead to as well, at addresses that are different in every run.
+fn unwanted(maps: &str) -> Unwanted {
+    let lines =
+        maps.lines().filter(|l| ["[stack]", "[vdso]", "[vvar]", "[vvar_vclock]"].iter().any(|n| l.ends_with(n)));
+    let ranges = lines.filter_map(|l| {
+        let (from, to) = l.split(' ').next()?.split_once('-')?;
+        let (from, to) = (u64::from_str_radix(from, 16).ok()?, u64::from_str_radix(to, 16).ok()?);
+        Some((from, to - from))
+    });
+    let mut out = Unwanted::default();
+    for (o, r) in out.iter_mut().zip(ranges) {
+        *o = r;
+    }
+    out
 }
 
 const STACK: usize = 256 << 10;
 
 impl Setup {
     fn prepare() -> Result<Setup> {
+        let unwanted = unwanted(&std::fs::read_to_string("/proc/self/maps")?);
         // SAFETY: plain calls; the descriptors and the mapping are checked.
         unsafe {
             let code = libc::memfd_create(c"code".as_ptr(), libc::MFD_CLOEXEC);
@@ -283,7 +307,7 @@ impl Setup {
                 0,
             );
             ensure!(stack != libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());
-            Ok(Setup { code, data, stack: stack as u64 })
+            Ok(Setup { code, data, stack: stack as u64, unwanted })
         }
     }
 }
@@ -347,6 +371,7 @@ fn live(setup: &Setup) -> ! {
     };
     // SAFETY: the stack and the action outlive the child's life; the exception enters the handler.
     unsafe {
+        *UNWANTED.0.get() = setup.unwanted;
         if libc::sigaltstack(&raw const stack, ptr::null_mut()) != 0 {
             quit(41);
         }
@@ -425,10 +450,16 @@ unsafe extern "C" fn handle(uc: *mut libc::ucontext_t) {
     if INSIDE.swap(true, Ordering::Relaxed) {
         quit(45);
     }
-    // SAFETY: the kernel's frame, the shared area and the passage are valid and used by this thread alone.
+    // SAFETY: the kernel's frame, the shared area and the passage are valid and used by this thread alone; it runs on the
+    // alternate stack, and never returns to the one that the first entry unmaps.
     unsafe {
         let area = AREA.load(Ordering::Relaxed) as *mut Area;
         (*area).started.store(true, Ordering::SeqCst);
+        for (at, len) in std::mem::take(&mut *UNWANTED.0.get()) {
+            if len != 0 {
+                libc::munmap(at as *mut libc::c_void, len as usize);
+            }
+        }
         if UNDER_WAY.load(Ordering::Relaxed) {
             let now = (*area).current.load(Ordering::SeqCst);
             record(&*uc, &raw mut (*area).outcomes[now % BATCH]);

@@ -7,6 +7,7 @@
 mod child;
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -69,6 +70,10 @@ impl Host {
     }
 
     fn spawn(&self) -> Result<Running> {
+        // One at a time: the child finds its area through statics of this process, and must not inherit another worker's end
+        // of a pipe, or that worker would not see its own child go.
+        static FORKING: Mutex<()> = Mutex::new(());
+        let _one = FORKING.lock().unwrap_or_else(PoisonError::into_inner);
         let (go_read, go) = child::pipe()?;
         let (done, done_write) = child::pipe()?;
         let pid = self.shared.fork(go_read.as_raw_fd(), done_write.as_raw_fd())?;
