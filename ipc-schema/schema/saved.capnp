@@ -12,6 +12,8 @@ struct EngineState {
   clock @1 :State.ClockState;
   pciAddress @2 :UInt32;           # latch of port 0xCF8
   cpuModel @3 :Text;
+  heldLines @4 :List(UInt16);      # lines that rose while the machine was paused and whose routes say that the board decides:
+                                   # the board is told at the next run
 }
 
 struct SavedState {

@@ -44,6 +44,10 @@ struct X86Core {
   lapic @18 :Data;          # the register page, 1024 bytes: register n at offset 16 n
   apicBase @19 :UInt64;
   tscDeadline @20 :UInt64;
+  pdpte @21 :List(UInt64);  # the four page-directory-pointer registers of PAE paging, which CR3 was loaded with; empty: not in use
+  apicErrors @22 :UInt32;   # errors since the last write of the local APIC's ESR; the page has what that write latched
+  apicTimerStart @23 :UInt64;      # guest time at which the count of the timer was started; 0: as exact as the page says
+  nmiPending @24 :Bool;     # an NMI waits while `pendingEvent` is another one
 }
 
 struct PendingEvent {
