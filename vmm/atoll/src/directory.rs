@@ -194,6 +194,10 @@ impl Place {
         self.path.join(control::SOCKET_NAME)
     }
 
+    pub fn descriptors(&self) -> PathBuf {
+        self.path.join(control::DESCRIPTORS_NAME)
+    }
+
     pub fn console(&self) -> PathBuf {
         self.path.join(CONSOLE)
     }

@@ -182,7 +182,7 @@ mod tests {
         let error = Programs::inside(&folder).unwrap_err();
         assert!(error.what.contains("'keeper'") && error.remedy.contains("ATOLL_LIBEXEC"), "{error}");
         fs::write(folder.join("keeper"), b"x").unwrap();
-        assert_eq!(Programs::inside(&folder).unwrap().islets.len(), 5);
+        assert_eq!(Programs::inside(&folder).unwrap().islets.len(), ISLETS.len());
         fs::remove_file(folder.join("board")).unwrap();
         assert!(Programs::inside(&folder).unwrap_err().what.contains("'board'"));
         fs::remove_dir_all(folder).unwrap();

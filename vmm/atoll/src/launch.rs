@@ -19,6 +19,7 @@ use nix::unistd::{getegid, geteuid};
 use spawn::{Child, Command, Image};
 use wire::vm_capnp::vm_config;
 
+use crate::commands::restore::Restore;
 use crate::directory::{Claim, MAX_SOCKET_PATH, Place};
 use crate::failure::{Result, problem};
 use crate::files::{Programs, sealed_bytes, sealed_copy};
@@ -53,19 +54,25 @@ struct Wire {
 }
 
 /// Starts the VM under the name that was claimed. On failure nothing of it is left but the claimed directory.
-pub fn launch(plan: &Plan, merged: &Merged, claim: Claim) -> Result<Launched> {
+pub fn launch(plan: &Plan, merged: &Merged, restore: Option<&Restore>, claim: Claim) -> Result<Launched> {
     let kernel = sealed_copy("kernel", &plan.kernel, &merged.origin("kernel"))?;
     let initrd = plan.initrd.as_deref().map(|path| sealed_copy("initrd", path, &merged.origin("initrd")));
     let initrd = initrd.transpose()?;
     let programs = Programs::find()?;
     let Claim { place, lock } = claim;
     let listener = listen(&place.control(), "the control socket", "run.control-socket")?;
+    let lane = listen(&place.descriptors(), "the socket for descriptors", "run.control-socket")?;
     let wire = connect(&plan.console, &place)?;
     let failed = |what: &'static str| {
         move |error: &dyn std::fmt::Display| problem("run.start", format!("the VM was not started: {what}"), error, "")
     };
     let config = config(plan, &place).and_then(|bytes| sealed_bytes("config", &bytes));
     let config = config.map_err(|error| failed("its configuration")(&error))?;
+    let restore_message = restore.map(|restore| sealed_bytes("restore", &restore.message)).transpose();
+    let restore_message = restore_message.map_err(|error| failed("the snapshot's manifest")(&error))?;
+    let snapshot = restore.map_or(&[][..], |restore| &restore.files);
+    let snapshot: Vec<(String, &OwnedFd)> =
+        snapshot.iter().map(|(name, fd)| (format!("snapshot:{name}"), fd)).collect();
     let (report, report_theirs) =
         Link::pair(Peer::new("launcher", 0), Peer::new("supervisor", 0)).map_err(|error| failed("a socket")(&error))?;
 
@@ -74,7 +81,10 @@ pub fn launch(plan: &Plan, merged: &Merged, claim: Claim) -> Result<Launched> {
     held.push(("config", HeldKind::Memfd, config.as_fd()));
     held.push(("kernel", HeldKind::Memfd, kernel.as_fd()));
     held.extend(initrd.as_ref().map(|fd| ("initrd", HeldKind::Memfd, fd.as_fd())));
+    held.extend(restore_message.as_ref().map(|fd| ("restore", HeldKind::Memfd, fd.as_fd())));
+    held.extend(snapshot.iter().map(|(name, fd)| (name.as_str(), HeldKind::File, fd.as_fd())));
     held.push(("control-listener", HeldKind::Listener, listener.as_fd()));
+    held.push(("descriptor-listener", HeldKind::Listener, lane.as_fd()));
     held.push(("lock", HeldKind::File, lock.as_fd()));
     held.push(("report", HeldKind::Socket, report_theirs.as_fd()));
     held.extend(wire.held.as_ref().map(|(name, kind, fd)| (*name, *kind, fd.as_fd())));
@@ -206,7 +216,8 @@ fn connect(console: &Console, place: &Place) -> Result<Wire> {
 
 /// The message for the supervisor.
 fn config(plan: &Plan, place: &Place) -> io::Result<Vec<u8>> {
-    let name = |path: &Path| path.display().to_string();
+    // A snapshot may be restored from another directory.
+    let name = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
     let mut message = Builder::new_default();
     let mut config = message.init_root::<vm_config::Builder<'_>>();
     config.set_name(&place.name);

@@ -124,6 +124,21 @@ impl Merged {
         Ok(Self { options, command_line, file: Some(path.to_owned()) })
     }
 
+    /// The command line over the options of the VM that a snapshot is of.
+    pub fn over(command_line: Options, saved: Options, snapshot: &Path) -> Self {
+        let over = command_line.clone();
+        let options = Options {
+            name: over.name.or(saved.name),
+            kernel: over.kernel.or(saved.kernel),
+            initrd: over.initrd.or(saved.initrd),
+            console: over.console,
+            paused: over.paused,
+            detach: over.detach,
+            ..saved
+        };
+        Self { options, command_line, file: Some(snapshot.to_owned()) }
+    }
+
     /// How an error names an option: `--memory`, or `'memory' in vm.toml`.
     pub fn origin(&self, option: &str) -> String {
         let over = &self.command_line;

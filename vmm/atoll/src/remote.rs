@@ -37,11 +37,12 @@ pub fn find(name: &str) -> Result<Place> {
 
 /// Connects and calls.
 pub fn call<T>(place: &Place, calls: impl AsyncFnOnce(&Client) -> std::result::Result<T, Error>) -> Result<T> {
-    run(async {
-        let client = Client::connect(&place.control(), CONNECT).await?;
-        calls(&client).await
-    })
-    .and_then(|result| result.map_err(|error| explain(place, error)))
+    run(async { calls(&connect(place).await?).await }).and_then(|result| result.map_err(|error| explain(place, error)))
+}
+
+/// A connection.
+pub async fn connect(place: &Place) -> std::result::Result<Client, Error> {
+    Client::connect(&place.control(), CONNECT).await
 }
 
 /// Runs something that needs the client's runtime.

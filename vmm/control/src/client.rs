@@ -7,7 +7,9 @@
 
 use std::{
     future::Future,
-    io,
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
@@ -15,14 +17,16 @@ use std::{
 
 use capnp::message::ReaderOptions;
 use capnp_rpc::{RpcSystem, rpc_twoparty_capnp::Side, twoparty::VatNetwork};
-use tokio::{net::UnixStream, sync::mpsc, task::JoinHandle, time::Instant};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use tokio::{io::AsyncReadExt, net::UnixStream, sync::mpsc, task::JoinHandle, time::Instant};
 use tokio_util::compat::{TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
 
 use crate::{
+    DESCRIPTORS_NAME,
     control_capnp::{event_sink, subscription, vm},
     convert,
     server::Action,
-    types::{Event, EventPage, Inspection, Problem, RunState, Sandbox, Status, event_kind},
+    types::{Event, EventPage, Inspection, Job, Problem, RunState, Sandbox, Status, event_kind},
 };
 
 /// How long a call may take that a VM answers from what it knows.
@@ -33,6 +37,8 @@ const SERVER_WORDS: usize = 1 << 20;
 const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 /// How long [`Follow`] tries before the VM counts as gone.
 const FOLLOW_PATIENCE: Duration = Duration::from_secs(5);
+/// Descriptors in a parcel.
+const MAX_PARCEL: usize = 32;
 /// Events that may wait for who reads them.
 const QUEUE: usize = 64;
 
@@ -180,12 +186,94 @@ impl Client {
             Action::Resume => call!(self.vm.resume_request()),
             Action::Reset => call!(self.vm.reset_request()),
             Action::Kill => call!(self.vm.kill_request()),
+            Action::Wakeup => call!(self.vm.wakeup_request()),
+            Action::CancelJob { job } => {
+                let mut request = self.vm.cancel_job_request();
+                request.get().set_job(job);
+                call!(request)
+            }
             Action::Stop { timeout } => {
                 let mut request = self.vm.stop_request();
                 request.get().set_timeout_seconds(timeout);
                 call!(request)
             }
         }
+    }
+
+    /// The names of the files of a snapshot of this VM.
+    ///
+    /// # Errors
+    /// As [`Self::inspect`].
+    pub async fn snapshot_files(&self) -> Result<Vec<String>, Error> {
+        let call = self.vm.snapshot_files_request().send().promise;
+        let answer = self.within(SOON, async {
+            let response = call.await?;
+            let answer = response.get()?;
+            match convert::read_problem(answer.get_problem()?)? {
+                Some(problem) => Ok(Err(problem)),
+                None => Ok(Ok(convert::texts(answer.get_files()?)?)),
+            }
+        });
+        Ok(answer.await??)
+    }
+
+    /// Begins a snapshot into `files` (name and descriptor of each); answers the number of the job.
+    ///
+    /// # Errors
+    /// As [`Self::inspect`]; [`Error::Connect`] if the VM's socket for descriptors cannot be used.
+    pub async fn snapshot(&self, files: &[(String, OwnedFd)]) -> Result<u64, Error> {
+        let lane = self.path.with_file_name(DESCRIPTORS_NAME);
+        let token = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), &self.path);
+        let descriptors: Vec<BorrowedFd<'_>> = files.iter().map(|(_, descriptor)| descriptor.as_fd()).collect();
+        send_parcel(&lane, token, &descriptors).await.map_err(|source| Error::Connect { path: lane, source })?;
+        let mut request = self.vm.snapshot_request();
+        request.get().set_token(token);
+        let mut names = request.get().init_files(convert::count(files.len()));
+        for (index, (name, _)) in (0..).zip(files) {
+            names.set(index, name.as_str());
+        }
+        let call = request.send().promise;
+        let answer = self.within(SOON, async {
+            let response = call.await?;
+            let answer = response.get()?;
+            match convert::read_problem(answer.get_problem()?)? {
+                Some(problem) => Ok(Err(problem)),
+                None => Ok(Ok(answer.get_job())),
+            }
+        });
+        Ok(answer.await??)
+    }
+
+    /// Jobs, the oldest first.
+    ///
+    /// # Errors
+    /// As [`Self::inspect`].
+    pub async fn jobs(&self) -> Result<Vec<Job>, Error> {
+        let call = self.vm.jobs_request().send().promise;
+        self.within(SOON, async {
+            let response = call.await?;
+            response.get()?.get_jobs()?.iter().map(convert::read_job).collect()
+        })
+        .await
+    }
+
+    /// Waits until a job is over.
+    ///
+    /// # Errors
+    /// As [`Self::inspect`].
+    pub async fn wait_job(&self, job: u64, within: Duration) -> Result<Job, Error> {
+        let mut request = self.vm.wait_job_request();
+        request.get().set_job(job);
+        let call = request.send().promise;
+        let answer = self.within(within, async {
+            let response = call.await?;
+            let answer = response.get()?;
+            match convert::read_problem(answer.get_problem()?)? {
+                Some(problem) => Ok(Err(problem)),
+                None => Ok(Ok(convert::read_job(answer.get_job()?)?)),
+            }
+        });
+        Ok(answer.await??)
     }
 
     /// Events after number `after`, as many as fit into one answer.
@@ -246,6 +334,21 @@ impl Client {
         });
         Ok((receiver, answer.await??))
     }
+}
+
+/// Sends descriptors with their number, and waits until they are taken.
+async fn send_parcel(lane: &Path, token: u64, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut stream = UnixStream::connect(lane).await?;
+    stream.writable().await?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_PARCEL))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::other("these are too many descriptors"));
+    }
+    let bytes = token.to_le_bytes();
+    sendmsg(&stream, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    let taken = tokio::time::timeout(SOON, stream.read(&mut [0])).await;
+    taken.map_err(|_| io::ErrorKind::TimedOut)?.map(drop)
 }
 
 struct Sink {

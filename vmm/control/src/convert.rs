@@ -5,8 +5,11 @@ use capnp::Result;
 use wire::engine_capnp::{counter, engine_statistics};
 
 use crate::{
-    control_capnp::{self as schema, event, inspection, problem, process, run_state, sandbox},
-    types::{Counter, Event, Inspection, Problem, Process, RegisterCounter, RunState, Sandbox, Statistics, Status},
+    control_capnp::{self as schema, event, inspection, job, problem, process, run_state, sandbox},
+    types::{
+        Counter, Event, Inspection, Job, JobState, Problem, Process, RegisterCounter, RunState, Sandbox, Statistics,
+        Status,
+    },
 };
 
 /// Length of a list in a message; nothing here comes near the limit.
@@ -18,7 +21,7 @@ fn text(field: Result<capnp::text::Reader<'_>>) -> Result<String> {
     Ok(String::from_utf8_lossy(field?.as_bytes()).into_owned())
 }
 
-fn texts(list: capnp::text_list::Reader<'_>) -> Result<Vec<String>> {
+pub(crate) fn texts(list: capnp::text_list::Reader<'_>) -> Result<Vec<String>> {
     list.iter().map(text).collect()
 }
 
@@ -67,6 +70,43 @@ pub(crate) fn write_state(from: RunState, mut to: run_state::Builder<'_>) {
 
 pub(crate) fn read_state(from: run_state::Reader<'_>) -> Result<RunState> {
     Ok(RunState { status: read_status(from.get_status()?), resume_to: read_status(from.get_resume_to()?) })
+}
+
+pub(crate) fn write_job(from: &Job, mut to: job::Builder<'_>) {
+    to.set_id(from.id);
+    to.set_kind(&from.kind);
+    to.set_state(match from.state {
+        JobState::Waiting => schema::JobState::Waiting,
+        JobState::Running => schema::JobState::Running,
+        JobState::Done => schema::JobState::Done,
+        JobState::Failed => schema::JobState::Failed,
+        JobState::Cancelled => schema::JobState::Cancelled,
+    });
+    to.set_phase(&from.phase);
+    to.set_done(from.done);
+    to.set_total(from.total);
+    if let Some(problem) = &from.problem {
+        write_problem(problem, to.init_problem());
+    }
+}
+
+pub(crate) fn read_job(from: job::Reader<'_>) -> Result<Job> {
+    Ok(Job {
+        id: from.get_id(),
+        kind: text(from.get_kind())?,
+        state: match from.get_state()? {
+            schema::JobState::Waiting => JobState::Waiting,
+            schema::JobState::Running => JobState::Running,
+            schema::JobState::Done => JobState::Done,
+            schema::JobState::Failed => JobState::Failed,
+            schema::JobState::Cancelled => JobState::Cancelled,
+        },
+        phase: text(from.get_phase())?,
+        done: from.get_done(),
+        total: from.get_total(),
+        problem: read_problem(from.get_problem()?)?,
+        cancelled: false,
+    })
 }
 
 /// Fills an event; also the form in which the log keeps it.

@@ -33,3 +33,5 @@ pub use generated::control_capnp;
 
 /// Name of the control socket in a VM's directory.
 pub const SOCKET_NAME: &str = "control";
+/// Name of the socket on which clients send descriptors, beside it.
+pub const DESCRIPTORS_NAME: &str = "descriptors";

@@ -14,7 +14,7 @@ use tokio_util::compat::{TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
 use crate::{
     control_capnp::{event_sink, subscription, vm},
     convert,
-    types::{Event, EventPage, Inspection, Problem, RunState, Sandbox, Status},
+    types::{Event, EventPage, Inspection, Job, Problem, RunState, Sandbox, Status},
 };
 
 /// What a method answers, when it does.
@@ -43,6 +43,13 @@ pub enum Action {
     },
     /// End the VM at once.
     Kill,
+    /// Let a sleeping guest wake.
+    Wakeup,
+    /// Give up a job.
+    CancelJob {
+        /// Its number.
+        job: u64,
+    },
 }
 
 /// What serves the socket. Everything happens on one thread, between awaits.
@@ -53,6 +60,14 @@ pub trait Backend: 'static {
     fn sandbox(self: Rc<Self>) -> Answer<Vec<Sandbox>>;
     /// Does something; answers when it is done.
     fn act(self: Rc<Self>, action: Action) -> Answer<()>;
+    /// The files of a snapshot of this VM.
+    fn snapshot_files(&self) -> Vec<String>;
+    /// Begins a snapshot into the files whose descriptors came with `token`, in this order; answers the number of the job.
+    fn snapshot(self: Rc<Self>, token: u64, files: Vec<String>) -> Answer<u64>;
+    /// Jobs, the oldest first.
+    fn jobs(&self) -> Vec<Job>;
+    /// Answers once the job is over.
+    fn wait_job(self: Rc<Self>, id: u64) -> Answer<Job>;
     /// At most [`PAGE_EVENTS`] events after number `after`, as far as they are kept.
     ///
     /// # Errors
@@ -140,6 +155,55 @@ impl vm::Server for Service {
 
     async fn reset(self: Rc<Self>, _: vm::ResetParams, mut results: vm::ResetResults) -> Result<(), capnp::Error> {
         answer!(results, self.act(Action::Reset).await, |_to, _done| ())
+    }
+
+    async fn wakeup(self: Rc<Self>, _: vm::WakeupParams, mut results: vm::WakeupResults) -> Result<(), capnp::Error> {
+        answer!(results, self.act(Action::Wakeup).await, |_to, _done| ())
+    }
+
+    async fn snapshot_files(
+        self: Rc<Self>,
+        _: vm::SnapshotFilesParams,
+        mut results: vm::SnapshotFilesResults,
+    ) -> Result<(), capnp::Error> {
+        results.get().set_files(&self.backend.snapshot_files()[..])
+    }
+
+    async fn snapshot(
+        self: Rc<Self>,
+        params: vm::SnapshotParams,
+        mut results: vm::SnapshotResults,
+    ) -> Result<(), capnp::Error> {
+        let (token, files) = (params.get()?.get_token(), convert::texts(params.get()?.get_files()?)?);
+        let outcome = Rc::clone(&self.backend).snapshot(token, files).await;
+        answer!(results, outcome, |to, job| to.set_job(job))
+    }
+
+    async fn jobs(self: Rc<Self>, _: vm::JobsParams, mut results: vm::JobsResults) -> Result<(), capnp::Error> {
+        let jobs = self.backend.jobs();
+        let mut list = results.get().init_jobs(convert::count(jobs.len()));
+        for (index, job) in (0..).zip(&jobs) {
+            convert::write_job(job, list.reborrow().get(index));
+        }
+        Ok(())
+    }
+
+    async fn wait_job(
+        self: Rc<Self>,
+        params: vm::WaitJobParams,
+        mut results: vm::WaitJobResults,
+    ) -> Result<(), capnp::Error> {
+        let outcome = Rc::clone(&self.backend).wait_job(params.get()?.get_job()).await;
+        answer!(results, outcome, |to, job| convert::write_job(&job, to.reborrow().init_job()))
+    }
+
+    async fn cancel_job(
+        self: Rc<Self>,
+        params: vm::CancelJobParams,
+        mut results: vm::CancelJobResults,
+    ) -> Result<(), capnp::Error> {
+        let job = params.get()?.get_job();
+        answer!(results, self.act(Action::CancelJob { job }).await, |_to, _done| ())
     }
 
     async fn events(

@@ -130,6 +130,30 @@ impl Backend for Toy {
         }
         .boxed_local()
     }
+    fn snapshot_files(&self) -> Vec<String> {
+        vec!["manifest".into(), "memory".into()]
+    }
+    fn snapshot(self: Rc<Self>, _: u64, files: Vec<String>) -> Answer<u64> {
+        let problem = Problem::new("snapshot.files", "the snapshot", format!("{files:?}"), "send them");
+        async move { if files == self.snapshot_files() { Ok(7) } else { Err(problem) } }.boxed_local()
+    }
+    fn jobs(&self) -> Vec<Job> {
+        let job = |id, state| Job { id, kind: "snapshot".into(), state, ..Job::default() };
+        JobState::ALL.iter().zip(1..).map(|(state, id)| job(id, *state)).collect()
+    }
+    fn wait_job(self: Rc<Self>, id: u64) -> Answer<Job> {
+        let job = Job {
+            id,
+            kind: "snapshot".into(),
+            state: JobState::Failed,
+            phase: "memory".into(),
+            done: 5,
+            total: u64::MAX,
+            problem: Some(Problem::new("c", "what", "why", "remedy")),
+            cancelled: false,
+        };
+        async move { Ok(job) }.boxed_local()
+    }
     fn events(&self, after: u64) -> Result<EventPage, Problem> {
         let all = self.events.borrow();
         let events = all.iter().filter(|event| event.sequence > after).take(PAGE_EVENTS).cloned().collect();
@@ -197,10 +221,22 @@ fn every_method_carries_what_it_should() {
         assert!(matches!(&problem, Error::Problem(problem) if problem.code == "vm.ending"), "{problem}");
         let late = client.act(Action::Kill, Duration::from_millis(10)).await.unwrap_err();
         assert!(matches!(late, Error::Deadline { .. }), "{late}");
-        let asked = [Action::Pause, Action::Stop { timeout: 12 }, Action::Reset, Action::Kill];
+        client.act(Action::Wakeup, SOON).await.unwrap();
+        client.act(Action::CancelJob { job: 9 }, SOON).await.unwrap();
+        let asked = [
+            Action::Pause,
+            Action::Stop { timeout: 12 },
+            Action::Reset,
+            Action::Kill,
+            Action::Wakeup,
+            Action::CancelJob { job: 9 },
+        ];
         assert_eq!(*toy.asked.borrow(), asked);
         let state = client.wait_status(Status::Resetting, SOON).await.unwrap();
         assert_eq!(state, RunState { status: Status::Resetting, resume_to: Status::Paused });
+        assert_eq!(client.snapshot_files().await.unwrap(), toy.snapshot_files());
+        assert_eq!(client.jobs().await.unwrap(), toy.jobs());
+        assert_eq!(client.wait_job(3, SOON).await.unwrap(), toy.clone().wait_job(3).await.unwrap());
         toy.emit("STOP");
         let page = client.events(0).await.unwrap();
         assert_eq!((page.last, &page.events), (1, &*toy.events.borrow()));

@@ -115,6 +115,18 @@ pub mod event_kind {
     pub const DEBUG_EXIT: &str = "DEBUG_EXIT";
     /// Somebody asked the guest to shut down (the power button was pressed).
     pub const SHUTDOWN_REQUESTED: &str = "SHUTDOWN_REQUESTED";
+    /// The guest went to sleep (ACPI S3).
+    pub const SUSPEND: &str = "SUSPEND";
+    /// The guest was woken and its vCPUs run; `cause` says by what.
+    pub const WAKEUP: &str = "WAKEUP";
+    /// A snapshot is complete; `cause` is its job.
+    pub const SNAPSHOT_SAVED: &str = "SNAPSHOT_SAVED";
+    /// A snapshot was not made; `cause` says why. The VM goes on as before.
+    pub const SNAPSHOT_FAILED: &str = "SNAPSHOT_FAILED";
+    /// All memory of a snapshot that was restored on demand is there.
+    pub const RESTORE_COMPLETE: &str = "RESTORE_COMPLETE";
+    /// A piece of a restored snapshot's memory is damaged, and the guest needs it: the VM is paused for good.
+    pub const RAM_DAMAGED: &str = "RAM_DAMAGED";
     /// A process is locked down and serves.
     pub const PROCESS_STARTED: &str = "PROCESS_STARTED";
     /// A process has ended; `cause` says how.
@@ -131,6 +143,68 @@ pub mod event_kind {
     pub const SUPERVISOR_ADOPTED: &str = "SUPERVISOR_ADOPTED";
     /// The last event of a VM.
     pub const ENDED: &str = "ENDED";
+}
+
+/// How far a job is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    /// Its turn has not come.
+    #[default]
+    Waiting,
+    /// It is at work.
+    Running,
+    /// It has done what it was to do.
+    Done,
+    /// It has not; `problem` says why.
+    Failed,
+    /// Somebody cancelled it.
+    Cancelled,
+}
+
+impl JobState {
+    /// Every state, in the order of the schema.
+    pub const ALL: [Self; 5] = [Self::Waiting, Self::Running, Self::Done, Self::Failed, Self::Cancelled];
+
+    /// It is not over.
+    #[must_use]
+    pub const fn is_open(self) -> bool {
+        matches!(self, Self::Waiting | Self::Running)
+    }
+
+    /// For people, and the same as in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// What a client has started and need not wait for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Job {
+    /// Its number, from 1.
+    pub id: u64,
+    /// "snapshot".
+    pub kind: String,
+    /// How far it is.
+    pub state: JobState,
+    /// What it is at: "pausing", "states", "ram"; empty once it is over.
+    pub phase: String,
+    /// Bytes of the phase.
+    pub done: u64,
+    /// Bytes of the phase in all, as far as known.
+    pub total: u64,
+    /// Why it failed.
+    pub problem: Option<Problem>,
+    /// Somebody wants it cancelled.
+    #[serde(skip)]
+    pub cancelled: bool,
 }
 
 /// A named number.

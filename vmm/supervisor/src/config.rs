@@ -3,9 +3,11 @@
 //! The launcher has checked it already, with better messages; here only what the rest relies on is.
 
 use machine_model::{Machine, MachineVersion, limits};
-use wire::vm_capnp::vm_config;
+use snapshot::{Manifest, Part, RamFile, Status};
+use wire::vm_capnp::{restore, vm_config};
 
-use crate::core::Options;
+use crate::core::{Core, Islet, Options, Restore, SavedState};
+use crate::plan;
 
 /// Longest message, in bytes.
 pub const MAX_CONFIG: usize = 64 << 10;
@@ -63,6 +65,84 @@ pub struct Config {
     pub options: Options,
     /// The engine prints what it translates.
     pub log_translation: bool,
+    /// The message itself, for a snapshot's manifest.
+    pub message: Vec<u8>,
+}
+
+/// What the manifest of a snapshot says to the supervisor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// For the core.
+    pub restore: Restore,
+    /// The VM was paused.
+    pub paused: bool,
+    /// UTC at guest clock 0.
+    pub wall_clock_seconds: i64,
+}
+
+impl Snapshot {
+    /// Reads the memfd "restore" (vm.capnp, `Restore`).
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the field.
+    pub fn read(mut bytes: &[u8]) -> Result<Self, ConfigError> {
+        let malformed = |error: capnp::Error| ConfigError(error.to_string());
+        let message = capnp::serialize::read_message(&mut bytes, link::capnp::reader_options()).map_err(malformed)?;
+        let from: restore::Reader<'_> = message.get_root().map_err(malformed)?;
+        let manifest = Manifest::from_message(from.get_manifest().map_err(malformed)?, Part::Brief)
+            .map_err(|error| ConfigError(error.to_string()))?;
+        let mut states = Vec::new();
+        for (islet, _, file) in plan::state_files() {
+            let row = manifest.states.iter().find(|state| state.process == islet.name() && state.file == file);
+            let row = row.ok_or_else(|| ConfigError(format!("the snapshot has no state of {islet} ({file})")))?;
+            states.push((islet, SavedState { length: row.length, digest: row.digest }));
+        }
+        if let Some(row) = manifest.states.iter().find(|row| Islet::by_name(&row.process).is_none()) {
+            return Err(ConfigError(format!("the snapshot has a state of '{}', which is unknown here", row.process)));
+        }
+        Ok(Self {
+            restore: Restore {
+                states,
+                asleep: manifest.resume_to == Status::Suspended,
+                on_demand: from.get_on_demand(),
+                resets: manifest.resets,
+                kernel_summary: manifest.kernel_summary,
+            },
+            paused: manifest.status == Status::Paused,
+            wall_clock_seconds: manifest.wall_clock_seconds,
+        })
+    }
+}
+
+/// The manifest of a snapshot of this VM, as far as a supervisor knows it: [`Part::Order`].
+///
+/// # Errors
+/// The configuration does not read; it did when the VM started.
+pub fn manifest(config: &Config, core: &Core, wall_clock_seconds: i64) -> Result<Vec<u8>, ConfigError> {
+    let malformed = |error: capnp::Error| ConfigError(error.to_string());
+    let from = capnp::serialize::read_message(&mut config.message.as_slice(), link::capnp::reader_options());
+    let from = from.map_err(malformed)?;
+    let mut own = capnp::message::Builder::new_default();
+    own.set_root(from.get_root::<vm_config::Reader<'_>>().map_err(malformed)?).map_err(malformed)?;
+    // How this VM was started is not what another one is to be like.
+    let mut to = own.get_root::<vm_config::Builder<'_>>().map_err(malformed)?;
+    to.set_paused(false);
+    to.set_detach(false);
+    let asleep = core.state().resume_to == control::types::Status::Suspended;
+    let resume_to = if asleep { Status::Suspended } else { Status::Running };
+    let manifest = Manifest {
+        must_understand: Vec::new(),
+        config: capnp::serialize::write_message_to_words(&own),
+        status: if core.runs() { resume_to } else { Status::Paused },
+        resume_to,
+        resets: core.resets(),
+        wall_clock_seconds,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel_summary: core.kernel_summary().to_owned(),
+        states: Vec::new(),
+        ram: RamFile::default(),
+    };
+    manifest.to_message(Part::Order).map_err(|error| ConfigError(error.to_string()))
 }
 
 /// A configuration that cannot be meant.
@@ -77,6 +157,7 @@ impl Config {
     /// [`ConfigError`], naming the field.
     pub fn read(mut bytes: &[u8]) -> Result<Self, ConfigError> {
         let malformed = |error: capnp::Error| ConfigError(error.to_string());
+        let all = bytes;
         let message = capnp::serialize::read_message(&mut bytes, link::capnp::reader_options()).map_err(malformed)?;
         let from: vm_config::Reader<'_> = message.get_root().map_err(malformed)?;
         let text = |field: capnp::Result<capnp::text::Reader<'_>>| -> Result<String, ConfigError> {
@@ -111,6 +192,7 @@ impl Config {
             console,
             options: Options { paused: from.get_paused(), no_reboot: from.get_no_reboot() },
             log_translation: from.get_log_translation(),
+            message: all.to_vec(),
         })
     }
 }

@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -28,13 +28,14 @@ use supervisor::core::record::{self, Facts};
 use supervisor::core::{Cause, Command, CommandId, Core, Input, Islet, Note, Output, Said, Verb};
 use supervisor::journal::Journal;
 use supervisor::log::Log;
-use supervisor::messages::{self, Answer, DRIVER_REQUESTS, Heard, Message};
-use supervisor::plan::{self, CONSOLE_CONNECTION};
+use supervisor::messages::{self, Answer, Circumstances, DRIVER_REQUESTS, Heard, Message, Streaming, Subject};
+use supervisor::plan::{self, CONSOLE_CONNECTION, FAULTS, JOB_FILE, Surroundings};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use wire::islet_capnp::from_islet;
 use wire::vm_capnp::launch_report;
 
+use crate::parcels::{self, Parcels};
 use crate::soon;
 use crate::takeover::{Held, Ready, name};
 use crate::tasks;
@@ -83,6 +84,8 @@ pub struct Driver {
     pub console_free: Rc<Notify>,
     /// Connections of the control socket.
     pub clients: usize,
+    /// Descriptors that clients have sent.
+    pub parcels: Rc<Parcels>,
     commands: HashMap<CommandId, oneshot::Sender<Result<(), Problem>>>,
     last_command: CommandId,
     questions: HashMap<u64, (Islet, oneshot::Sender<Answer>)>,
@@ -117,6 +120,7 @@ impl Driver {
                 changed: Rc::default(),
                 console_free: Rc::default(),
                 clients: 0,
+                parcels: Rc::default(),
                 commands: HashMap::new(),
                 last_command: 0,
                 questions: HashMap::new(),
@@ -211,6 +215,9 @@ impl Driver {
                     } else {
                         Said::Nonsense(format!("spoke for incarnation {said_by}"))
                     };
+                    if matches!(said, Said::ReadyWithFaults(_)) && self.core.faults().is_none() {
+                        self.hold_faults(&link.link)?;
+                    }
                     let closed = islet == Islet::Serial0 && reply_to == 0 && said == Said::ConsoleClosed;
                     self.step(Input::Said { islet, incarnation, reply_to, said }, Some(&link.link))?;
                     if closed {
@@ -225,6 +232,16 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Gives the keeper the descriptor that lies with the next message. Done again by a successor, it does no harm: of two
+    /// with one name the newer counts.
+    fn hold_faults(&mut self, link: &Link) -> anyhow::Result<()> {
+        if let Some(descriptor) = parcels::peek_descriptor(link)? {
+            let id = self.keeper.hold(name(FAULTS)?, HeldKind::Other, descriptor.as_fd(), soon())?;
+            self.held.add(FAULTS, id);
+        }
+        Ok(())
     }
 
     /// A process that has closed its socket should end.
@@ -251,7 +268,19 @@ impl Driver {
             let outputs = self.core.step(input);
             self.carry_out_all(outputs, None, &mut inputs)?;
         }
+        self.release_job_files()?;
         self.report_start();
+        Ok(())
+    }
+
+    /// The files of a job that is over are not ours any more.
+    fn release_job_files(&mut self) -> anyhow::Result<()> {
+        if self.core.jobs().iter().any(|job| job.state.is_open()) || self.core.slot(Islet::Streamer).process.is_some() {
+            return Ok(());
+        }
+        for id in self.held.remove(JOB_FILE) {
+            unless_refused(self.keeper.release(id, soon()))?;
+        }
         Ok(())
     }
 
@@ -382,22 +411,27 @@ impl Driver {
     // ------------------------------------------------------------------------------------------------ processes
 
     fn spawn(&mut self, islet: Islet, incarnation: u32, request: u64) -> anyhow::Result<u64> {
-        let gifts = plan::gifts(islet, &self.config, self.console_connection.is_some());
+        let gifts = plan::gifts(islet, &self.config, self.surroundings());
         let mut grants = Vec::with_capacity(gifts.len());
         for gift in &gifts {
             let id = match self.console_connection {
                 Some(id) if gift.held == CONSOLE_CONNECTION => id,
-                _ => self.held.id(gift.held)?,
+                _ => self.held.id(&gift.held)?,
             };
             grants.push(Grant { id, access: gift.access });
         }
-        let wall = self.facts.wall_clock_seconds;
-        let message = messages::setup(islet, incarnation, request, &self.config, &gifts, wall);
+        let circumstances = Circumstances {
+            config: &self.config,
+            gifts: &gifts,
+            wall_clock_seconds: self.facts.wall_clock_seconds,
+            streaming: self.streaming(islet)?,
+        };
+        let message = messages::setup(islet, incarnation, request, &circumstances);
         let payload = link::capnp::encode(&message, &Peer::new(islet.name(), incarnation))?;
         let row = islet.row();
         let spawn = Spawn {
             name: name(row.name)?,
-            role: name(row.role)?,
+            role: name(plan::role(islet, self.surroundings()))?,
             binary: self.held.id(row.binary)?,
             incarnation,
             status_slot: row.status_slot.into(),
@@ -410,6 +444,31 @@ impl Driver {
         Ok(spawned.process.0)
     }
 
+    pub fn surroundings(&self) -> Surroundings {
+        Surroundings {
+            connected: self.console_connection.is_some(),
+            restores: !self.core.started() || self.core.on_demand(),
+            on_demand: self.core.on_demand(),
+        }
+    }
+
+    /// What a streamer is to do that is started now.
+    fn streaming(&self, islet: Islet) -> anyhow::Result<Streaming> {
+        let around = self.surroundings();
+        let mut streaming = Streaming { on_demand: around.on_demand, ..Streaming::default() };
+        if islet == Islet::Streamer {
+            let saved = |islet: Islet| Some((islet, self.core.slot(islet).saved?));
+            streaming.states = Islet::ALL.into_iter().filter_map(saved).collect();
+            streaming.restores = around.restores;
+            streaming.faults = self.core.faults();
+            if !around.restores {
+                let wall = self.facts.wall_clock_seconds;
+                streaming.manifest = supervisor::config::manifest(&self.config, &self.core, wall)?;
+            }
+        }
+        Ok(streaming)
+    }
+
     /// Listens to a process from now on.
     pub fn watch(&mut self, islet: Islet, incarnation: u32, link: Link) -> anyhow::Result<()> {
         let socket = tasks::waitable(&link)?;
@@ -419,7 +478,9 @@ impl Driver {
     }
 
     fn send_request(&self, islet: Islet, incarnation: u32, id: u64, verb: Verb) -> Result<(), String> {
-        let message = messages::request(verb, incarnation, id, self.core.entry());
+        let saved = self.core.slot(islet).saved.unwrap_or_default();
+        let subject = Subject { machine: self.config.machine, entry: self.core.entry(), saved };
+        let message = messages::request(verb, incarnation, id, subject);
         let message = message.map_err(|error| format!("cannot be asked: {error}"))?;
         self.send(islet, incarnation, &message)
     }
@@ -497,11 +558,45 @@ impl Driver {
         Ok(receiver)
     }
 
+    /// Takes the files of a snapshot, and begins its job. Returns the job's number.
+    pub fn snapshot(
+        &mut self,
+        files: &[String],
+        descriptors: Vec<OwnedFd>,
+    ) -> anyhow::Result<Result<(u64, oneshot::Receiver<Result<(), Problem>>), Problem>> {
+        let refuse = |code: &str, why: String| {
+            let remedy = "send the descriptors of the files that 'snapshotFiles' names, in the order of 'files'";
+            Ok(Err(Problem::new(code, "the snapshot", why, remedy)))
+        };
+        if self.core.jobs().iter().any(|job| job.state.is_open()) {
+            return refuse("job.busy", "another job waits or is at work".into());
+        }
+        let (mut given, mut needed) = (files.to_vec(), plan::snapshot_files());
+        given.sort();
+        needed.sort();
+        if given != needed || files.len() != descriptors.len() {
+            let why = format!("{} files are needed ({}), {} came", needed.len(), needed.join(", "), descriptors.len());
+            return refuse("snapshot.files", why);
+        }
+        if let Some(file) =
+            files.iter().zip(&descriptors).find_map(|(file, fd)| (!parcels::is_writable(fd)).then_some(file))
+        {
+            return refuse("snapshot.files", format!("'{file}' is not open for reading and writing"));
+        }
+        for (file, descriptor) in files.iter().zip(&descriptors) {
+            let held = format!("{JOB_FILE}{file}");
+            let id = self.keeper.hold(name(&held)?, HeldKind::File, descriptor.as_fd(), soon())?;
+            self.held.add(&held, id);
+        }
+        let job = self.core.next_job_id();
+        Ok(Ok((job, self.command(Command::Save { job })?)))
+    }
+
     /// Asks a process for its counters, if it takes requests.
     pub fn ask_statistics(&mut self, islet: Islet) -> Option<(u32, oneshot::Receiver<Answer>)> {
         let slot = self.core.slot(islet);
         let incarnation = slot.incarnation;
-        if slot.progress != supervisor::core::Progress::Ready || islet == Islet::Loader {
+        if slot.progress != supervisor::core::Progress::Ready || [Islet::Loader, Islet::Streamer].contains(&islet) {
             return None;
         }
         self.last_question += 1;
@@ -520,7 +615,7 @@ impl Driver {
             return;
         }
         self.reported = true;
-        let runs = self.core.state().status == control::types::Status::Running;
+        let runs = self.core.runs();
         self.tell_launcher(|mut report| if runs { report.set_running(()) } else { report.set_paused(()) });
     }
 

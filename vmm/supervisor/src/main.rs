@@ -8,9 +8,11 @@
 //! | `takeover` | what is fetched, made and mapped before lock-down |
 //! | `driver` | one input at a time: decide, make durable, carry out |
 //! | `tasks` | who waits for what: keeper, islets, timers, clients |
+//! | `parcels` | descriptors that come with messages, and those that clients send beside the control socket |
 //! | `serve` | the control socket's answers |
 
 mod driver;
+mod parcels;
 mod serve;
 mod takeover;
 mod tasks;

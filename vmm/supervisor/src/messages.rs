@@ -6,14 +6,15 @@ use capnp::message::{Builder, HeapAllocator};
 use control::convert::{read_counters, read_statistics};
 use control::types::{Counter, Problem, Statistics};
 use doorbell::{Behaviour, ReadRule, Space, WindowDesc, WindowKind, WriteRule};
+use machine_model::Machine;
 use wire::engine_capnp::{
     self, AddressSpace, Architecture, engine_reply, engine_setup, register_behaviour, register_window,
 };
-use wire::islet_capnp::{failure, from_islet, to_islet};
+use wire::islet_capnp::{failure, from_islet, saved_area, streamer_setup, to_islet};
 use wire::state_capnp::vcpu_state;
 
 use crate::config::{Config, Console};
-use crate::core::{Islet, Said, SavedState, Verb};
+use crate::core::{Faults, Islet, Said, SavedState, Verb};
 use crate::plan::{self, Given};
 
 /// A message that is being built.
@@ -34,16 +35,38 @@ fn to(message: &mut Message, id: u64, incarnation: u32) -> to_islet::Builder<'_>
     root
 }
 
-/// The first message of a process, which is given `gifts`.
+/// What a streamer is to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Streaming {
+    /// The manifest as far as the supervisor knows it; empty where a snapshot is read.
+    pub manifest: Vec<u8>,
+    /// States to write or read.
+    pub states: Vec<(Islet, SavedState)>,
+    /// A snapshot is read.
+    pub restores: bool,
+    /// Memory comes as the guest touches it.
+    pub on_demand: bool,
+    /// Where.
+    pub faults: Option<Faults>,
+}
+
+/// What a first message says beside who it is for.
+#[derive(Clone, Debug)]
+pub struct Circumstances<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// What the process is given.
+    pub gifts: &'a [Given],
+    /// UTC at guest clock 0.
+    pub wall_clock_seconds: i64,
+    /// What a streamer is to do.
+    pub streaming: Streaming,
+}
+
+/// The first message of a process.
 #[must_use]
-pub fn setup(
-    islet: Islet,
-    incarnation: u32,
-    request: u64,
-    config: &Config,
-    gifts: &[Given],
-    wall_clock_seconds: i64,
-) -> Message {
+pub fn setup(islet: Islet, incarnation: u32, request: u64, circumstances: &Circumstances<'_>) -> Message {
+    let Circumstances { config, gifts, wall_clock_seconds, streaming } = circumstances;
     let mut message = Message::new_default();
     let mut setup = to(&mut message, request, incarnation).init_setup();
     setup.set_vm(&config.name);
@@ -53,19 +76,21 @@ pub fn setup(
     setup.set_vcpus(config.vcpus);
     setup.set_memory_bytes(config.memory_bytes);
     let mut named = setup.reborrow().init_descriptors(gifts.len() as u32);
-    for (index, gift) in (0..).zip(gifts) {
+    for (index, gift) in (0..).zip(gifts.iter()) {
         let mut row = named.reborrow().get(index);
-        row.set_name(gift.name);
+        row.set_name(&gift.name);
         row.set_index(u16::try_from(index).unwrap_or(u16::MAX));
     }
     let has = |name: &str| gifts.iter().any(|gift| gift.name == name);
+    setup.set_state_row(islet.row().state_row.unwrap_or(0));
     let role = setup.init_role();
     match islet {
-        Islet::Engine => engine(config, role.init_engine()),
+        Islet::Engine => engine(config, streaming.on_demand, role.init_engine()),
+        Islet::Streamer => streamer(streaming, role.init_streamer()),
         Islet::Board => {
             let mut board = role.init_board();
             board.set_area(plan::BOARD_AREA);
-            board.set_wall_clock_seconds(wall_clock_seconds);
+            board.set_wall_clock_seconds(*wall_clock_seconds);
         }
         Islet::Serial0 => {
             let mut serial = role.init_serial();
@@ -90,7 +115,39 @@ pub fn setup(
     message
 }
 
-fn engine(config: &Config, mut to: engine_setup::Builder<'_>) {
+fn streamer(from: &Streaming, to: streamer_setup::Builder<'_>) {
+    let area = |islet: Islet, state: &SavedState, mut to: saved_area::Builder<'_>| {
+        to.set_process(islet.name());
+        to.set_state_row(islet.row().state_row.unwrap_or(0));
+        to.set_file(snapshot::state_file(islet.name()));
+        to.set_length(state.length);
+        to.set_digest(&state.digest);
+    };
+    let count = from.states.len() as u32;
+    if from.restores {
+        let mut restore = to.init_restore();
+        restore.set_on_demand(from.on_demand);
+        let mut list = restore.reborrow().init_states(count);
+        for (index, (islet, state)) in (0..).zip(&from.states) {
+            area(*islet, state, list.reborrow().get(index));
+        }
+        if let Some(faults) = from.faults {
+            let mut mapping = restore.init_mappings(1).get(0);
+            mapping.set_descriptor(plan::FAULTS);
+            mapping.set_base(faults.base);
+            mapping.set_length(faults.length);
+        }
+    } else {
+        let mut save = to.init_save();
+        save.set_manifest(&from.manifest);
+        let mut list = save.init_states(count);
+        for (index, (islet, state)) in (0..).zip(&from.states) {
+            area(*islet, state, list.reborrow().get(index));
+        }
+    }
+}
+
+fn engine(config: &Config, on_demand: bool, mut to: engine_setup::Builder<'_>) {
     to.set_architecture(Architecture::X8664);
     to.set_cpu_model(&config.cpu_model);
     to.set_vcpus(config.vcpus);
@@ -98,6 +155,7 @@ fn engine(config: &Config, mut to: engine_setup::Builder<'_>) {
     to.set_extint_device(plan::BOARD_AREA);
     to.set_notify(plan::NOTIFY);
     to.set_log_translation(config.log_translation);
+    to.set_ram_on_demand(on_demand);
     // The configuration was checked with the same function.
     let spans = config.machine.memory.ram(config.memory_bytes).unwrap_or_default();
     let mut memory = to.reborrow().init_memory(spans.len() as u32);
@@ -165,11 +223,22 @@ fn behaviour(row: &Behaviour, mut to: register_behaviour::Builder<'_>) {
     }
 }
 
-/// A request. `entry` is the state of vCPU 0, for [`Verb::LoadVcpu`].
+/// What requests speak of.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The machine.
+    pub machine: &'static Machine,
+    /// State of vCPU 0, for [`Verb::LoadVcpu`].
+    pub entry: &'a [u8],
+    /// What the process is to take, for [`Verb::Load`].
+    pub saved: SavedState,
+}
+
+/// A request.
 ///
 /// # Errors
-/// The state is not a message; it was one when it came.
-pub fn request(verb: Verb, incarnation: u32, id: u64, entry: &[u8]) -> capnp::Result<Message> {
+/// The state of vCPU 0 is not a message; it was one when it came.
+pub fn request(verb: Verb, incarnation: u32, id: u64, subject: Subject<'_>) -> capnp::Result<Message> {
     let mut message = Message::new_default();
     let mut root = to(&mut message, id, incarnation);
     match verb {
@@ -179,9 +248,18 @@ pub fn request(verb: Verb, incarnation: u32, id: u64, entry: &[u8]) -> capnp::Re
         Verb::Quit => root.set_quit(()),
         Verb::PowerButton => root.set_power_button(()),
         Verb::LoadVcpu => {
-            let mut bytes = entry;
+            let mut bytes = subject.entry;
             let state = capnp::serialize::read_message(&mut bytes, link::capnp::reader_options())?;
             root.init_engine().set_load_vcpu(state.get_root::<vcpu_state::Reader<'_>>()?)?;
+        }
+        Verb::Suspend => root.init_engine().set_suspend(()),
+        Verb::Wake => root.set_wake(()),
+        Verb::StartVcpu => root.init_engine().init_start_vcpu().set_s3(subject.machine.memory.facs),
+        Verb::Save => root.set_save(subject.machine.name),
+        Verb::Load => {
+            let mut load = root.init_load();
+            load.set_length(subject.saved.length);
+            load.set_digest(&subject.saved.digest);
         }
         Verb::Setup => return Err(capnp::Error::failed("a setup is not sent as a request".into())),
     }
@@ -304,6 +382,10 @@ fn said(message: from_islet::Reader<'_>) -> capnp::Result<Said> {
         from_islet::Saved(saved) => {
             let saved = saved?;
             Said::Saved(SavedState { length: saved.get_length(), digest: digest(saved.get_digest())? })
+        }
+        from_islet::ReadyWithFaults(faults) => {
+            let faults = faults?;
+            Said::ReadyWithFaults(Faults { base: faults.get_base(), length: faults.get_length() })
         }
         from_islet::GuestSuspend(()) => Said::Suspend,
         from_islet::GuestWake(why) => Said::Wake(text(why)?),

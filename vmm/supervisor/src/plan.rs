@@ -1,9 +1,12 @@
 //! Who gets what, as tables: the memfds and eventfds of a VM, and which of them each process is given under which name.
 
+use std::borrow::Cow;
+
 use doorbell::{WindowDesc, board, uart};
 use guest_memory::DirtyLayout;
 use keeper_protocol::{Access, MemfdFlags};
 use machine_model::Machine;
+use snapshot::{MANIFEST_FILE, MEMORY_FILE};
 
 use crate::config::{Config, Console};
 use crate::core::Islet;
@@ -54,7 +57,7 @@ pub fn ram_length(config: &Config) -> u64 {
 
 /// The memfds of a VM (design, `shared-memory.md`), in the order in which they are made.
 #[must_use]
-pub fn memfds(config: &Config) -> [MemfdRow; 6] {
+pub fn memfds(config: &Config) -> [MemfdRow; 7] {
     let ram = ram_length(config);
     let row = |name, length, maker, guarded| MemfdRow { name, length, maker, guarded };
     let pages = u64::from(keeper_protocol::MAX_STATUS_SLOTS.min(64));
@@ -63,6 +66,7 @@ pub fn memfds(config: &Config) -> [MemfdRow; 6] {
         row("dirty", DirtyLayout::new(ram).len, Maker::Supervisor, false),
         row("windows", doorbell::layout::WINDOWS_LEN, Maker::Supervisor, false),
         row("status", pages * enter::status::STATUS_PAGE_SIZE as u64, Maker::Keeper, false),
+        row("state", state::MEMFD_BYTES, Maker::Keeper, true),
         row("events", log::LENGTH, Maker::Keeper, false),
         row("adoption", journal::LENGTH, Maker::Keeper, false),
     ]
@@ -79,22 +83,42 @@ pub const SERIAL_IRQ: &str = "serial0:irq";
 /// The eventfds of a VM.
 pub const EVENTFDS: [&str; 4] = [BOARD_KICK, NOTIFY, SERIAL_KICK, SERIAL_IRQ];
 
+/// Under these names the keeper holds the files of a snapshot that is being written, and of the one that the VM began with.
+pub const JOB_FILE: &str = "job:";
+/// As [`JOB_FILE`].
+pub const SNAPSHOT_FILE: &str = "snapshot:";
+/// The engine's userfaultfd over RAM.
+pub const FAULTS: &str = "engine:faults";
+
+/// The islets with saved state, and their files in a snapshot.
+pub fn state_files() -> impl Iterator<Item = (Islet, u16, String)> {
+    let row = |islet: Islet| Some((islet, islet.row().state_row?, snapshot::state_file(islet.name())));
+    Islet::ALL.into_iter().filter_map(row)
+}
+
+/// The files of a snapshot.
+#[must_use]
+pub fn snapshot_files() -> Vec<String> {
+    let states = state_files().map(|(_, _, file)| file);
+    [MANIFEST_FILE.to_owned(), MEMORY_FILE.to_owned()].into_iter().chain(states).collect()
+}
+
 /// A console client's connection, held by the keeper.
 pub const CONSOLE_CONNECTION: &str = "console-connection";
 
 /// A descriptor that a process is given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Given {
     /// Its name in the process's setup.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// The name under which it is held.
-    pub held: &'static str,
+    pub held: Cow<'static, str>,
     /// In which form.
     pub access: Access,
 }
 
 const fn given(name: &'static str, held: &'static str) -> Given {
-    Given { name, held, access: Access::Same }
+    Given { name: Cow::Borrowed(name), held: Cow::Borrowed(held), access: Access::Same }
 }
 
 const fn same(name: &'static str) -> Given {
@@ -102,7 +126,12 @@ const fn same(name: &'static str) -> Given {
 }
 
 const fn read_only(name: &'static str) -> Given {
-    Given { name, held: name, access: Access::ReadOnly }
+    Given { name: Cow::Borrowed(name), held: Cow::Borrowed(name), access: Access::ReadOnly }
+}
+
+/// A file of a snapshot.
+fn file(prefix: &str, name: &str, access: Access) -> Given {
+    Given { name: Cow::Owned(name.to_owned()), held: Cow::Owned(format!("{prefix}{name}")), access }
 }
 
 const ENGINE: &[Given] = &[
@@ -110,32 +139,65 @@ const ENGINE: &[Given] = &[
     same("dirty"),
     same("windows"),
     same("status"),
+    same("state"),
     same(BOARD_KICK),
     same(SERIAL_KICK),
     same(SERIAL_IRQ),
     same(NOTIFY),
 ];
-const BOARD: &[Given] = &[same("windows"), same("status"), given("kick", BOARD_KICK), given("notify", NOTIFY)];
-const SERIAL: &[Given] = &[same("windows"), same("status"), given("kick", SERIAL_KICK), given("irq", SERIAL_IRQ)];
+const BOARD: &[Given] =
+    &[same("windows"), same("status"), same("state"), given("kick", BOARD_KICK), given("notify", NOTIFY)];
+const SERIAL: &[Given] =
+    &[same("windows"), same("status"), same("state"), given("kick", SERIAL_KICK), given("irq", SERIAL_IRQ)];
 const LOADER: &[Given] = &[same("ram"), same("status"), read_only("kernel")];
 
-/// What a process is given. `connected`: a client of the console is there.
+const SAVE: &[Given] = &[read_only("ram"), read_only("state"), same("status")];
+const RESTORE: &[Given] = &[same("ram"), same("state"), same("status")];
+
+/// What a gift depends on beside the configuration.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Surroundings {
+    /// A client of the console is there.
+    pub connected: bool,
+    /// A snapshot is to be read, not written.
+    pub restores: bool,
+    /// Its memory comes on demand.
+    pub on_demand: bool,
+}
+
+/// The profile of a process by name.
 #[must_use]
-pub fn gifts(islet: Islet, config: &Config, connected: bool) -> Vec<Given> {
+pub const fn role(islet: Islet, around: Surroundings) -> &'static str {
+    if matches!(islet, Islet::Streamer) && around.restores { "streamer-target" } else { islet.row().role }
+}
+
+/// What a process is given.
+#[must_use]
+pub fn gifts(islet: Islet, config: &Config, around: Surroundings) -> Vec<Given> {
     let mut list = match islet {
         Islet::Engine => ENGINE,
         Islet::Board => BOARD,
         Islet::Serial0 => SERIAL,
         Islet::Loader => LOADER,
+        Islet::Streamer if around.restores => RESTORE,
+        Islet::Streamer => SAVE,
     }
     .to_vec();
     match islet {
         Islet::Serial0 => match config.console {
             Console::Stdio | Console::File(_) => list.push(same("console")),
-            Console::Socket(_) if connected => list.push(given("console", CONSOLE_CONNECTION)),
+            Console::Socket(_) if around.connected => list.push(given("console", CONSOLE_CONNECTION)),
             Console::Socket(_) | Console::None => {}
         },
         Islet::Loader if !config.initrd_name.is_empty() => list.push(read_only("initrd")),
+        Islet::Streamer => {
+            let (prefix, access) =
+                if around.restores { (SNAPSHOT_FILE, Access::ReadOnly) } else { (JOB_FILE, Access::Same) };
+            list.extend(snapshot_files().iter().map(|name| file(prefix, name, access)));
+            if around.on_demand {
+                list.push(same(FAULTS));
+            }
+        }
         _ => {}
     }
     list
@@ -162,7 +224,7 @@ pub fn lines(machine: &Machine) -> Vec<(u16, &'static str)> {
 #[must_use]
 pub fn grant(islet: Islet, config: &Config) -> u64 {
     match islet {
-        Islet::Engine | Islet::Loader => config.memory_bytes,
+        Islet::Engine | Islet::Loader | Islet::Streamer => config.memory_bytes,
         Islet::Board | Islet::Serial0 => 0,
     }
 }
@@ -176,12 +238,17 @@ mod tests {
     #[test]
     fn every_gift_is_made_or_held_by_the_launcher() {
         let config = config(|to| to.reborrow().init_console().set_stdio(())).unwrap();
-        let from_launcher = ["kernel", "initrd", "console"];
+        let from_outside = ["kernel", "initrd", "console", FAULTS];
         let made: Vec<&str> = memfds(&config).iter().map(|row| row.name).chain(EVENTFDS).collect();
         for islet in Islet::ALL {
-            for gift in gifts(islet, &config, false) {
-                assert!(made.contains(&gift.held) || from_launcher.contains(&gift.held), "{islet}: {gift:?}");
-                assert!(Name::new(gift.held).is_ok());
+            for restores in [false, true] {
+                for gift in gifts(islet, &config, Surroundings { restores, on_demand: restores, ..Default::default() })
+                {
+                    let held = gift.held.as_ref();
+                    let snapshot = [JOB_FILE, SNAPSHOT_FILE].iter().any(|prefix| held.starts_with(prefix));
+                    assert!(snapshot || made.contains(&held) || from_outside.contains(&held), "{islet}: {gift:?}");
+                    assert!(Name::new(held).is_ok());
+                }
             }
         }
         assert!(made.iter().all(|name| Name::new(name).is_ok()));
@@ -191,7 +258,9 @@ mod tests {
     fn only_who_must_has_guest_memory() {
         let config = config(|_| ()).unwrap();
         for islet in Islet::ALL {
-            let has = gifts(islet, &config, true).iter().any(|gift| gift.held == "ram");
+            let has = gifts(islet, &config, Surroundings { connected: true, ..Default::default() })
+                .iter()
+                .any(|gift| gift.held == "ram");
             assert_eq!(has, grant(islet, &config) > 0, "{islet}");
         }
         assert!(memfds(&config)[0].guarded && memfds(&config)[0].length == 6 << 30);
@@ -200,7 +269,8 @@ mod tests {
     #[test]
     fn every_window_and_line_names_a_descriptor_of_the_engine() {
         let config = config(|_| ()).unwrap();
-        let has = |name: &str| gifts(Islet::Engine, &config, false).iter().any(|gift| gift.name == name);
+        let has =
+            |name: &str| gifts(Islet::Engine, &config, Surroundings::default()).iter().any(|gift| gift.name == name);
         let windows = windows(config.machine);
         assert!(windows.iter().all(|(_, kick)| has(kick)));
         assert_eq!(windows.last().unwrap().0.base, 0x3f8);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use control::server::{Action, Answer, Backend, PAGE_EVENTS};
-use control::types::{Counter, EventPage, Inspection, Problem, Process, RunState, Sandbox, Statistics, Status};
+use control::types::{Counter, EventPage, Inspection, Job, Problem, Process, RunState, Sandbox, Statistics, Status};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use profile::{Kind, Landlock, LimitValue};
@@ -128,7 +128,7 @@ fn processes(driver: &Driver, pids: &HashMap<u64, i32>, counters: &mut HashMap<I
     for islet in Islet::ALL {
         let (slot, row) = (driver.core.slot(islet), islet.row());
         let state = match slot.progress {
-            Progress::Absent if islet == Islet::Loader => "done",
+            Progress::Absent if matches!(islet, Islet::Loader | Islet::Streamer) => "done",
             Progress::Absent | Progress::Waiting => "down",
             Progress::FailedClosed => "failed closed",
             Progress::Spawning | Progress::Starting => "starting",
@@ -137,7 +137,7 @@ fn processes(driver: &Driver, pids: &HashMap<u64, i32>, counters: &mut HashMap<I
         };
         list.push(Process {
             name: row.name.into(),
-            kind: row.role.into(),
+            kind: plan::role(islet, driver.surroundings()).into(),
             pid: slot.process.and_then(|process| pids.get(&process).copied()).unwrap_or(0),
             host_pid: 0,
             incarnation: slot.incarnation,
@@ -186,14 +186,17 @@ fn sandboxes(driver: &Driver) -> Vec<Sandbox> {
         ),
     ];
     for islet in Islet::ALL {
-        let connected = driver.console_connection.is_some();
-        let gifts = plan::gifts(islet, &driver.config, connected);
-        let names = gifts.iter().map(|gift| gift.name.to_owned()).collect();
-        if let Some(kind) = Kind::from_name(islet.row().role) {
+        let gifts = plan::gifts(islet, &driver.config, driver.surroundings());
+        let names = gifts.into_iter().map(|gift| gift.name.into_owned()).collect();
+        if let Some(kind) = Kind::from_name(plan::role(islet, driver.surroundings())) {
             all.push(sandbox(islet.name(), kind, names));
         }
     }
     all
+}
+
+fn gone() -> Problem {
+    Problem::new("vm.ended", "the command", "the VM has ended", "start it anew")
 }
 
 impl Backend for Service {
@@ -212,12 +215,56 @@ impl Backend for Service {
             Action::Reset => Command::Reset,
             Action::Stop { timeout } => Command::Stop(timeout),
             Action::Kill => Command::Kill,
+            Action::Wakeup => Command::Wakeup,
+            Action::CancelJob { job } => Command::Cancel { job },
         };
-        let gone = || Problem::new("vm.ended", "the command", "the VM has ended", "start it anew");
         async move {
             let weak = Rc::downgrade(&self.driver);
             let answer = tasks::with(&weak, |driver| driver.command(command)).ok_or_else(gone)?;
             answer.await.map_err(|_| gone())?
+        }
+        .boxed_local()
+    }
+
+    fn snapshot_files(&self) -> Vec<String> {
+        plan::snapshot_files()
+    }
+
+    fn snapshot(self: Rc<Self>, token: u64, files: Vec<String>) -> Answer<u64> {
+        let nothing = || {
+            let why = "no descriptors came with this token on the socket 'descriptors', or they waited too long";
+            Problem::new("snapshot.descriptors", "the snapshot", why, "send them, and then call")
+        };
+        async move {
+            let parcels = Rc::clone(&self.driver.borrow().parcels);
+            let descriptors = parcels.take(token).ok_or_else(nothing)?;
+            let weak = Rc::downgrade(&self.driver);
+            let begun = tasks::with(&weak, |driver| driver.snapshot(&files, descriptors)).ok_or_else(gone)?;
+            let (job, answer) = begun?;
+            answer.await.map_err(|_| gone())??;
+            Ok(job)
+        }
+        .boxed_local()
+    }
+
+    fn jobs(&self) -> Vec<Job> {
+        self.driver.borrow().core.jobs().to_vec()
+    }
+
+    fn wait_job(self: Rc<Self>, id: u64) -> Answer<Job> {
+        async move {
+            let changed = Rc::clone(&self.driver.borrow().changed);
+            loop {
+                let found = self.driver.borrow().core.jobs().iter().find(|job| job.id == id).cloned();
+                match found {
+                    None => {
+                        let why = format!("there is no job {id}, or it is long over");
+                        return Err(Problem::new("job.unknown", "waiting for a job", why, "see 'jobs'"));
+                    }
+                    Some(job) if !job.state.is_open() => return Ok(job),
+                    Some(_) => changed.notified().await,
+                }
+            }
         }
         .boxed_local()
     }

@@ -15,7 +15,7 @@ use keeper_protocol::{
     Access, HeldId, HeldKind, Name, ProcessEntry, ProcessState, RefusalCode, SUPERVISOR_STATUS_SLOT,
 };
 use link::{Link, Peer};
-use supervisor::config::{Config, Console, MAX_CONFIG};
+use supervisor::config::{Config, Console, MAX_CONFIG, Snapshot};
 use supervisor::core::record::{self, Facts};
 use supervisor::core::{Core, Found, Islet};
 use supervisor::journal::Journal;
@@ -53,6 +53,7 @@ pub struct Ready {
     pub pid: i32,
     /// Taken by [`Self::register`].
     control: Option<UnixListener>,
+    parcels: Option<UnixListener>,
     console: Option<UnixListener>,
 }
 
@@ -73,8 +74,14 @@ impl Held {
         self.0.iter().find(|(known, _)| known == name).map(|(_, id)| *id)
     }
 
-    fn add(&mut self, name: &str, id: HeldId) {
-        self.0.push((name.to_owned(), id));
+    /// From now on, this is what is meant by the name.
+    pub fn add(&mut self, name: &str, id: HeldId) {
+        self.0.insert(0, (name.to_owned(), id));
+    }
+
+    /// Forgets everything whose name begins so, and returns it.
+    pub fn remove(&mut self, prefix: &str) -> Vec<HeldId> {
+        self.0.extract_if(.., |(name, _)| name.starts_with(prefix)).map(|(_, id)| id).collect()
     }
 }
 
@@ -87,10 +94,10 @@ pub fn take_over(mut keeper: Keeper, adoption: Adoption) -> anyhow::Result<Ready
     let pid = nix::unistd::getpid().as_raw();
     let mut held = Held::default();
     // Of two with one name the newer counts: the other is on its way out.
-    for entry in adoption.held.iter().rev() {
+    for entry in &adoption.held {
         held.add(entry.name.as_str(), entry.id);
     }
-    let config = Config::read(&read_memfd(&mut keeper, held.id("config")?)?)?;
+    let mut config = Config::read(&read_memfd(&mut keeper, held.id("config")?)?)?;
     let memfds = memfds(&mut keeper, &mut held, &config)?;
     for eventfd in EVENTFDS {
         if held.find(eventfd).is_none() {
@@ -111,13 +118,24 @@ pub fn take_over(mut keeper: Keeper, adoption: Adoption) -> anyhow::Result<Ready
         }
         None => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed());
-            let facts = Facts { last_event: 0, wall_clock_seconds: now, started_unix_seconds: now };
-            (Core::new(config.options), facts, None)
+            let mut facts = Facts { last_event: 0, wall_clock_seconds: now, started_unix_seconds: now };
+            let core = match held.find("restore") {
+                Some(id) => {
+                    let snapshot = Snapshot::read(&read_memfd(&mut keeper, id)?)?;
+                    config.options.paused |= snapshot.paused;
+                    facts.wall_clock_seconds = snapshot.wall_clock_seconds;
+                    Core::restored(config.options, snapshot.restore)
+                }
+                None => Core::new(config.options),
+            };
+            (core, facts, None)
         }
     };
     let log = Log::new(events, facts.last_event);
     let mut fetch = |id| keeper.get(id, Access::Same, soon());
     let control = UnixListener::from(fetch(held.id("control-listener")?)?);
+    let parcels = UnixListener::from(fetch(held.id("descriptor-listener")?)?);
+    parcels.set_nonblocking(true)?;
     let console = match config.console {
         Console::Socket(_) => Some(UnixListener::from(fetch(held.id("console-listener")?)?)),
         _ => None,
@@ -146,6 +164,7 @@ pub fn take_over(mut keeper: Keeper, adoption: Adoption) -> anyhow::Result<Ready
         console_connection,
         pid,
         control: Some(control),
+        parcels: Some(parcels),
         console,
     })
 }
@@ -155,7 +174,7 @@ impl Ready {
     pub fn descriptors(&self) -> Vec<RawFd> {
         let mut kept = vec![self.keeper.as_fd().as_raw_fd(), self.status.as_raw_fd()];
         kept.extend([self.log.as_fd().as_raw_fd(), self.journal.as_fd().as_raw_fd()]);
-        kept.extend(self.control.iter().chain(&self.console).map(AsRawFd::as_raw_fd));
+        kept.extend(self.control.iter().chain(&self.parcels).chain(&self.console).map(AsRawFd::as_raw_fd));
         kept.extend(self.report.as_ref().map(AsRawFd::as_raw_fd));
         if let Some(legacy) = &self.legacy {
             kept.extend(legacy.sockets.iter().map(|(_, _, socket)| socket.as_raw_fd()));
@@ -167,8 +186,10 @@ impl Ready {
     pub fn register(mut self) -> anyhow::Result<Parts> {
         let control = self.control.take().context("the control socket was taken twice")?;
         let control = tokio::net::UnixListener::from_std(control)?;
+        let parcels = self.parcels.take().context("the descriptor socket was taken twice")?;
+        let parcels = tokio::net::UnixListener::from_std(parcels)?;
         let console = self.console.take().map(tokio::net::UnixListener::from_std).transpose()?;
-        Ok(Parts { ready: self, control, console })
+        Ok(Parts { ready: self, control, parcels, console })
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::driver::Driver;
 use crate::serve::Service;
 use crate::takeover::{Legacy, Ready};
-use crate::{Never, soon};
+use crate::{Never, parcels, soon};
 
 /// Connections of the control socket at a time.
 const MAX_CLIENTS: usize = 32;
@@ -29,6 +29,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Parts {
     pub ready: Ready,
     pub control: UnixListener,
+    pub parcels: UnixListener,
     pub console: Option<UnixListener>,
 }
 
@@ -36,7 +37,7 @@ type Shared = Weak<RefCell<Driver>>;
 
 /// Runs until the keeper ends the VM.
 pub async fn run(parts: Parts) -> anyhow::Result<Never> {
-    let Parts { mut ready, control, console } = parts;
+    let Parts { mut ready, control, parcels, console } = parts;
     let legacy = ready.legacy.take();
     let watched = waitable(&ready.keeper)?;
     let driver = Driver::new(ready);
@@ -48,6 +49,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<Never> {
     driver.borrow_mut().take_exits()?;
     tokio::task::spawn_local(keep_time(Rc::clone(&driver)));
     tokio::task::spawn_local(accept_clients(control, Rc::clone(&driver)));
+    tokio::task::spawn_local(parcels::accept(parcels, Rc::clone(&driver.borrow().parcels)));
     if let Some(console) = console {
         tokio::task::spawn_local(accept_console(console, Rc::clone(&driver)));
     }

@@ -4,13 +4,17 @@ mod completions;
 mod doctor;
 mod events;
 mod inspect;
+mod jobs;
 mod kill;
 mod pause;
 mod ps;
 mod reset;
+pub mod restore;
 mod resume;
 mod run;
+mod snapshot;
 mod stop;
+mod wakeup;
 
 use std::io::{self, Write};
 
@@ -39,6 +43,14 @@ enum Command {
     Pause(pause::Arguments),
     /// Let a paused VM go on
     Resume(resume::Arguments),
+    /// Save a VM into a directory; it goes on afterwards
+    Snapshot(snapshot::Arguments),
+    /// Start a VM that goes on where its snapshot was made
+    Restore(Box<restore::Arguments>),
+    /// Wake a sleeping guest (ACPI S3)
+    Wakeup(wakeup::Arguments),
+    /// List the jobs of a VM, such as snapshots, or cancel one
+    Jobs(jobs::Arguments),
     /// Reset a VM, as its reset button would
     Reset(reset::Arguments),
     /// Press a VM's power button, and wait until it has ended
@@ -63,6 +75,10 @@ impl Cli {
             Command::Inspect(arguments) => done(inspect::inspect(&arguments)),
             Command::Pause(arguments) => done(pause::pause(&arguments)),
             Command::Resume(arguments) => done(resume::resume(&arguments)),
+            Command::Snapshot(arguments) => snapshot::snapshot(&arguments),
+            Command::Restore(arguments) => restore::restore(*arguments),
+            Command::Wakeup(arguments) => done(wakeup::wakeup(&arguments)),
+            Command::Jobs(arguments) => done(jobs::jobs(&arguments)),
             Command::Reset(arguments) => done(reset::reset(&arguments)),
             Command::Stop(arguments) => done(stop::stop(&arguments)),
             Command::Kill(arguments) => done(kill::kill(&arguments)),

@@ -13,6 +13,7 @@ use spawn::Exit;
 
 use crate::commands::print;
 use crate::commands::ps::last_words;
+use crate::commands::restore::Restore;
 use crate::directory::{Place, Root};
 use crate::failure::{Failure, Result, describe, problem};
 use crate::foreground::{Ended, Foreground, Left, Parts, signals};
@@ -50,6 +51,12 @@ pub fn run(arguments: Arguments) -> std::result::Result<u8, Failure> {
     };
     let merged = merged.map_err(not_started)?;
     let plan = Plan::new(&merged).map_err(not_started)?;
+    begin(&plan, &merged, None)
+}
+
+/// Starts a VM from its kernel, or from a snapshot. Returns its exit status.
+pub fn begin(plan: &Plan, merged: &Merged, restore: Option<&Restore>) -> std::result::Result<u8, Failure> {
+    let not_started = |problem| Failure { status: exit_status::NOT_STARTED, problem };
     let root = Root::of_caller().map_err(not_started)?;
     let claim = match &plan.name {
         Some(name) => root.claim(name),
@@ -59,14 +66,14 @@ pub fn run(arguments: Arguments) -> std::result::Result<u8, Failure> {
     let place = claim.place.clone();
     // From here on nothing may stay behind; a VM that runs on holds its lock.
     let status = if plan.detach {
-        launch(&plan, &merged, claim).map_err(not_started).and_then(|launched| detached(launched, &plan))
+        launch(plan, merged, restore, claim).map_err(not_started).and_then(|launched| detached(launched, plan))
     } else {
         // Blocked before anything is started, so that every end from here on is ours.
         let blocked =
             signals().map_err(|error| not_started(problem("run.signals", "signals cannot be read", error, "")));
         blocked.and_then(|signals| {
-            let launched = launch(&plan, &merged, claim).map_err(not_started)?;
-            foreground(launched, &plan, signals).map_err(not_started)
+            let launched = launch(plan, merged, restore, claim).map_err(not_started)?;
+            foreground(launched, plan, signals).map_err(not_started)
         })
     };
     place.sweep();

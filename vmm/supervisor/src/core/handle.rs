@@ -6,7 +6,7 @@ use control::exit_status;
 use control::types::{Problem, Status, event_kind as kind};
 use machine_model::ports::debug_exit_status;
 
-use super::scripts::{BACK_OFF, EXIT_DEADLINE, LOAD_DEADLINE, PROOF};
+use super::scripts::{BACK_OFF, EXIT_DEADLINE, LOAD_DEADLINE, PROOF, STREAM_DEADLINE};
 use super::{
     Cause, Command, CommandId, Core, Ending, Input, Islet, MAX_DEATHS, MAX_QUEUED, Note, Output, Policy, PowerButton,
     Progress, Request, Said, Script, Step, Verb,
@@ -24,7 +24,7 @@ impl Core {
             return out;
         }
         match input {
-            Input::Begin => self.begin(Script::Start),
+            Input::Begin => self.begin(if self.restores { Script::Restore } else { Script::Start }),
             Input::Spawned { islet, incarnation, process } => self.spawned(islet, incarnation, process),
             Input::NotSpawned { islet, incarnation, why } => self.not_spawned(islet, incarnation, &why, &mut out),
             Input::Said { islet, incarnation, reply_to, said } => {
@@ -75,7 +75,8 @@ impl Core {
 
     pub(super) fn request(&mut self, islet: Islet, verb: Verb, out: &mut Out) {
         let id = self.next_request();
-        let timer = self.arm(verb.deadline(), out);
+        let streams = islet == Islet::Streamer && verb == Verb::Run;
+        let timer = self.arm(if streams { STREAM_DEADLINE } else { verb.deadline() }, out);
         let slot = self.slot_mut(islet);
         slot.request = Some(Request { id, verb });
         slot.timer = Some(timer);
@@ -109,7 +110,7 @@ impl Core {
         }
     }
 
-    fn kill(&mut self, islet: Islet, why: String, out: &mut Out) {
+    pub(super) fn kill(&mut self, islet: Islet, why: String, out: &mut Out) {
         let slot = self.slot_mut(islet);
         if let Some(process) = slot.process {
             slot.killed_for = why;
@@ -121,7 +122,13 @@ impl Core {
     fn exited(&mut self, islet: Islet, incarnation: u32, cause: &Cause, productive: bool, out: &mut Out) {
         let slot = self.slot_mut(islet);
         slot.process = None;
-        let loaded = islet == Islet::Loader && slot.request.is_none() && slot.progress == Progress::Ready;
+        let finished = match islet.row().policy {
+            Policy::Once => slot.request.is_none() && slot.progress == Progress::Ready && cause.clean,
+            // What a streamer has said to be done is done, however it ends.
+            Policy::Job => slot.runs && (cause.clean || !self.on_demand),
+            Policy::Restart | Policy::EndsVm => false,
+        };
+        let slot = self.slot(islet);
         let text = if slot.killed_for.is_empty() {
             cause.text.clone()
         } else {
@@ -129,10 +136,13 @@ impl Core {
         };
         if !(self.ending.is_some() && cause.clean) {
             let detail = match islet.row().policy {
-                _ if loaded && cause.clean => "it has done its work",
+                _ if finished => "it has done its work",
                 _ if self.ending.is_some() => "the VM is ending anyway",
                 Policy::Restart => "it is started again with the same descriptors",
                 Policy::EndsVm | Policy::Once => "the VM cannot go on without it",
+                Policy::Job if self.on_demand && self.started => "it is started again with the same descriptors",
+                Policy::Job if self.started => "its job has failed, and the VM goes on",
+                Policy::Job => "the VM cannot go on without it",
             };
             out.push(Output::Emit(Note {
                 kind: if cause.attack { kind::ATTACK } else { kind::PROCESS_EXITED },
@@ -142,12 +152,17 @@ impl Core {
                 detail: detail.to_owned(),
             }));
         }
-        if loaded && cause.clean {
+        if finished {
             let slot = self.slot_mut(islet);
             slot.progress = Progress::Absent;
+            slot.request = None;
             slot.timer = None;
+            slot.runs = false;
             slot.step_done = true;
             slot.last_cause = text;
+            if islet == Islet::Streamer && std::mem::take(&mut self.on_demand) {
+                emit(out, kind::RESTORE_COMPLETE, None, "", "all of the guest's memory is there");
+            }
         } else {
             self.gone(islet, &text, productive, out);
         }
@@ -170,13 +185,21 @@ impl Core {
         if self.ending.is_some() {
             return;
         }
-        let restart = islet.row().policy == Policy::Restart && !(starting && failure.is_some());
-        if !restart {
+        let policy = islet.row().policy;
+        if policy == Policy::Job && !starting && !self.on_demand {
+            let what = format!("process {name} has ended before its job was done");
+            let lost =
+                || Problem::new("process.lost", &what, format!("it {text}"), "try again; the VM's log says more");
+            self.fail_job(failure.unwrap_or_else(lost));
+            return;
+        }
+        let again = policy == Policy::Restart || (policy == Policy::Job && !starting);
+        if !(again && !(starting && failure.is_some())) {
             let lost = || {
                 let what = format!("process {name} has ended, and the VM cannot go on without it");
                 Problem::new("process.lost", &what, format!("it {text}"), "start the VM anew; its log says more")
             };
-            let once = islet.row().policy == Policy::Once;
+            let once = policy == Policy::Once;
             let status = if starting || once { exit_status::NOT_STARTED } else { exit_status::PROCESS_LOST };
             let problem = Some(failure.unwrap_or_else(lost));
             self.end(Ending { status, reason: format!("{name} {text}"), problem }, out);
@@ -192,6 +215,9 @@ impl Core {
             slot.progress = Progress::FailedClosed;
             let detail = format!("it ended {MAX_DEATHS} times in a row without progress and stays down");
             emit(out, kind::PROCESS_FAILED_CLOSED, Some((islet, slot.incarnation)), text, &detail);
+            if policy == Policy::Job {
+                self.memory_lost("nobody brings the rest of it any more", out);
+            }
             return;
         }
         slot.progress = Progress::Waiting;
@@ -247,6 +273,10 @@ impl Core {
         let Some(request) = slot.request.filter(|request| request.id == reply_to) else { return };
         match (said, request.verb) {
             (Said::Ready, Verb::Setup) => self.ready(islet, out),
+            (Said::ReadyWithFaults(faults), Verb::Setup) if islet == Islet::Engine && self.on_demand => {
+                self.faults = Some(faults);
+                self.ready(islet, out);
+            }
             (Said::Loaded { entry, summary }, Verb::Setup) if islet == Islet::Loader => {
                 (self.entry, self.kernel_summary) = (entry, summary);
                 let timer = self.arm(EXIT_DEADLINE, out);
@@ -255,7 +285,11 @@ impl Core {
                 slot.request = None;
                 slot.timer = Some(timer);
             }
-            (Said::Done, verb) if verb != Verb::Setup => self.done(islet, verb, out),
+            (Said::Done, verb) if !matches!(verb, Verb::Setup | Verb::Save) => self.done(islet, verb, out),
+            (Said::Saved(saved), Verb::Save) => {
+                self.slot_mut(islet).saved = Some(saved);
+                self.done(islet, Verb::Save, out);
+            }
             (Said::Failed(problem), verb) => self.failed(islet, verb, problem, out),
             (Said::Nonsense(what), _) => self.nonsense(islet, &what, out),
             (other, verb) => {
@@ -297,8 +331,14 @@ impl Core {
             Verb::Pause => slot.runs = false,
             _ => {}
         }
-        if matches!(step, Some(Step::Ask(asked, list)) if asked == verb && list.contains(&islet)) {
-            slot.step_done = true;
+        slot.step_done |= match step {
+            Some(Step::Ask(asked, list)) => asked == verb && list.contains(&islet),
+            Some(Step::Settle) => (islet, verb) == (Islet::Engine, Verb::Suspend),
+            _ => false,
+        };
+        if (islet, verb) == (Islet::Streamer, Verb::Quit) {
+            let timer = self.arm(EXIT_DEADLINE, out);
+            self.slot_mut(islet).timer = Some(timer);
         }
         if verb == Verb::PowerButton {
             self.power_button = PowerButton::Pressed;
@@ -326,12 +366,52 @@ impl Core {
                     out.push(Output::Answer { id, result: Err(problem.clone()) });
                 }
             }
+            // Asked twice, by two supervisors: the first time it woke.
+            Verb::Wake if problem.code == "s3.awake" => self.done(islet, verb, out),
+            Verb::StartVcpu => self.cannot_wake(islet, problem, out),
+            Verb::Save => {
+                let slot = self.slot_mut(islet);
+                slot.request = None;
+                slot.timer = None;
+                self.fail_job(problem);
+            }
+            Verb::Load => self.end(
+                Ending {
+                    status: exit_status::NOT_STARTED,
+                    reason: format!("{islet} refused its state: {}", problem.why),
+                    problem: Some(problem),
+                },
+                out,
+            ),
             _ => {
                 let why = format!("failed to carry out '{}': {problem}", verb.name());
                 self.slot_mut(islet).failure = Some(problem);
                 self.kill(islet, why, out);
             }
         }
+    }
+
+    /// The guest left no way to wake it: as for a triple fault.
+    fn cannot_wake(&mut self, islet: Islet, problem: Problem, out: &mut Out) {
+        let slot = self.slot_mut(islet);
+        slot.request = None;
+        slot.timer = None;
+        let cause = format!("a waking vector that cannot be: {}", problem.why);
+        if let Some(id) = self.current.take() {
+            out.push(Output::Answer { id, result: Err(problem) });
+        }
+        self.script = None;
+        self.wake.clear();
+        self.guest_asks_reset(cause, out);
+    }
+
+    /// The guest cannot go on, and what it has done so far can still be looked at.
+    fn memory_lost(&mut self, why: &str, out: &mut Out) {
+        if std::mem::replace(&mut self.damaged, true) {
+            return;
+        }
+        emit(out, kind::RAM_DAMAGED, None, why, "a piece of the restored memory is lost: the VM is paused for good");
+        self.queue.push_front((None, Command::Pause));
     }
 
     fn nonsense(&mut self, islet: Islet, what: &str, out: &mut Out) {
@@ -358,6 +438,16 @@ impl Core {
             (Said::Reset, Islet::Board) => self.guest_asks_reset("asked for by the guest".into(), out),
             (Said::TripleFault(vcpu), Islet::Engine) => {
                 self.guest_asks_reset(format!("a triple fault of vCPU {vcpu}"), out);
+            }
+            (Said::Suspend, Islet::Board) => self.guest_suspend |= !self.asleep,
+            (Said::Wake(why), Islet::Board) => {
+                if self.asleep || self.guest_suspend {
+                    self.wake = why;
+                }
+            }
+            (Said::Progress { phase, done, total }, Islet::Streamer) => self.progress(&phase, done, total, out),
+            (Said::BadChunk(offset), Islet::Streamer) => {
+                self.memory_lost(&format!("the chunk at {offset:#x} differs from its digest"), out);
             }
             (Said::Attack(what), _) => {
                 let incarnation = self.slot(islet).incarnation;
@@ -390,7 +480,7 @@ impl Core {
 
     // -------------------------------------------------------------------------------------------------- commands
 
-    fn ending_problem(&self) -> Problem {
+    pub(super) fn ending_problem(&self) -> Problem {
         let reason = self.ending.as_ref().map_or("", |ending| ending.reason.as_str());
         Problem::new("vm.ending", "the command", format!("the VM is ending: {reason}"), "start it anew")
     }
@@ -411,19 +501,25 @@ impl Core {
                 out.push(Output::Answer { id, result: Err(self.ending_problem()) });
             }
             Command::Stop(seconds) => self.stop(id, seconds, out),
+            Command::Save { job } => self.accept_job(id, job, out),
+            Command::Cancel { job } => self.cancel_job(id, job, out),
             _ if self.queue.len() >= MAX_QUEUED => {
                 let why = "too many commands wait for their turn";
                 let problem = Problem::new("vm.busy", "the command", why, "try again");
                 out.push(Output::Answer { id, result: Err(problem) });
             }
-            _ => self.queue.push_back((id, command)),
+            _ => self.queue.push_back((Some(id), command)),
         }
     }
 
     fn stop(&mut self, id: CommandId, seconds: u32, out: &mut Out) {
-        if !self.runs {
-            let why = "a paused guest cannot see its power button";
-            let problem = Problem::new("vm.paused", "the stop", why, "use 'atoll resume' first, or 'atoll kill'");
+        let refusal = match (self.runs, self.asleep) {
+            (true, false) => None,
+            (true, true) => Some(("vm.suspended", "a sleeping guest does not see its power button", "wakeup")),
+            (false, _) => Some(("vm.paused", "a paused guest cannot see its power button", "resume")),
+        };
+        if let Some((code, why, first)) = refusal {
+            let problem = Problem::new(code, "the stop", why, &format!("use 'atoll {first}' first, or 'atoll kill'"));
             out.push(Output::Answer { id, result: Err(problem) });
             return;
         }
@@ -450,7 +546,8 @@ impl Core {
             return;
         }
         self.ending = Some(ending);
-        let waiting = self.current.take().into_iter().chain(self.queue.drain(..).map(|(id, _)| id));
+        self.end_jobs(out);
+        let waiting = self.current.take().into_iter().chain(self.queue.drain(..).filter_map(|(id, _)| id));
         let waiting: Vec<CommandId> = waiting.collect();
         for id in waiting {
             out.push(Output::Answer { id, result: Err(self.ending_problem()) });
@@ -459,6 +556,7 @@ impl Core {
             out.push(Output::Answer { id, result: Ok(()) });
         }
         self.guest_reset = false;
+        self.guest_suspend = false;
         self.power_button = PowerButton::None;
         self.stop_timer = None;
         self.begin(Script::Quit);

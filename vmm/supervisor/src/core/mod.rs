@@ -11,7 +11,9 @@ mod adopt;
 mod drive;
 mod handle;
 mod islets;
+mod jobs;
 pub mod record;
+pub mod run_states;
 mod scripts;
 #[cfg(test)]
 mod tests;
@@ -19,7 +21,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use control::types::{Problem, RunState, Status};
+use control::types::{Job, Problem, RunState, Status};
 
 pub use islets::{Islet, Policy, Row};
 pub use scripts::{MAX_DEATHS, Script, Step, Verb};
@@ -49,6 +51,33 @@ pub enum Command {
     Stop(u32),
     /// End at once.
     Kill,
+    /// Let a sleeping guest wake.
+    Wakeup,
+    /// Make a snapshot, as this job.
+    Save {
+        /// [`Core::next_job_id`].
+        job: u64,
+    },
+    /// Give up a job.
+    Cancel {
+        /// Its number.
+        job: u64,
+    },
+}
+
+/// What a VM begins with that is restored from a snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restore {
+    /// What each process is to take.
+    pub states: Vec<(Islet, SavedState)>,
+    /// The guest sleeps.
+    pub asleep: bool,
+    /// Memory comes as the guest touches it.
+    pub on_demand: bool,
+    /// Resets before the snapshot.
+    pub resets: u64,
+    /// What the loader said about the kernel.
+    pub kernel_summary: String,
 }
 
 /// Why a process ended.
@@ -71,11 +100,22 @@ pub struct SavedState {
     pub digest: [u8; 32],
 }
 
+/// A mapping of RAM in an engine whose missing pages somebody else places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Faults {
+    /// Address of the RAM memfd's offset 0.
+    pub base: u64,
+    /// In bytes.
+    pub length: u64,
+}
+
 /// What an islet said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
     /// It is locked down.
     Ready,
+    /// It is locked down, and with its word came a userfaultfd over this mapping of RAM.
+    ReadyWithFaults(Faults),
     /// It has done what it was asked.
     Done,
     /// It has not.
@@ -312,6 +352,8 @@ pub struct Slot {
     pub last_cause: String,
     /// Why the supervisor has killed it.
     pub killed_for: String,
+    /// The state that it has left, or is to take.
+    pub saved: Option<SavedState>,
     /// What it said that failed, before it ended.
     failure: Option<Problem>,
     /// The timer that counts.
@@ -374,6 +416,18 @@ pub struct Core {
     started: bool,
     guest_reset: bool,
     reset_cause: String,
+    /// The guest went to sleep, and its vCPUs are not asleep yet.
+    guest_suspend: bool,
+    /// The guest sleeps: a paused VM would resume to that.
+    asleep: bool,
+    /// By what the guest is to be woken; empty: nothing.
+    wake: String,
+    /// The VM begins with a snapshot.
+    restores: bool,
+    /// Memory of a snapshot is still on its way.
+    on_demand: bool,
+    /// A piece of memory is lost.
+    damaged: bool,
     power_button: PowerButton,
     stop_seconds: u32,
     stop_timer: Option<u64>,
@@ -385,7 +439,11 @@ pub struct Core {
     last_timer: u64,
     /// The client that waits for the sequence under way.
     current: Option<CommandId>,
-    queue: VecDeque<(CommandId, Command)>,
+    queue: VecDeque<(Option<CommandId>, Command)>,
+    /// Where the engine's missing pages are told of.
+    faults: Option<Faults>,
+    jobs: Vec<Job>,
+    last_job: u64,
     stop_waiters: Vec<CommandId>,
 }
 
@@ -403,6 +461,12 @@ impl Core {
             started: false,
             guest_reset: false,
             reset_cause: String::new(),
+            guest_suspend: false,
+            asleep: false,
+            wake: String::new(),
+            restores: false,
+            on_demand: false,
+            damaged: false,
             power_button: PowerButton::None,
             stop_seconds: 0,
             stop_timer: None,
@@ -414,14 +478,54 @@ impl Core {
             last_timer: 0,
             current: None,
             queue: VecDeque::new(),
+            faults: None,
+            jobs: Vec::new(),
+            last_job: 0,
             stop_waiters: Vec::new(),
         }
+    }
+
+    /// The state before [`Input::Begin`] of a VM that begins with a snapshot.
+    #[must_use]
+    pub fn restored(options: Options, from: Restore) -> Self {
+        let mut core = Self::new(options);
+        for (islet, state) in from.states {
+            core.slot_mut(islet).saved = Some(state);
+        }
+        core.restores = true;
+        (core.asleep, core.on_demand) = (from.asleep, from.on_demand);
+        (core.resets, core.kernel_summary) = (from.resets, from.kernel_summary);
+        core
     }
 
     /// The pair of the run state.
     #[must_use]
     pub const fn state(&self) -> RunState {
-        RunState { status: self.status, resume_to: Status::Running }
+        RunState { status: self.status, resume_to: if self.asleep { Status::Suspended } else { Status::Running } }
+    }
+
+    /// Whether the guest runs, or would if it were awake.
+    #[must_use]
+    pub const fn runs(&self) -> bool {
+        self.runs
+    }
+
+    /// The engine's mapping whose missing pages a streamer places.
+    #[must_use]
+    pub const fn faults(&self) -> Option<Faults> {
+        self.faults
+    }
+
+    /// Whether the VM began with a snapshot.
+    #[must_use]
+    pub const fn restores(&self) -> bool {
+        self.restores
+    }
+
+    /// Whether memory of a snapshot comes as the guest touches it.
+    #[must_use]
+    pub const fn on_demand(&self) -> bool {
+        self.on_demand
     }
 
     /// What is known about a process.

@@ -3,10 +3,12 @@
 //! What is left out is what dies with a supervisor anyway: its clients and their commands, and its timers.
 
 use capnp::message::{Builder, HeapAllocator};
-use control::types::{Problem, Status};
+use control::types::{Job, JobState, Problem, Status};
 use wire::vm_capnp::adoption_record::{self, PowerButton as WirePowerButton};
 
-use super::{Core, Ending, Islet, Options, PowerButton, Progress, Request, Script, Slot, Verb};
+use super::{
+    Command, Core, Ending, Faults, Islet, Options, PowerButton, Progress, Request, SavedState, Script, Slot, Verb,
+};
 
 /// What a record says beside the state of the core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,6 +75,22 @@ pub fn encode(core: &Core, facts: Facts) -> Vec<u8> {
     to.set_entry(&core.entry);
     to.set_kernel_summary(&core.kernel_summary);
     to.set_reset_cause(&core.reset_cause);
+    to.set_guest_suspend(core.guest_suspend);
+    to.set_asleep(core.asleep);
+    to.set_wake(&core.wake);
+    to.set_restores(core.restores);
+    to.set_on_demand(core.on_demand);
+    to.set_damaged(core.damaged);
+    to.set_last_job(core.last_job);
+    if let Some(faults) = core.faults {
+        let mut to = to.reborrow().init_faults();
+        to.set_base(faults.base);
+        to.set_length(faults.length);
+    }
+    let mut jobs = to.reborrow().init_jobs(core.jobs.len() as u32);
+    for (index, job) in (0..).zip(&core.jobs) {
+        write_job(job, jobs.reborrow().get(index));
+    }
     if let Some(ending) = &core.ending {
         write_ending(ending, to.reborrow().init_ending());
     }
@@ -81,6 +99,16 @@ pub fn encode(core: &Core, facts: Facts) -> Vec<u8> {
         write_slot(islet, core.slot(islet), processes.reborrow().get(index));
     }
     capnp::serialize::write_message_to_words(&message)
+}
+
+fn write_job(from: &Job, mut to: adoption_record::job::Builder<'_>) {
+    to.set_id(from.id);
+    to.set_kind(&from.kind);
+    to.set_state(from.state as u16);
+    to.set_cancelled(from.cancelled);
+    if let Some(problem) = &from.problem {
+        write_problem(problem, to.init_problem());
+    }
 }
 
 fn write_ending(from: &Ending, mut to: adoption_record::ending::Builder<'_>) {
@@ -115,6 +143,11 @@ fn write_slot(islet: Islet, from: &Slot, mut to: adoption_record::adopted_proces
         to.set_verb(request.verb.name());
     }
     to.set_killed_for(&from.killed_for);
+    if let Some(saved) = &from.saved {
+        let mut to = to.reborrow().init_saved();
+        to.set_length(saved.length);
+        to.set_digest(&saved.digest);
+    }
     if let Some(failure) = &from.failure {
         write_problem(failure, to.init_failure());
     }
@@ -150,6 +183,28 @@ pub fn decode(mut bytes: &[u8], options: Options) -> Result<(Core, Facts), Recor
     core.entry = from.get_entry()?.to_vec();
     core.kernel_summary = text(from.get_kernel_summary())?;
     core.reset_cause = text(from.get_reset_cause())?;
+    core.guest_suspend = from.get_guest_suspend();
+    core.asleep = from.get_asleep();
+    core.wake = text(from.get_wake())?;
+    core.restores = from.get_restores();
+    core.on_demand = from.get_on_demand();
+    core.damaged = from.get_damaged();
+    core.last_job = from.get_last_job();
+    if from.has_faults() {
+        let faults = from.get_faults()?;
+        core.faults = Some(Faults { base: faults.get_base(), length: faults.get_length() });
+    }
+    if core.damaged && core.runs {
+        core.queue.push_back((None, Command::Pause));
+    }
+    for job in from.get_jobs()? {
+        let job = read_job(job)?;
+        // Its turn comes with this supervisor.
+        if job.state == JobState::Waiting {
+            core.queue.push_back((None, Command::Save { job: job.id }));
+        }
+        core.jobs.push(job);
+    }
     let ending = from.get_ending()?;
     if ending.get_under() {
         let problem = if ending.has_problem() { Some(read_problem(ending.get_problem()?)?) } else { None };
@@ -177,6 +232,24 @@ fn read_problem(from: wire::islet_capnp::failure::Reader<'_>) -> Result<Problem,
     Ok(Problem { code: text(from.get_code())?, what, why, remedy: text(from.get_remedy())? })
 }
 
+fn read_job(from: adoption_record::job::Reader<'_>) -> Result<Job, RecordError> {
+    let state = JobState::ALL.get(usize::from(from.get_state()));
+    Ok(Job {
+        id: from.get_id(),
+        kind: text(from.get_kind())?,
+        state: *state.ok_or_else(|| RecordError(format!("job state {}", from.get_state())))?,
+        problem: if from.has_problem() { Some(read_problem(from.get_problem()?)?) } else { None },
+        cancelled: from.get_cancelled(),
+        ..Job::default()
+    })
+}
+
+fn read_saved(from: wire::islet_capnp::saved::Reader<'_>) -> Result<SavedState, RecordError> {
+    let digest = <[u8; 32]>::try_from(from.get_digest()?);
+    let digest = digest.map_err(|_| RecordError("a digest without 32 bytes".into()))?;
+    Ok(SavedState { length: from.get_length(), digest })
+}
+
 fn read_slot(from: adoption_record::adopted_process::Reader<'_>) -> Result<Slot, RecordError> {
     let state = text(from.get_state())?;
     let progress = PROGRESS.iter().find(|(_, name)| *name == state).map(|row| row.0);
@@ -196,6 +269,7 @@ fn read_slot(from: adoption_record::adopted_process::Reader<'_>) -> Result<Slot,
         deaths: from.get_unproductive_deaths(),
         last_cause: text(from.get_last_cause())?,
         killed_for: text(from.get_killed_for())?,
+        saved: if from.has_saved() { Some(read_saved(from.get_saved()?)?) } else { None },
         failure: if from.has_failure() { Some(read_problem(from.get_failure()?)?) } else { None },
         timer: None,
         proof: None,

@@ -24,13 +24,35 @@ pub enum Verb {
     LoadVcpu,
     /// A board, that its power button is pressed.
     PowerButton,
+    /// An engine, to let its vCPUs sleep (ACPI S3).
+    Suspend,
+    /// A board, that the machine wakes.
+    Wake,
+    /// An engine, to let vCPU 0 go on at the guest's waking vector.
+    StartVcpu,
+    /// To leave its state.
+    Save,
+    /// To take the state that was left for it.
+    Load,
     /// To end.
     Quit,
 }
 
 impl Verb {
-    const ALL: [Self; 7] =
-        [Self::Setup, Self::Run, Self::Pause, Self::Reset, Self::LoadVcpu, Self::PowerButton, Self::Quit];
+    const ALL: [Self; 12] = [
+        Self::Setup,
+        Self::Run,
+        Self::Pause,
+        Self::Reset,
+        Self::LoadVcpu,
+        Self::PowerButton,
+        Self::Suspend,
+        Self::Wake,
+        Self::StartVcpu,
+        Self::Save,
+        Self::Load,
+        Self::Quit,
+    ];
 
     /// For events and the adoption record.
     #[must_use]
@@ -42,6 +64,11 @@ impl Verb {
             Self::Reset => "reset",
             Self::LoadVcpu => "loadVcpu",
             Self::PowerButton => "powerButton",
+            Self::Suspend => "suspend",
+            Self::Wake => "wake",
+            Self::StartVcpu => "startVcpu",
+            Self::Save => "save",
+            Self::Load => "load",
             Self::Quit => "quit",
         }
     }
@@ -57,7 +84,16 @@ impl Verb {
     pub const fn deadline(self) -> Duration {
         Duration::from_secs(match self {
             Self::Setup => 60,
-            Self::Run | Self::Pause | Self::Reset | Self::LoadVcpu | Self::PowerButton => 20,
+            Self::Run
+            | Self::Pause
+            | Self::Reset
+            | Self::LoadVcpu
+            | Self::PowerButton
+            | Self::Suspend
+            | Self::Wake
+            | Self::StartVcpu
+            | Self::Save
+            | Self::Load => 20,
             Self::Quit => 2,
         })
     }
@@ -65,6 +101,8 @@ impl Verb {
 
 /// How long a loader may load.
 pub const LOAD_DEADLINE: Duration = Duration::from_secs(180);
+/// How long a streamer may work without a word of progress.
+pub const STREAM_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a process may take to exit that has said its last word.
 pub const EXIT_DEADLINE: Duration = Duration::from_secs(10);
 /// The wait before a restart after the first death in a row, and at most.
@@ -83,10 +121,16 @@ pub enum Step {
     Ask(Verb, &'static [Islet]),
     /// A new loader has loaded the kernel and is gone.
     Load,
+    /// If the guest went to sleep, its vCPUs do.
+    Settle,
+    /// A streamer has done the job, or failed. One that brings memory on demand is still at it.
+    Stream,
     /// The event.
     Say(&'static str),
-    /// Goes on with [`Script::Run`] if the VM is to run, otherwise the sequence is done.
-    Go,
+    /// The job is over, and its client knows.
+    EndJob,
+    /// Goes on with this sequence if the VM is to run, otherwise the sequence is done.
+    Go(Script),
     /// The sequence is done.
     Done,
     /// The keeper ends the VM.
@@ -106,17 +150,35 @@ pub enum Script {
     Resume,
     /// As after power-on; processes stay.
     Reset,
+    /// The guest has gone to sleep.
+    Suspend,
+    /// It is woken.
+    Wakeup,
+    /// A snapshot is made.
+    Save,
+    /// From nothing to the state of a snapshot.
+    Restore,
     /// The polite part of the end.
     Quit,
 }
 
 const ENGINE: &[Islet] = &[Islet::Engine];
 
-const START: &[Step] =
-    &[Step::Up(Islet::PERMANENT), Step::Load, Step::Ask(Verb::LoadVcpu, ENGINE), Step::Say(kind::STARTED), Step::Go];
+const START: &[Step] = &[
+    Step::Up(Islet::PERMANENT),
+    Step::Load,
+    Step::Ask(Verb::LoadVcpu, ENGINE),
+    Step::Say(kind::STARTED),
+    Step::Go(Script::Run),
+];
 const RUN: &[Step] = &[Step::Ask(Verb::Run, Islet::DEVICES), Step::Ask(Verb::Run, ENGINE), Step::Done];
-const PAUSE: &[Step] =
-    &[Step::Ask(Verb::Pause, ENGINE), Step::Ask(Verb::Pause, Islet::DEVICES), Step::Say(kind::STOP), Step::Done];
+const PAUSE: &[Step] = &[
+    Step::Ask(Verb::Pause, ENGINE),
+    Step::Ask(Verb::Pause, Islet::DEVICES),
+    Step::Settle,
+    Step::Say(kind::STOP),
+    Step::Done,
+];
 const RESUME: &[Step] =
     &[Step::Say(kind::RESUME), Step::Ask(Verb::Run, Islet::DEVICES), Step::Ask(Verb::Run, ENGINE), Step::Done];
 const RESET: &[Step] = &[
@@ -127,7 +189,27 @@ const RESET: &[Step] = &[
     Step::Load,
     Step::Ask(Verb::LoadVcpu, ENGINE),
     Step::Say(kind::RESET),
-    Step::Go,
+    Step::Go(Script::Run),
+];
+const SUSPEND: &[Step] = &[Step::Settle, Step::Done];
+const WAKEUP: &[Step] =
+    &[Step::Ask(Verb::Wake, &[Islet::Board]), Step::Ask(Verb::StartVcpu, ENGINE), Step::Say(kind::WAKEUP), Step::Done];
+const SAVE: &[Step] = &[
+    Step::Ask(Verb::Pause, ENGINE),
+    Step::Ask(Verb::Pause, Islet::DEVICES),
+    Step::Settle,
+    Step::Say(kind::STOP),
+    Step::Ask(Verb::Save, Islet::PERMANENT),
+    Step::Stream,
+    Step::EndJob,
+    Step::Go(Script::Resume),
+];
+const RESTORE: &[Step] = &[
+    Step::Up(Islet::PERMANENT),
+    Step::Stream,
+    Step::Ask(Verb::Load, Islet::PERMANENT),
+    Step::Say(kind::STARTED),
+    Step::Go(Script::Resume),
 ];
 const QUIT: &[Step] = &[
     Step::Ask(Verb::Pause, ENGINE),
@@ -138,7 +220,18 @@ const QUIT: &[Step] = &[
 ];
 
 impl Script {
-    const ALL: [Self; 6] = [Self::Start, Self::Run, Self::Pause, Self::Resume, Self::Reset, Self::Quit];
+    const ALL: [Self; 10] = [
+        Self::Start,
+        Self::Run,
+        Self::Pause,
+        Self::Resume,
+        Self::Reset,
+        Self::Suspend,
+        Self::Wakeup,
+        Self::Save,
+        Self::Restore,
+        Self::Quit,
+    ];
 
     /// Its steps.
     #[must_use]
@@ -149,6 +242,10 @@ impl Script {
             Self::Pause => PAUSE,
             Self::Resume => RESUME,
             Self::Reset => RESET,
+            Self::Suspend => SUSPEND,
+            Self::Wakeup => WAKEUP,
+            Self::Save => SAVE,
+            Self::Restore => RESTORE,
             Self::Quit => QUIT,
         }
     }
@@ -162,8 +259,18 @@ impl Script {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Reset => "reset",
+            Self::Suspend => "suspend",
+            Self::Wakeup => "wakeup",
+            Self::Save => "save",
+            Self::Restore => "restore",
             Self::Quit => "quit",
         }
+    }
+
+    /// The position of a step.
+    #[must_use]
+    pub fn position(self, step: Step) -> usize {
+        self.steps().iter().position(|own| *own == step).unwrap_or(self.steps().len())
     }
 
     /// The sequence of this name.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::tests::config;
-use crate::plan::gifts;
+use crate::plan::{Surroundings, gifts};
 
 fn root(message: &Message) -> to_islet::Reader<'_> {
     message.get_root_as_reader().unwrap()
@@ -10,7 +10,9 @@ fn root(message: &Message) -> to_islet::Reader<'_> {
 
 fn setup_of(islet: Islet, console: bool) -> Message {
     let config = config(|to| to.reborrow().init_console().set_socket("c")).unwrap();
-    setup(islet, 3, 77, &config, &gifts(islet, &config, console), 1234)
+    let gifts = gifts(islet, &config, Surroundings { connected: console, ..Default::default() });
+    let streaming = Streaming::default();
+    setup(islet, 3, 77, &Circumstances { config: &config, gifts: &gifts, wall_clock_seconds: 1234, streaming })
 }
 
 #[test]
@@ -110,13 +112,18 @@ fn the_loaders_state_goes_to_the_engine_as_it_is() {
     });
     let Said::Loaded { entry, summary } = said else { panic!("{said:?}") };
     assert_eq!(summary, "bzImage");
-    let message = request(Verb::LoadVcpu, 5, 10, &entry).unwrap();
+    let machine = config(|_| ()).unwrap().machine;
+    let about = |entry| Subject { machine, entry, saved: SavedState { length: 9, digest: [7; 32] } };
+    let message = request(Verb::LoadVcpu, 5, 10, about(&entry)).unwrap();
     let Ok(to_islet::Engine(Ok(engine))) = root(&message).which() else { panic!() };
     let Ok(engine_capnp::engine_request::LoadVcpu(Ok(state))) = engine.which() else { panic!() };
     let Ok(vcpu_state::cpu::X86(Ok(core))) = state.get_cpu().which() else { panic!() };
     assert_eq!((core.get_rip(), core.get_lapic().unwrap().len()), (0xfff0, 1024));
-    assert!(request(Verb::LoadVcpu, 5, 10, b"garbage!").is_err());
-    assert!(request(Verb::Setup, 5, 10, &[]).is_err());
+    assert!(request(Verb::LoadVcpu, 5, 10, about(b"garbage!")).is_err());
+    assert!(request(Verb::Setup, 5, 10, about(&[])).is_err());
+    let load = request(Verb::Load, 5, 10, about(&[])).unwrap();
+    let Ok(to_islet::Load(Ok(load))) = root(&load).which() else { panic!() };
+    assert_eq!((load.get_length(), load.get_digest().unwrap()), (9, &[7; 32][..]));
 }
 
 #[test]

@@ -9,7 +9,9 @@ use std::time::Duration;
 use control::types::{Problem, event_kind as kind};
 
 use crate::core::record::{Facts, decode, encode};
-use crate::core::{Cause, Command, Core, Found, Input, Islet, Note, Options, Output, Policy, Said, Verb};
+use crate::core::{
+    Cause, Command, Core, Found, Input, Islet, Note, Options, Output, Policy, Restore, Said, SavedState, Verb,
+};
 
 /// A process of the world.
 #[derive(Clone, Debug)]
@@ -29,6 +31,11 @@ pub enum Trouble {
     Kill(Islet),
     /// The supervisor dies after it has made a step durable and carried out this many of its outputs.
     Crash(usize),
+}
+
+/// What an islet leaves.
+pub fn state_of(islet: Islet) -> SavedState {
+    SavedState { length: islet as u64 + 1, digest: [islet as u8; 32] }
 }
 
 pub struct World {
@@ -59,11 +66,27 @@ pub struct World {
     pub loader_dies: Option<(u32, usize)>,
     /// Deaths of serial0 follow on useful work.
     pub productive: bool,
+    /// vCPUs sleep.
+    asleep: bool,
+    /// VM begins with a snapshot: it counts as stopped before.
+    restored: bool,
+    /// Clients that asked for a job know its number.
+    pub job: u64,
 }
 
 impl World {
     pub fn new(options: Options, trouble: Option<(usize, Trouble)>) -> Self {
-        let core = Core::new(options);
+        Self::with(Core::new(options), options, trouble)
+    }
+
+    pub fn restored(options: Options, asleep: bool, on_demand: bool, trouble: Option<(usize, Trouble)>) -> Self {
+        let states = Islet::PERMANENT.iter().map(|islet| (*islet, state_of(*islet))).collect();
+        let restore = Restore { states, asleep, on_demand, resets: 3, kernel_summary: "bzImage".into() };
+        let world = Self::with(Core::restored(options, restore), options, trouble);
+        Self { asleep, restored: true, ..world }
+    }
+
+    fn with(core: Core, options: Options, trouble: Option<(usize, Trouble)>) -> Self {
         Self {
             record: encode(&core, Facts::default()),
             core,
@@ -84,7 +107,16 @@ impl World {
             refuses: None,
             loader_dies: None,
             productive: true,
+            asleep: false,
+            restored: false,
+            job: 0,
         }
+    }
+
+    /// Asks for a snapshot.
+    pub fn save(&mut self, id: u64) {
+        self.job = self.core.next_job_id();
+        self.command(id, Command::Save { job: self.job });
     }
 
     /// Something from outside.
@@ -95,6 +127,24 @@ impl World {
 
     pub fn command(&mut self, id: u64, command: Command) {
         self.happen(Input::Command { id, command });
+    }
+
+    /// A snapshot, cancelled as soon as its streamer works.
+    pub fn save_and_cancel(&mut self) {
+        self.job = self.core.next_job_id();
+        let job = self.job;
+        self.queue.push_back(Input::Command { id: 1, command: Command::Save { job } });
+        while self.core.slot(Islet::Streamer).request.is_none_or(|request| request.verb != Verb::Run) {
+            let input = self.queue.pop_front().unwrap();
+            self.take(input);
+        }
+        self.command(2, Command::Cancel { job });
+    }
+
+    /// As [`Self::says`], but something else happens at the same time.
+    pub fn queue_said(&mut self, islet: Islet, said: Said) {
+        let incarnation = self.core.slot(islet).incarnation;
+        self.reply(islet, incarnation, 0, said);
     }
 
     /// An event of an islet that lives.
@@ -239,7 +289,8 @@ impl World {
 
     fn spawn(&mut self, islet: Islet, incarnation: u32, request: u64) {
         assert!(self.living(islet).is_none(), "two of {islet}");
-        assert!(!self.runs(Islet::Engine) || islet.row().policy == Policy::Restart, "{islet} beside a running guest");
+        let may = islet.row().policy == Policy::Restart || (islet == Islet::Streamer && self.core.on_demand());
+        assert!(!self.runs(Islet::Engine) || may, "{islet} beside a running guest");
         let id = self.processes.len() as u64 + 1;
         let taken = self.processes.values().any(|p| p.islet == islet && p.incarnation == incarnation);
         assert!(!taken, "{islet}[{incarnation}] twice");
@@ -281,16 +332,37 @@ impl World {
             (Islet::Engine, Verb::Run) => {
                 let board = self.runs(Islet::Board) || self.living(Islet::Board).is_none();
                 assert!(board, "vCPUs before devices");
-                assert!(!self.core.entry().is_empty(), "vCPUs without a kernel");
+                assert!(!self.core.entry().is_empty() || self.restored, "vCPUs without a kernel");
                 let count = |kind: &str| self.log.iter().filter(|note| note.kind == kind).count();
-                let first = usize::from(self.options.paused);
+                let first = usize::from(self.options.paused || self.restored);
                 assert_eq!(count(kind::RESUME), count(kind::STOP) + first, "vCPUs run while the VM is stopped");
             }
-            (Islet::Engine, Verb::LoadVcpu | Verb::Reset) => assert!(!guest, "{verb:?} of a running engine"),
+            (Islet::Engine, Verb::LoadVcpu | Verb::Reset) => {
+                assert!(!guest, "{verb:?} of a running engine");
+                self.asleep = false;
+            }
             (Islet::Board | Islet::Serial0, Verb::Pause | Verb::Reset) => {
                 assert!(!guest, "{verb:?} of {islet} while vCPUs run");
             }
+            (Islet::Engine, Verb::Suspend) => self.asleep = true,
+            (Islet::Board, Verb::Wake) => assert!(self.asleep || self.crashes > 0, "a wake-up of who does not sleep"),
+            (Islet::Engine, Verb::StartVcpu) => {
+                assert!(self.runs(Islet::Board) || self.living(Islet::Board).is_none(), "awake before the board");
+                self.asleep = false;
+            }
+            (_, Verb::Save | Verb::Load) => {
+                assert!(!guest, "{verb:?} of {islet} while vCPUs run");
+                assert!(verb == Verb::Save || self.core.slot(islet).saved == Some(state_of(islet)));
+            }
+            (Islet::Streamer, Verb::Run) => {
+                assert!(!guest || self.restored, "a snapshot of a running guest");
+                let progress = Said::Progress { phase: "ram".into(), done: 1, total: 2 };
+                self.reply(islet, incarnation, 0, progress);
+            }
             _ => {}
+        }
+        if verb == Verb::Save {
+            return self.reply(islet, incarnation, request, Said::Saved(state_of(islet)));
         }
         match verb {
             Verb::Run => self.processes.get_mut(&id).unwrap().runs = true,
@@ -305,6 +377,14 @@ impl World {
         }
     }
 
+    /// The streamer has brought everything, and ends.
+    pub fn streamed(&mut self) {
+        if let Some(process) = self.living(Islet::Streamer) {
+            self.die(process, Cause { clean: true, attack: false, text: "ended as asked".into() });
+            self.settle();
+        }
+    }
+
     /// Events of these kinds, in order.
     pub fn kinds(&self, kinds: &[&str]) -> Vec<&'static str> {
         self.log.iter().map(|note| note.kind).filter(|kind| kinds.contains(kind)).collect()
@@ -312,7 +392,7 @@ impl World {
 
     /// What must hold of every run.
     pub fn check(&self) {
-        let mut last = if self.options.paused { kind::STOP } else { kind::RESUME };
+        let mut last = if self.options.paused || self.restored { kind::STOP } else { kind::RESUME };
         for kind in self.kinds(&[kind::STOP, kind::RESUME]) {
             assert_ne!(kind, last, "STOP and RESUME alternate: {:?}", self.log);
             last = kind;
@@ -335,7 +415,8 @@ impl World {
         }
         if self.exit.is_none() {
             assert_eq!(self.core.script(), None, "nothing is under way for ever");
-            let runs = self.core.state().status == control::types::Status::Running;
+            let runs = self.core.runs();
+            assert_eq!(self.asleep, self.core.state().resume_to == control::types::Status::Suspended);
             assert_eq!(self.runs(Islet::Engine), runs);
             assert_eq!(self.runs(Islet::Board), runs);
             let serial = self.core.slot(Islet::Serial0).progress != crate::core::Progress::FailedClosed;

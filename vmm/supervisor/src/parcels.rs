@@ -1,0 +1,112 @@
+//! Descriptors: those that lie with an islet's message, and the lane beside the control socket on which clients send theirs.
+//!
+//! The one idea: RPC carries no descriptors, so a client sends them first, with a number of its choice, and names the number in
+//! its call. A parcel is bounded in size, in number and in time; one that nobody asks for is closed.
+
+use std::cell::RefCell;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use link::Link;
+use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use tokio::io::Interest;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::Instant;
+
+/// Descriptors in a parcel: more than any call needs.
+const MAX_DESCRIPTORS: usize = 32;
+/// Parcels that wait for their call.
+const MAX_PARCELS: usize = 8;
+/// How long a parcel waits, and how long its sender may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The wait after a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+struct Parcel {
+    token: u64,
+    descriptors: Vec<OwnedFd>,
+    until: Instant,
+}
+
+/// Parcels that have come.
+#[derive(Default)]
+pub struct Parcels(RefCell<Vec<Parcel>>);
+
+impl Parcels {
+    /// The descriptors that were sent with this number, once.
+    pub fn take(&self, token: u64) -> Option<Vec<OwnedFd>> {
+        let mut all = self.0.borrow_mut();
+        all.retain(|parcel| parcel.until > Instant::now());
+        let at = all.iter().position(|parcel| parcel.token == token)?;
+        Some(all.remove(at).descriptors)
+    }
+
+    fn put(&self, token: u64, descriptors: Vec<OwnedFd>) {
+        let mut all = self.0.borrow_mut();
+        all.retain(|parcel| parcel.until > Instant::now() && parcel.token != token);
+        if all.len() >= MAX_PARCELS {
+            all.remove(0);
+        }
+        all.push(Parcel { token, descriptors, until: Instant::now() + PATIENCE });
+    }
+}
+
+/// Takes one parcel of each connection. The sender knows that it was taken when its connection is closed.
+pub async fn accept(listener: UnixListener, parcels: Rc<Parcels>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // One at a time: a slow sender delays others by its patience at most.
+                if let Ok(Some((token, descriptors))) = tokio::time::timeout(PATIENCE, receive(&stream)).await {
+                    parcels.put(token, descriptors);
+                }
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+async fn receive(stream: &UnixStream) -> Option<(u64, Vec<OwnedFd>)> {
+    loop {
+        stream.readable().await.ok()?;
+        let mut token = [0; 8];
+        let received = stream.try_io(Interest::READABLE, || {
+            receive_from(stream, &mut token, RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC).map_err(Into::into)
+        });
+        match received {
+            Ok((8, descriptors)) => return Some((u64::from_le_bytes(token), descriptors)),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Ok(_) | Err(_) => return None,
+        }
+    }
+}
+
+fn receive_from(socket: impl AsFd, bytes: &mut [u8], flags: RecvFlags) -> Result<(usize, Vec<OwnedFd>), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut control, flags)?;
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    Ok((received.bytes, descriptors))
+}
+
+/// A copy of the first descriptor that lies with the next message of a link. The message stays where it is.
+pub fn peek_descriptor(link: &Link) -> anyhow::Result<Option<OwnedFd>> {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let (_, descriptors) = receive_from(link, &mut [0], flags)?;
+    Ok(descriptors.into_iter().next())
+}
+
+/// Whether a descriptor can be read and written. (Whether it is a file is for the streamer to say.)
+pub fn is_writable(descriptor: &OwnedFd) -> bool {
+    fcntl_getfl(descriptor).is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::RDWR)
+}
