@@ -14,6 +14,8 @@ pub mod compat;
 mod envelope;
 mod kind;
 pub mod model;
+pub mod registers;
+pub mod tolerance;
 mod walk;
 
 pub use area::{Left, MEMFD_BYTES, ROW_BYTES, ROWS, StateArea};
