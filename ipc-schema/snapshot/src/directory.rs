@@ -260,4 +260,3 @@ fn remove(parent: BorrowedFd<'_>, name: &str) {
     }
     let _ = unlinkat(parent, name, AtFlags::REMOVEDIR);
 }
-

@@ -122,7 +122,7 @@ pub enum Part {
     Whole,
     /// Without `states` and `ram`: what a streamer is told that saves (`StreamSave.manifest`).
     Order,
-    /// Without `config` and `ram.digests`: what a supervisor is told that restores (`VmConfig.Restore.manifest`).
+    /// Without `config` and `ram.digests`: what a supervisor is told that restores (`Restore.manifest` in vm.capnp).
     Brief,
 }
 
@@ -131,12 +131,14 @@ pub enum Part {
 /// # Errors
 /// [`SnapshotError::Field`] for a manifest that no reader would take.
 pub fn write_manifest(manifest: &Manifest) -> Result<Vec<u8>, SnapshotError> {
-    let message = manifest.to_message(Part::Whole)?;
-    let mut file = Vec::with_capacity(HEADER_BYTES + message.len() + DIGEST_BYTES);
+    let message = manifest.build(Part::Whole)?;
+    let length = serialize::compute_serialized_size_in_words(&message) * 8;
+    let mut file = Vec::with_capacity(HEADER_BYTES + length + DIGEST_BYTES);
     file.extend_from_slice(&MAGIC);
-    file.extend_from_slice(&(message.len() as u64).to_le_bytes());
-    file.extend_from_slice(&message);
-    file.extend_from_slice(&Sha256::digest(&file));
+    file.extend_from_slice(&(length as u64).to_le_bytes());
+    serialize::write_message(&mut file, &message).map_err(malformed)?;
+    let digest = Sha256::digest(&file);
+    file.extend_from_slice(&digest);
     Ok(file)
 }
 
@@ -214,6 +216,10 @@ impl Manifest {
     /// # Errors
     /// [`SnapshotError::Field`] for a manifest that no reader would take.
     pub fn to_message(&self, part: Part) -> Result<Vec<u8>, SnapshotError> {
+        Ok(serialize::write_message_to_words(&self.build(part)?))
+    }
+
+    fn build(&self, part: Part) -> Result<Builder<HeapAllocator>, SnapshotError> {
         self.check(part)?;
         let mut message: Builder<HeapAllocator> = Builder::new_default();
         let mut root = message.init_root::<manifest::Builder<'_>>();
@@ -251,7 +257,7 @@ impl Manifest {
                 ram.set_digests(&self.ram.digests);
             }
         }
-        Ok(serialize::write_message_to_words(&message))
+        Ok(message)
     }
 
     /// Reads a message of [`Manifest::to_message`].
@@ -453,4 +459,3 @@ impl RamFile {
         Ok(())
     }
 }
-

@@ -45,12 +45,17 @@ const FCNTL_OPEN: Check = Check { argument: 1, ignore: 0, values: &[(F_GETFD as 
 /// Only what a socket needs to become non-blocking.
 const SOCKET_IOCTLS: Check = Check { argument: 1, ignore: 0, values: &[(FIONBIO as u32, "FIONBIO")] };
 
-/// Placing pages and waking who waits for them: UFFDIO_COPY, UFFDIO_ZEROPAGE and UFFDIO_WAKE (linux/userfaultfd.h); no
-/// handshake, registration or write protection.
+/// Placing pages, waking who waits for them, and the end of it (linux/userfaultfd.h); no handshake, registration or write
+/// protection.
 const FAULT_IOCTLS: Check = Check {
     argument: 1,
     ignore: 0,
-    values: &[(0xc028_aa03, "UFFDIO_COPY"), (0xc020_aa04, "UFFDIO_ZEROPAGE"), (0x8010_aa02, "UFFDIO_WAKE")],
+    values: &[
+        (0x8010_aa01, "UFFDIO_UNREGISTER"),
+        (0x8010_aa02, "UFFDIO_WAKE"),
+        (0xc028_aa03, "UFFDIO_COPY"),
+        (0xc020_aa04, "UFFDIO_ZEROPAGE"),
+    ],
 };
 
 const RESTART: Rule = call(SYS_restart_syscall, "continues a timed wait after SIGSTOP and SIGCONT");
@@ -331,8 +336,10 @@ pub(crate) static STREAMER_TARGET: Profile = Profile {
         SENDMSG,
         CLOSE,
         IS_OPEN,
+        call(SYS_lseek, "where the snapshot's RAM has data and where holes"),
         call(SYS_pread64, "the snapshot's files"),
         call(SYS_pwrite64, "RAM and states"),
+        call(SYS_sched_yield, "the memory of whoever waits for a page is being changed"),
         checked(SYS_ioctl, FAULT_IOCTLS, "pages that the guest waits for"),
     ]),
     budget: 18,
