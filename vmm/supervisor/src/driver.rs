@@ -56,6 +56,13 @@ pub struct IsletLink {
     pub link: Rc<Link>,
 }
 
+/// A job that was asked for.
+pub struct Begun {
+    pub job: u64,
+    /// Whether it was taken.
+    pub accepted: oneshot::Receiver<Result<(), Problem>>,
+}
+
 /// Everything that a supervisor has.
 pub struct Driver {
     me: Weak<RefCell<Driver>>,
@@ -558,12 +565,12 @@ impl Driver {
         Ok(receiver)
     }
 
-    /// Takes the files of a snapshot, and begins its job. Returns the job's number.
+    /// Takes the files of a snapshot, and begins its job.
     pub fn snapshot(
         &mut self,
         files: &[String],
         descriptors: Vec<OwnedFd>,
-    ) -> anyhow::Result<Result<(u64, oneshot::Receiver<Result<(), Problem>>), Problem>> {
+    ) -> anyhow::Result<Result<Begun, Problem>> {
         let refuse = |code: &str, why: String| {
             let remedy = "send the descriptors of the files that 'snapshotFiles' names, in the order of 'files'";
             Ok(Err(Problem::new(code, "the snapshot", why, remedy)))
@@ -589,7 +596,7 @@ impl Driver {
             self.held.add(&held, id);
         }
         let job = self.core.next_job_id();
-        Ok(Ok((job, self.command(Command::Save { job })?)))
+        Ok(Ok(Begun { job, accepted: self.command(Command::Save { job })? }))
     }
 
     /// Asks a process for its counters, if it takes requests.

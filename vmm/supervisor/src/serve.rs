@@ -240,9 +240,9 @@ impl Backend for Service {
             let descriptors = parcels.take(token).ok_or_else(nothing)?;
             let weak = Rc::downgrade(&self.driver);
             let begun = tasks::with(&weak, |driver| driver.snapshot(&files, descriptors)).ok_or_else(gone)?;
-            let (job, answer) = begun?;
-            answer.await.map_err(|_| gone())??;
-            Ok(job)
+            let begun = begun?;
+            begun.accepted.await.map_err(|_| gone())??;
+            Ok(begun.job)
         }
         .boxed_local()
     }
