@@ -632,7 +632,8 @@ impl Draft<'_> {
                 for _ in 0..self.r.below(3) + 1 {
                     let rex = if self.long() { 0x40 | self.r.below(16) as u8 } else { 0x2e };
                     let p = self.r.pick(&[0x2e, 0x36, 0x3e, 0x26, 0x64, 0x65, 0x66, 0x67, 0xf2, 0xf3, rex]);
-                    if locks && matches!(p, 0x64 | 0x65 | 0x67 | 0x40..=0x4f) {
+                    let moves = self.i.is_ip_rel_memory_operand() || matches!(p, 0x64 | 0x65 | 0x67 | 0x40..=0x4f);
+                    if locks && moves {
                         return None;
                     }
                     out.push(p);

@@ -7,7 +7,7 @@ use anyhow::Result;
 use cpu_model::Model;
 
 use crate::build::{self, Made};
-use crate::case::{CODE, Case, DATA, DATA_LEN, Outcome, RW_LEN};
+use crate::case::{CODE, Case, DATA, DATA_LEN, GS32_BASE, GS32_LIMIT, Outcome, RW_LEN};
 use crate::guest::Guest;
 use crate::host::{BATCH, Host};
 use crate::random::{self, Pool};
@@ -191,6 +191,31 @@ fn edges(r: &mut Rng, pool: &Pool) -> Vec<Made> {
     out
 }
 
+/// The same in 32-bit code: about the end of the address space, the data pages, and the limit of a segment. What
+/// lies across the end of a segment of 4 GiB elsewhere than at 0 is left out: whether that is beyond the limit varies from one
+/// processor to another (SDM vol. 3A, "Limit Checking").
+fn limits(r: &mut Rng, pool: &Pool) -> Vec<Made> {
+    let mut out = vec![];
+    let ends = [0, DATA as u32, (DATA + RW_LEN) as u32, (DATA + DATA_LEN) as u32].map(|e| (&[][..], e));
+    let ends = [&ends[..], &[(&[0x65][..], GS32_LIMIT + 1), (&[0x65][..], 0)]].concat();
+    for (bytes, (prefix, end), before) in
+        ACCESSES.iter().flat_map(|b| ends.iter().flat_map(move |e| BEFORE.iter().map(move |n| (*b, *e, *n))))
+    {
+        let plain = bytes.strip_prefix(&[0x48]).unwrap_or(bytes);
+        let at = u64::from(end.wrapping_add_signed(-before as i32));
+        let mut c = case(r, pool, 32, &[prefix, plain].concat());
+        c.state.eflags &= !(1 << 18);
+        for n in [4, 5, 6, 7] {
+            c.state.gpr[n] = at;
+        }
+        (c.state.gpr[0], c.state.gpr[2]) = (3, 0);
+        let base = if prefix.is_empty() { 0 } else { GS32_BASE };
+        poke(&mut c, u64::from((at as u32).wrapping_add(base)).wrapping_add(520), &[0; 16]);
+        out.push(c.into());
+    }
+    out
+}
+
 /// XLAT, a string load and an implied offset through every segment and address size.
 fn segments(r: &mut Rng, pool: &Pool) -> Vec<Made> {
     let mut out = vec![];
@@ -220,6 +245,7 @@ pub fn check(model: &'static Model) -> Result<(usize, Vec<String>)> {
     let mut all = images(&mut r, &pool);
     all.extend(segments(&mut r, &pool));
     all.extend(edges(&mut r, &pool));
+    all.extend(limits(&mut r, &pool));
     let (mut host, mut guest, mut wrong) = (Host::new()?, Guest::new(model)?, vec![]);
     let (mut h, mut g) = (Box::new(Outcome::default()), Box::new(Outcome::default()));
     for batch in all.chunks(BATCH) {
