@@ -1,8 +1,8 @@
 //! The serial port's process: receives its descriptors, maps its window area, locks itself down, and serves.
 //!
 //! One thread and one `ppoll` over control socket, doorbell and console. Messages (islet.capnp): `setup` in, `ready` out;
-//! then `run`, `pause`, `reset`, `attachConsole`, `statistics` and `quit`, each answered. It takes no input from the
-//! console before `run` and none after `pause`; registers are served always, since only the engine can ask.
+//! then `run`, `pause`, `reset`, `attachConsole`, `statistics`, `save`, `load` and `quit`, each answered. It takes no input
+//! from the console before `run` and none after `pause`; registers are served always, since only the engine can ask.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,8 +19,10 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::stat::fstat;
 use nix::sys::time::TimeSpec;
 use profile::Kind;
-use serial::order::{ConsoleOrder, Order, Problem};
+use serial::order::{ConsoleOrder, Order, Problem, read_load};
+use serial::port::saved::Identity;
 use serial::port::{Backend, Counts, Port, Report};
+use state::{Left, StateArea};
 use wire::islet_capnp::{from_islet, to_islet};
 
 // Messages and their buffers; the console's bytes lie in the window area.
@@ -61,17 +63,20 @@ fn run() -> Result<(), End> {
     let mut inbox = Inbox::new();
     let incoming = recv_message(&link, &mut inbox, Deadline::after(PATIENCE))?;
     let (mut id, mut incarnation) = (0, 0);
+    let mut order = None;
     let prepared = match incoming.reader.get_root::<to_islet::Reader<'_>>() {
         Ok(message) => {
             (id, incarnation) = (message.get_id(), message.get_incarnation());
-            read_order(message).and_then(|order| prepare(&order, incoming.descriptors, &link))
+            read_order(message).and_then(|read| prepare(order.insert(read), incoming.descriptors, &link))
         }
         Err(error) => Err(Problem::message(error)),
     };
     // Leaked: a mapping must not be dropped after lock-down.
-    let process = Box::leak(Box::new(Process { link, incarnation, counts: Counts::default() }));
+    let process = Process { link, incarnation, counts: Counts::default(), state: None, order };
+    let process = Box::leak(Box::new(process));
     match prepared {
-        Ok((port, status)) => {
+        Ok((port, status, state)) => {
+            process.state = state;
             process.send(id, |mut m| m.set_ready(()))?;
             process.serve(Box::leak(port), status, &mut inbox)
         }
@@ -95,7 +100,7 @@ fn prepare(
     order: &Order,
     descriptors: &mut Vec<OwnedFd>,
     link: &Link,
-) -> Result<(Box<Port>, &'static StatusPage), Problem> {
+) -> Result<(Box<Port>, &'static StatusPage, Option<StateArea>), Problem> {
     let mut received: Vec<Option<OwnedFd>> = descriptors.drain(..).map(Some).collect();
     let mut take = |name: &str| order.take(name, &mut received);
     let status = take("status")?;
@@ -117,6 +122,10 @@ fn prepare(
             Backend::File(file, u64::try_from(stat.st_size).unwrap_or(0))
         }
     };
+    let state = match order.has("state") {
+        true => Some(StateArea::map(take("state")?.as_fd(), order.state_row).map_err(Problem::message)?),
+        false => None,
+    };
     if let Backend::Stream(fd) | Backend::File(fd, _) = &backend {
         keep.push(fd.as_raw_fd());
     }
@@ -127,7 +136,7 @@ fn prepare(
     enter::before_threads(profile).map_err(Problem::sandbox)?;
     enter::close_all_but(&keep).map_err(Problem::sandbox)?;
     enter::seal(profile, &ThreadGate::new()).map_err(Problem::sandbox)?;
-    Ok((port, page))
+    Ok((port, page, state))
 }
 
 /// The control side of the process.
@@ -136,6 +145,9 @@ struct Process {
     incarnation: u32,
     /// As last written to the status page.
     counts: Counts,
+    state: Option<StateArea>,
+    /// What the setup said; nothing only if it could not be read.
+    order: Option<Order>,
 }
 
 /// Whether to go on.
@@ -222,6 +234,27 @@ impl Process {
                 self.send(id, |m| write_counts(port.counts(), m))?;
                 return Ok(Next::Serve);
             }
+            Ok(to_islet::Save(machine)) => {
+                let saved = match machine.map(|text| text.to_str()) {
+                    Ok(Ok(machine)) => self.save(port, machine)?,
+                    Ok(Err(error)) => Err(Problem::message(error)),
+                    Err(error) => Err(Problem::message(error)),
+                };
+                self.send(id, |m| match saved {
+                    Ok(left) => {
+                        let mut saved = m.init_saved();
+                        saved.set_length(left.length);
+                        saved.set_digest(&left.digest);
+                    }
+                    Err(problem) => problem.write(m.init_failed()),
+                })?;
+                return Ok(Next::Serve);
+            }
+            Ok(to_islet::Load(load)) => read_load(load).and_then(|left| {
+                let (area, identity) = self.quiet_area(port)?;
+                port.load(identity, area, left).map_err(|error| Problem::refused(&error))?;
+                Ok(Report::default())
+            }),
             Ok(to_islet::Quit(())) => {
                 self.finish_output(port)?;
                 self.send(id, |mut m| m.set_done(()))?;
@@ -238,6 +271,27 @@ impl Process {
             Err(problem) => self.send(id, |m| problem.write(m.init_failed()))?,
         }
         Ok(Next::Serve)
+    }
+
+    /// The area for states and who this is in them, if there may be a state now.
+    fn quiet_area(&self, port: &Port) -> Result<(&StateArea, Identity<'_>), Problem> {
+        if !port.is_paused() {
+            return Err(Problem::running());
+        }
+        let (Some(area), Some(order)) = (&self.state, &self.order) else { return Err(Problem::no_state()) };
+        Ok((area, Identity { process: &order.name, machine: &order.machine }))
+    }
+
+    /// Leaves the state in its area. Whatever the console takes before belongs to it.
+    fn save(&self, port: &mut Port, machine: &str) -> Result<Result<Left, Problem>, End> {
+        let (area, identity) = match self.quiet_area(port) {
+            Ok(found) => found,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let report = port.round().map_err(|e| End::Own(Problem::window(e)))?;
+        self.tell(&report)?;
+        let left = port.save(identity, machine).and_then(|message| area.leave(&message));
+        Ok(left.map_err(|error| Problem::refused(&error)))
     }
 
     /// Sends what the guest has printed, as long as the console takes it: who reads slowly misses nothing.

@@ -2,7 +2,11 @@
 
 use std::os::fd::OwnedFd;
 
-use wire::islet_capnp::{failure, serial_setup, setup};
+use state::{Left, StateError};
+use wire::islet_capnp::{failure, load, serial_setup, setup};
+
+/// The longest text of another process that is repeated in a message.
+const MAX_QUOTE: usize = 200;
 
 /// Something that went wrong, in the four parts that a `Failure` has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +46,27 @@ impl Problem {
         Self { what: "the serial port's sandbox", why: why.to_string(), remedy, code: "serial.sandbox" }
     }
 
+    /// A state that is not taken, or cannot be left.
+    pub fn refused(error: &StateError) -> Self {
+        let remedy =
+            "the port is as it was; use a state that 'atoll state check' finds whole, and the version that wrote it";
+        let why = error.to_string().chars().take(MAX_QUOTE).collect();
+        Self { what: "the serial port's saved state", why, remedy, code: "state.refused" }
+    }
+
+    /// There is no area for states.
+    pub fn no_state() -> Self {
+        let why = "the port was set up without a descriptor 'state'".to_owned();
+        let remedy = "start the VM anew with a supervisor of this release";
+        Self { what: "the serial port's saved state", why, remedy, code: "state.none" }
+    }
+
+    /// A running port has no state that could be saved or replaced.
+    pub fn running() -> Self {
+        let why = "the port is running".to_owned();
+        Self { what: "the serial port's saved state", why, remedy: "pause it first", code: "state.running" }
+    }
+
     /// Fills a message.
     pub fn write(&self, mut to: failure::Builder<'_>) {
         to.set_what(self.what);
@@ -71,6 +96,12 @@ pub struct Order {
     pub area: u16,
     /// The console.
     pub console: ConsoleOrder,
+    /// Row of the state memfd; means nothing without a descriptor of it.
+    pub state_row: u16,
+    /// This process's name.
+    pub name: String,
+    /// Machine version.
+    pub machine: String,
     names: Vec<(String, usize)>,
 }
 
@@ -96,7 +127,20 @@ impl Order {
             },
             serial_setup::console::File(name) => ConsoleOrder::File(text(name)?),
         };
-        Ok(Self { status_row: setup.get_status_slot(), area: role.get_area(), console, names })
+        Ok(Self {
+            status_row: setup.get_status_slot(),
+            area: role.get_area(),
+            console,
+            state_row: setup.get_state_row(),
+            name: text(setup.get_name())?,
+            machine: text(setup.get_machine())?,
+            names,
+        })
+    }
+
+    /// Whether a descriptor of this name came with the setup.
+    pub fn has(&self, name: &str) -> bool {
+        self.names.iter().any(|(known, _)| known == name)
     }
 
     /// Takes the descriptor called `name` out of those that came with the message.
@@ -108,6 +152,17 @@ impl Order {
         let descriptor = index.and_then(|index| received.get_mut(index)).and_then(Option::take);
         descriptor.ok_or_else(|| Problem::message(format!("there is no descriptor '{name}' with the setup")))
     }
+}
+
+/// Where the state lies that a port is to take.
+///
+/// # Errors
+/// A digest that is none.
+pub fn read_load(load: capnp::Result<load::Reader<'_>>) -> Result<Left, Problem> {
+    let load = load.map_err(Problem::message)?;
+    let digest = load.get_digest().map_err(Problem::message)?;
+    let digest = digest.try_into().map_err(|_| Problem::message("a digest has 32 bytes"))?;
+    Ok(Left { length: load.get_length(), digest })
 }
 
 fn text(field: capnp::Result<capnp::text::Reader<'_>>) -> Result<String, Problem> {

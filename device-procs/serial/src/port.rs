@@ -3,7 +3,8 @@
 //! What happens when is settled by three rules. A byte that the guest sends goes into the output ring with the commit
 //! of its write, and leaves when the console takes it; if the ring is full, the write (and everything behind it) waits
 //! while a console is connected, and the oldest bytes are dropped, counted, while none is. A byte that comes in is in the input
-//! ring first, and in the FIFO with a commit. The interrupt is signalled after the commit that raised it.
+//! ring first, and in the FIFO with a commit. The interrupt is signalled after the commit that raised it. ([`saved`] takes all
+//! of it along.)
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -17,11 +18,15 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::uart::Uart;
 
 /// Layout of [`State`]; changes with it.
-pub const STATE_VERSION: u64 = 1;
+pub const STATE_VERSION: u64 = 2;
 
 /// Room in the output ring that is never used: a round of accesses may put this many bytes before its commit, and none
 /// of them may overwrite a byte that the committed state still counts. 256 posted writes and 64 requests of 8 bytes.
 const UNCOMMITTED: u64 = 1024;
+
+/// Output beyond which a guest is held up, or with nobody connected its oldest output dropped. The rest of the ring is for
+/// [`UNCOMMITTED`] and for what a saved state has beyond this ([`saved`]).
+const FULL: u64 = OUT_RING_LEN - (16 << 10);
 
 /// "No origin chosen yet".
 const NO_ORIGIN: u64 = u64::MAX;
@@ -40,12 +45,15 @@ pub struct State {
     dropped: u64,
     /// Where in a log file output position 0 is.
     origin: u64,
+    /// Not 0: a saved state has the output that is under way, so it is left in the ring until the next run.
+    held: u64,
     uart: Uart,
 }
 
 impl State {
     /// A port that was never used.
-    pub const FRESH: Self = Self { taken: 0, produced: 0, floor: 0, dropped: 0, origin: NO_ORIGIN, uart: Uart::RESET };
+    pub const FRESH: Self =
+        Self { taken: 0, produced: 0, floor: 0, dropped: 0, origin: NO_ORIGIN, held: 0, uart: Uart::RESET };
 }
 
 /// Where the bytes go and come from.
@@ -102,6 +110,8 @@ struct Serial {
     /// Edges that were signalled, once known.
     signalled: Option<u64>,
     console: Console,
+    /// After a load, until the next run: the interrupt is not signalled.
+    silent: bool,
     /// Accesses have no effect: what a run that is over has left in the ring is passed over.
     discarding: bool,
     irq_failed: Option<doorbell::Error>,
@@ -120,9 +130,10 @@ impl Serial {
 
     /// Puts one byte into the output ring, which has room.
     fn put(&self, state: &mut State, byte: u8) {
-        if state.produced.wrapping_sub(self.start(state)) >= OUT_RING_LEN - UNCOMMITTED {
-            state.floor = self.start(state) + 1;
-            state.dropped += 1;
+        let (start, first) = (self.start(state), (state.produced + 1).saturating_sub(FULL));
+        if first > start {
+            state.floor = first;
+            state.dropped += first - start;
         }
         self.output.put(&self.area, state.produced, byte);
         state.produced += 1;
@@ -175,7 +186,7 @@ impl Device for Serial {
             }
             Operation::Write => {
                 let waiting = state.produced.wrapping_sub(self.start(state));
-                let full = waiting + u64::from(access.width) > OUT_RING_LEN - UNCOMMITTED;
+                let full = waiting + u64::from(access.width) > FULL;
                 if full && self.keeps() && registers.clone().any(|r| state.uart.transmits(r)) {
                     return Answer::Stall;
                 }
@@ -198,6 +209,10 @@ impl Device for Serial {
             area.set_shadow(register, value.into(), ask);
         }
         area.set_level(0, state.uart.level());
+        if self.silent {
+            self.signalled = None;
+            return;
+        }
         // A successor cannot know what was signalled: once too often is a spurious interrupt, once too few a lost one.
         let rose = self.signalled.map_or(state.uart.level(), |edges| edges != state.uart.edges);
         if rose && let Err(error) = self.irq.ring() {
@@ -226,6 +241,8 @@ pub struct Port {
     kick: EventFd,
     /// Input is left in the console's socket.
     paused: bool,
+    /// The first round of a run is still to come.
+    resumed: bool,
     posted: u64,
     requests: u64,
 }
@@ -245,8 +262,17 @@ impl Port {
             Backend::Stream(socket) => Console::Stream { socket, input: true, output: true },
             Backend::File(file, _) => Console::File(file),
         };
-        let (signalled, discarding, irq_failed) = (None, false, None);
-        let mut serial = Serial { area: second, output, input, irq, signalled, console, discarding, irq_failed };
+        let mut serial = Serial {
+            area: second,
+            output,
+            input,
+            irq,
+            signalled: None,
+            console,
+            silent: false,
+            discarding: false,
+            irq_failed: None,
+        };
         let (mut server, successor) = Server::attach(area, STATE_VERSION, State::FRESH)?;
         if successor {
             serial.bound(server.state_mut());
@@ -258,14 +284,27 @@ impl Port {
             state.origin = origin.wrapping_sub(serial.start(state));
         }
         server.recover(&mut serial);
-        let mut port = Self { server, serial, kick, paused: true, posted: 0, requests: 0 };
+        let mut port = Self { server, serial, kick, paused: true, resumed: false, posted: 0, requests: 0 };
         port.take_input();
         Ok(port)
     }
 
-    /// Input is taken from the console.
+    /// From the next round on input is taken from the console, and what a saved state held is let go.
     pub fn run(&mut self) {
         self.paused = false;
+        self.resumed |= self.server.state().held != 0;
+    }
+
+    /// Whether input is left where it is.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Signals the interrupt line of a state that was loaded, and lets its input go on.
+    fn resume(&mut self) {
+        self.serial.silent = false;
+        self.server.update(&mut self.serial, |state, _| state.held = 0);
+        self.take_input();
     }
 
     /// Finishes what is under way and leaves further input where it is.
@@ -304,6 +343,9 @@ impl Port {
     /// The interrupt's eventfd cannot be rung.
     pub fn round(&mut self) -> Result<Report> {
         let mut report = Report::default();
+        if std::mem::take(&mut self.resumed) {
+            self.resume();
+        }
         loop {
             let served = self.server.serve(&mut self.serial);
             self.posted += served.posted;
@@ -325,6 +367,9 @@ impl Port {
     fn move_output(&mut self, report: &mut Report) -> bool {
         let Self { server, serial, .. } = self;
         let state = *server.state();
+        if state.held != 0 {
+            return false;
+        }
         let mut moved = false;
         loop {
             let from = serial.start(&state);
@@ -426,7 +471,7 @@ impl Port {
         let arrived = self.serial.input.position(&self.serial.area);
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::POLLIN, *input && !self.paused && arrived.saturating_sub(state.taken) < IN_RING_LEN);
-        flags.set(PollFlags::POLLOUT, *output && self.serial.start(state) < state.produced);
+        flags.set(PollFlags::POLLOUT, *output && state.held == 0 && self.serial.start(state) < state.produced);
         // With nothing to wait for, only the end matters; one that was seen already would wake at once, for ever.
         (!flags.is_empty() || *output).then_some((socket.as_fd(), flags))
     }
@@ -488,6 +533,8 @@ fn hung_up(socket: BorrowedFd<'_>) -> bool {
     let ready = ppoll(&mut poll, Some(TimeSpec::new(0, 0)), None);
     ready.is_ok_and(|n| n > 0)
 }
+
+pub mod saved;
 
 #[cfg(test)]
 mod tests;

@@ -267,19 +267,23 @@ impl Uart {
 
     fn write_mcr(&mut self, value: u8) {
         self.mcr = value & MCR_BITS;
-        let lines = if self.looped() {
-            // DTR, RTS, OUT1, OUT2 appear as DSR, CTS, RI, DCD.
-            let bit = |from: u8, to: u8| if self.mcr & from != 0 { to } else { 0 };
-            bit(0x01, 0x20) | bit(0x02, 0x10) | bit(0x04, 0x40) | bit(0x08, 0x80)
-        } else {
-            MSR_CONNECTED
-        };
+        let lines = self.modem_lines();
         let changed = (lines ^ self.msr) & 0xf0;
         let mut deltas = (changed >> 4) & !MSR_TRAILING_RING;
         if changed & MSR_RING != 0 && lines & MSR_RING == 0 {
             deltas |= MSR_TRAILING_RING;
         }
         self.msr = lines | (self.msr & 0x0f) | deltas;
+    }
+
+    /// The upper half of MSR.
+    fn modem_lines(&self) -> u8 {
+        if !self.looped() {
+            return MSR_CONNECTED;
+        }
+        // DTR, RTS, OUT1, OUT2 appear as DSR, CTS, RI, DCD.
+        let bit = |from: u8, to: u8| if self.mcr & from != 0 { to } else { 0 };
+        bit(0x01, 0x20) | bit(0x02, 0x10) | bit(0x04, 0x40) | bit(0x08, 0x80)
     }
 
     /// The enabled interrupt of the highest priority, without the FIFO bits.
@@ -301,16 +305,23 @@ impl Uart {
         }
     }
 
-    /// Recomputes the interrupt output. OUT2 connects it to the PC's interrupt controller; loopback disconnects OUT2.
+    /// Whether the interrupt output is high by the registers. OUT2 connects it to the PC's interrupt controller; loopback
+    /// disconnects OUT2.
+    fn interrupts(&self) -> bool {
+        self.mcr & MCR_OUT2 != 0 && !self.looped() && self.identification() != IIR_NONE
+    }
+
+    /// Recomputes the interrupt output.
     fn update(&mut self) {
-        let connected = self.mcr & MCR_OUT2 != 0 && !self.looped();
-        let level = u8::from(connected && self.identification() != IIR_NONE);
+        let level = u8::from(self.interrupts());
         if level > self.level {
             self.edges = self.edges.wrapping_add(1);
         }
         self.level = level;
     }
 }
+
+mod saved;
 
 #[cfg(test)]
 mod tests {

@@ -173,6 +173,21 @@ impl<T: Plain> Server<T> {
         served
     }
 
+    /// Calls `each` with every posted write that has not taken effect, in order, and leaves them where they are: what a device
+    /// that stalls has before it.
+    pub fn waiting(&self, mut each: impl FnMut(&Access)) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let (head, tail) = (self.committed.head.consumed, self.area.control().tail.load(Acquire));
+        let count = tail.wrapping_sub(head);
+        for n in 0..if count > POSTED_ENTRIES { 0 } else { count } {
+            let entry = self.area.posted(head.wrapping_add(n));
+            let fields = [&entry.what, &entry.address, &entry.value].map(|f| f.load(Relaxed));
+            if let Some(access) = Access::unpack(fields[0], fields[1], fields[2]) {
+                each(&access);
+            }
+        }
+    }
+
     fn serve_posted(&mut self, device: &mut impl Device<State = T>, served: &mut Served) {
         let tail = self.area.control().tail.load(Acquire);
         let head = &mut self.committed.head;

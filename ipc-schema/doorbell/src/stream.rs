@@ -155,6 +155,11 @@ impl OutStream {
         OUT.position(area)
     }
 
+    /// The byte at stream position `at`, which was put and is not older than [`OUT_RING_LEN`] bytes.
+    pub fn get(&self, area: &DeviceArea, at: u64) -> u8 {
+        area.shared().load(OUT_RING + at % OUT_RING_LEN).unwrap_or(0)
+    }
+
     /// Puts a byte into the ring at stream position `at`. It counts once the device commits a tail beyond it; the caller
     /// keeps `at` below position + [`OUT_RING_LEN`].
     pub fn put(&self, area: &DeviceArea, at: u64, byte: u8) {
@@ -224,6 +229,21 @@ impl InStream {
     /// The byte at stream position `at`, which must have arrived and not be older than [`IN_RING_LEN`] bytes.
     pub fn get(&self, area: &DeviceArea, at: u64) -> u8 {
         area.shared().load(IN_RING + at % IN_RING_LEN).unwrap_or(0)
+    }
+
+    /// Lets `bytes` (at most [`IN_RING_LEN`]) arrive as if they had been received: for a device that takes a saved state, and
+    /// has nothing older in the ring that it still wants. Answers whether they fit; nothing has arrived otherwise.
+    pub fn give(&self, area: &DeviceArea, bytes: &[u8]) -> bool {
+        let Some(len) = u32::try_from(bytes.len()).ok().filter(|len| u64::from(*len) <= IN_RING_LEN) else {
+            return false;
+        };
+        let from = self.position(area);
+        for (at, byte) in (from..).zip(bytes) {
+            area.shared().store(IN_RING + at % IN_RING_LEN, *byte);
+        }
+        let at = IN.arm(area, from);
+        area.shared().store(at + LENGTH, len);
+        true
     }
 
     /// Receives from a stream socket what fits, without waiting; the device has committed that it took `taken` bytes.
