@@ -51,15 +51,15 @@ impl Aligned {
     /// A copy.
     pub(crate) fn of(bytes: &[u8]) -> Self {
         let mut aligned = Self::new(bytes.len());
-        aligned.as_mut().copy_from_slice(bytes);
+        aligned.bytes_mut().copy_from_slice(bytes);
         aligned
     }
 
-    fn as_ref(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         capnp::Word::words_to_bytes(&self.words).get(..self.length).unwrap_or_default()
     }
 
-    fn as_mut(&mut self) -> &mut [u8] {
+    fn bytes_mut(&mut self) -> &mut [u8] {
         capnp::Word::words_to_bytes_mut(&mut self.words).get_mut(..self.length).unwrap_or_default()
     }
 
@@ -67,7 +67,7 @@ impl Aligned {
     pub(crate) fn message(&self) -> Result<Reader<'_>, StateError> {
         let mut options = ReaderOptions::new();
         options.traversal_limit_in_words(Some(TRAVERSAL_WORDS)).nesting_limit(NESTING);
-        let mut rest = self.as_ref();
+        let mut rest = self.bytes();
         let message = serialize::read_message_from_flat_slice(&mut rest, options)?;
         match rest.len() {
             0 => Ok(message),
@@ -122,8 +122,8 @@ impl StateArea {
             return Err(too_long);
         }
         let mut bytes = Aligned::new(usize::try_from(left.length).unwrap_or(0));
-        self.map.read(0, bytes.as_mut()).ok_or(too_long)?;
-        if <[u8; 32]>::from(Sha256::digest(bytes.as_ref())) != left.digest {
+        self.map.read(0, bytes.bytes_mut()).ok_or(too_long)?;
+        if <[u8; 32]>::from(Sha256::digest(bytes.bytes())) != left.digest {
             return Err(StateError::Digest);
         }
         read(bytes.message()?.get_root()?)

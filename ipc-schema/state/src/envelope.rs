@@ -16,7 +16,7 @@ use crate::{Kind, Message, StateError};
 const MAX_NAMES: (u32, usize) = (4096, 256);
 
 /// Begins the state of a process: a message with process, machine, digest, and the member of `kind` selected. The caller
-/// fills in the member (`message.get_root::<saved_state::Builder<'_>>()?.get_state()`), and calls [`finish`].
+/// fills in the member (`message.get_root::<saved_state::Builder<'_>>()?.get_state().init_board()`), and calls [`finish`].
 ///
 /// # Errors
 /// None for a message in memory; what capnp says otherwise.
@@ -126,26 +126,47 @@ pub fn check(
     }
 }
 
-/// The names in the `mustUnderstand` of a state that are not in `known`.
+/// The names in the `mustUnderstand` of a state, and in those of its vCPUs (where paths begin at the vCPU), that are not in
+/// `known`.
 ///
 /// # Errors
-/// A list that is longer than any writer's, or cannot be read.
+/// More names than any writer has, or what cannot be read.
 pub fn not_understood(state: saved_state::Reader<'_>, known: &[&str]) -> Result<Vec<String>, StateError> {
-    let names = state.get_must_understand()?;
-    if names.len() > MAX_NAMES.0 {
-        return Err(StateError::field("mustUnderstand", format!("has {} names; at most {}", names.len(), MAX_NAMES.0)));
-    }
-    let mut unknown = Vec::new();
-    for name in names {
-        let name = name?.to_str()?;
-        if name.len() > MAX_NAMES.1 {
-            return Err(StateError::field("mustUnderstand", format!("has a name of {} bytes", name.len())));
-        }
-        if !known.contains(&name) {
-            unknown.push(name.to_owned());
+    let mut names = Names { known, seen: 0, unknown: Vec::new() };
+    names.look("", state.get_must_understand()?)?;
+    if let saved_state::state::Engine(engine) = state.get_state().which()? {
+        for vcpu in engine?.get_vcpus()? {
+            names.look("engine.vcpus.", vcpu.get_must_understand()?)?;
         }
     }
-    Ok(unknown)
+    Ok(names.unknown)
+}
+
+struct Names<'a> {
+    known: &'a [&'a str],
+    seen: u32,
+    unknown: Vec<String>,
+}
+
+impl Names<'_> {
+    fn look(&mut self, prefix: &str, names: capnp::text_list::Reader<'_>) -> Result<(), StateError> {
+        let wrong = |why: String| Err(StateError::field("mustUnderstand", why));
+        self.seen = self.seen.saturating_add(names.len());
+        if self.seen > MAX_NAMES.0 {
+            return wrong(format!("has {} names; at most {}", self.seen, MAX_NAMES.0));
+        }
+        for name in names {
+            let name = name?.to_str()?;
+            if name.len() > MAX_NAMES.1 {
+                return wrong(format!("has a name of {} bytes; at most {}", name.len(), MAX_NAMES.1));
+            }
+            let known = |known: &&str| known.strip_prefix(prefix) == Some(name);
+            if !self.known.iter().any(known) {
+                self.unknown.push(format!("{prefix}{name}"));
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -190,6 +211,13 @@ mod tests {
         let refused = |result| matches!(result, Err(StateError::MustUnderstand(name)) if name == "board.hpet");
         assert!(refused(known(&["board.pm.suspended", "board.hpe"])));
         assert_eq!(not_understood(root(&message), &[]).unwrap(), ["board.pm.suspended", "board.hpet"]);
+        let mut message = begin("engine", "q35-0", Kind::Engine).unwrap();
+        let mut vcpus = engine(&mut message).init_vcpus(2);
+        vcpus.reborrow().get(1).init_must_understand(1).set(0, "cpu.x86.fred");
+        assert_eq!(not_understood(root(&message), &["cpu.x86.fred"]).unwrap(), ["engine.vcpus.cpu.x86.fred"]);
+        assert!(not_understood(root(&message), &["engine.vcpus.cpu.x86.fred"]).unwrap().is_empty());
+        message.get_root::<saved_state::Builder<'_>>().unwrap().init_must_understand(4096);
+        assert!(not_understood(root(&message), &[]).unwrap_err().to_string().contains("has 4097 names"));
     }
 
     #[test]

@@ -7,11 +7,19 @@
 //!
 //! A process that loads: [`StateArea::take`] copies a row and compares its digest, [`check`] refuses what is not meant for
 //! this process or not understood, and the process reads and validates its member. Refusals of single fields are
-//! [`StateError::field`], which name the field as `board.pit.channels[2].mode`.
+//! [`StateError::field`], which name the field as `board.pit.channels[2].mode`. Lists of registers that hosts may differ in
+//! go through [`registers`] and [`tolerance`].
+//!
+//! People: [`inspect`] prints, compares and checks files. Tests: [`golden`] keeps what older versions wrote, [`compat`] says
+//! which changes of the schema they survive.
+
+use std::path::PathBuf;
 
 mod area;
 pub mod compat;
 mod envelope;
+pub mod golden;
+pub mod inspect;
 mod kind;
 pub mod model;
 pub mod registers;
@@ -55,6 +63,31 @@ pub enum StateError {
     /// A field that the reader does not know and may not ignore.
     #[error("field '{0}' must be understood, and this version does not know it; use the version that wrote the state")]
     MustUnderstand(String),
+    /// A file that cannot be read or written.
+    #[error("{}: {cause}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// A file that is no state.
+    #[error("{name}: {cause}")]
+    In {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        cause: Box<StateError>,
+    },
+    /// A state that is not the one that an older version left.
+    #[error("{name}: the state is not as it was:\n{differences}")]
+    Golden {
+        /// The file.
+        name: String,
+        /// What differs.
+        differences: inspect::Differences,
+    },
     /// A field whose value cannot be.
     #[error("field '{field}': {why}")]
     Field {

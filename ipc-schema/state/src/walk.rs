@@ -14,12 +14,15 @@ use capnp::{dynamic_list, dynamic_struct};
 
 /// How deep structs may nest, as in messages.
 const NESTING: usize = 24;
+/// How many fields and elements are looked at. A message has far fewer, unless it has lists of elements without any bits.
+const MAX_STEPS: u32 = 1 << 22;
 
 /// One value, and where it is.
 pub struct Visit<'a> {
     /// Such as `engine.vcpus[0].cpu.x86.rip`.
     pub path: &'a str,
-    /// What is there; for a list of no elements, the list. An error for what cannot be read.
+    /// What is there: for a struct that is a member of a union, `Void` before its fields; for a list, itself before its
+    /// elements. An error for what cannot be read.
     pub value: Result<Reader<'a>, String>,
     /// Whether the value is the one that a reader finds where nobody wrote anything.
     pub default: bool,
@@ -31,7 +34,7 @@ pub type Visitor<'a> = dyn FnMut(&Visit<'_>) -> ControlFlow<()> + 'a;
 /// Visits all values below `root`. The name of the group `elided` of the root is left out of the paths.
 pub fn walk(root: Reader<'_>, elided: &str, visit: &mut Visitor<'_>) -> ControlFlow<()> {
     let Reader::Struct(root) = root else { return ControlFlow::Continue(()) };
-    Walk { path: String::new(), elided, visit }.fields(root, 0)
+    Walk { path: String::new(), elided, steps: 0, visit }.fields(root, 0)
 }
 
 /// A path as the schema has it: without positions in lists.
@@ -48,12 +51,23 @@ pub fn without_positions(path: &str) -> String {
 struct Walk<'a, 'b> {
     path: String,
     elided: &'a str,
+    steps: u32,
     visit: &'a mut Visitor<'b>,
 }
 
 impl Walk<'_, '_> {
     fn tell(&mut self, value: Result<Reader<'_>, String>, default: bool) -> ControlFlow<()> {
         (self.visit)(&Visit { path: &self.path, value, default })
+    }
+
+    /// Counts one field or element.
+    fn step(&mut self) -> ControlFlow<()> {
+        self.steps += 1;
+        if self.steps < MAX_STEPS {
+            return ControlFlow::Continue(());
+        }
+        self.tell(Err("and more than anybody writes".into()), false)?;
+        ControlFlow::Break(())
     }
 
     /// The fields that have a value: those outside the union, and the one that is selected.
@@ -93,8 +107,11 @@ impl Walk<'_, '_> {
     }
 
     fn field(&mut self, of: dynamic_struct::Reader<'_>, field: Field, depth: usize) -> ControlFlow<()> {
+        self.step()?;
         let name = field.get_proto().get_name().ok().and_then(|name| name.to_str().ok()).unwrap_or("?");
-        let selected = !matches!(field.get_proto().get_discriminant_value(), 0 | field::NO_DISCRIMINANT);
+        let member = field.get_proto().get_discriminant_value();
+        // The choice says something even if all that it leads to is default.
+        let selected = !matches!(member, 0 | field::NO_DISCRIMINANT);
         let value = of.get(field).map_err(|error| error.to_string());
         if depth == 0 && name == self.elided {
             return match value {
@@ -104,13 +121,12 @@ impl Walk<'_, '_> {
         }
         self.below(name, |walk| match value {
             Ok(Reader::Struct(inner)) => {
-                if selected {
-                    // The choice says something even if all that it leads to is default.
-                    walk.tell(Ok(Reader::Void), false)?;
+                if member != field::NO_DISCRIMINANT {
+                    walk.tell(Ok(Reader::Void), !selected)?;
                 }
                 walk.fields(inner, depth + 1)
             }
-            Ok(Reader::List(list)) => walk.list(list, depth + 1),
+            Ok(Reader::List(list)) => walk.list(list, selected, depth + 1),
             value => {
                 let default = !selected && value.as_ref().is_ok_and(|value| is_default(value, field));
                 walk.tell(value, default)
@@ -118,21 +134,22 @@ impl Walk<'_, '_> {
         })
     }
 
-    fn list(&mut self, list: dynamic_list::Reader<'_>, depth: usize) -> ControlFlow<()> {
+    fn list(&mut self, list: dynamic_list::Reader<'_>, selected: bool, depth: usize) -> ControlFlow<()> {
         if depth > NESTING {
             return self.tell(Err("nests too deep".into()), false);
         }
         // The list as such first: that it has elements says something even if they are all default.
-        self.tell(Ok(Reader::List(list)), list.is_empty())?;
+        self.tell(Ok(Reader::List(list)), list.is_empty() && !selected)?;
         let mut position = String::new();
         for index in 0..list.len() {
+            self.step()?;
             position.clear();
             // Writing into a string does not fail.
             let _ = write!(position, "[{index}]");
             let value = list.get(index).map_err(|error| error.to_string());
             self.below(&position, |walk| match value {
                 Ok(Reader::Struct(inner)) => walk.fields(inner, depth + 1),
-                Ok(Reader::List(inner)) => walk.list(inner, depth + 1),
+                Ok(Reader::List(inner)) => walk.list(inner, false, depth + 1),
                 value => walk.tell(value, false),
             })?;
         }
