@@ -83,3 +83,50 @@ impl std::fmt::Display for Kind {
         f.write_str(self.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+    use crate::model::Schema;
+
+    const ROOTS: [(Kind, &str, &str); 3] = [
+        (Kind::Engine, "saved.capnp", "EngineState"),
+        (Kind::Board, "state-board.capnp", "BoardState"),
+        (Kind::Serial, "state-serial.capnp", "SerialState"),
+    ];
+
+    #[test]
+    fn what_the_build_found_is_what_the_schema_says() {
+        let current = Schema::parse(include_bytes!("../../schema/schema.req")).unwrap();
+        let frozen = Schema::parse(include_bytes!("../../schema/frozen/schema.req")).unwrap();
+        let paths = |schema: &Schema| schema.paths(schema.find("saved.capnp", "SavedState").unwrap(), "state");
+        let (before, after) = (paths(&frozen), paths(&current));
+        assert!(after.contains("engine.vcpus.cpu.x86.pendingEvent.exception.vector"));
+        assert!(after.contains("process") && !after.contains("state"));
+        for (kind, file, root) in ROOTS {
+            let digest = |schema: &Schema| -> [u8; 32] {
+                Sha256::digest(schema.canonical(schema.find(file, root).unwrap())).into()
+            };
+            assert_eq!(kind.known_digests(), [&digest(&current), &digest(&frozen)]);
+            let added = kind.added();
+            assert!(added.is_sorted());
+            assert!(added.iter().all(|name| after.contains(*name) && !before.contains(*name)));
+            let ours = |name: &str| name.split('.').next() == Some(kind.name());
+            let new = after.iter().filter(|name| ours(name) && !before.contains(*name)).count();
+            assert_eq!(added.iter().filter(|name| ours(name)).count(), new);
+        }
+        let digests = Kind::ALL.map(Kind::digest);
+        assert!(digests[0] != digests[1] && digests[1] != digests[2] && digests[0] != digests[2]);
+    }
+
+    #[test]
+    fn processes_are_of_a_kind() {
+        let kinds = [("engine", Some(Kind::Engine)), ("board", Some(Kind::Board)), ("serial0", Some(Kind::Serial))];
+        let others = ["", "serial", "serial-1", "serial100", "serial0x", "Board", "loader"].map(|name| (name, None));
+        for (name, kind) in kinds.into_iter().chain(others) {
+            assert_eq!(Kind::of(name), kind, "{name}");
+        }
+    }
+}
