@@ -149,8 +149,7 @@ fn poke(c: &mut Case, at: u64, bytes: &[u8]) {
 }
 
 /// Every part of an image of x87 and SSE missing, bad, or not asked for.
-fn images(r: &mut Rng, pool: &Pool) -> Vec<Made> {
-    let mut out = vec![];
+fn images(r: &mut Rng, pool: &Pool, out: &mut Trial) -> Result<()> {
     for (bytes, at) in IMAGES.iter().flat_map(|b| PLACES.iter().map(move |p| (*b, *p))) {
         for n in 0..4 * 4 * HEADERS.len() * MXCSRS.len() {
             let (asked, there, rest) = (n % 4, n / 4 % 4, n / 16);
@@ -164,15 +163,14 @@ fn images(r: &mut Rng, pool: &Pool) -> Vec<Made> {
             header[offset] |= value;
             poke(&mut c, at + 24, &mxcsr.to_le_bytes());
             poke(&mut c, at + 512, &header);
-            out.push(c.into());
+            out.push(c)?;
         }
     }
-    out
+    Ok(())
 }
 
 /// Every kind of access about every edge, in 64-bit code.
-fn edges(r: &mut Rng, pool: &Pool) -> Vec<Made> {
-    let mut out = vec![];
+fn edges(r: &mut Rng, pool: &Pool, out: &mut Trial) -> Result<()> {
     for (bytes, edge, before) in
         ACCESSES.iter().flat_map(|b| EDGES.iter().flat_map(move |e| BEFORE.iter().map(move |n| (*b, *e, *n))))
     {
@@ -186,16 +184,15 @@ fn edges(r: &mut Rng, pool: &Pool) -> Vec<Made> {
         (c.state.gpr[0], c.state.gpr[2]) = (3, 0);
         // No image is in the compact form, which hosts may have.
         poke(&mut c, at.wrapping_add(520), &[0; 16]);
-        out.push(c.into());
+        out.push(c)?;
     }
-    out
+    Ok(())
 }
 
 /// The same in 32-bit code: about the end of the address space, the data pages, and the limit of a segment. What
 /// lies across the end of a segment of 4 GiB elsewhere than at 0 is left out: whether that is beyond the limit varies from one
 /// processor to another (SDM vol. 3A, "Limit Checking").
-fn limits(r: &mut Rng, pool: &Pool) -> Vec<Made> {
-    let mut out = vec![];
+fn limits(r: &mut Rng, pool: &Pool, out: &mut Trial) -> Result<()> {
     let ends = [0, DATA as u32, (DATA + RW_LEN) as u32, (DATA + DATA_LEN) as u32].map(|e| (&[][..], e));
     let ends = [&ends[..], &[(&[0x65][..], GS32_LIMIT + 1), (&[0x65][..], 0)]].concat();
     for (bytes, (prefix, end), before) in
@@ -211,28 +208,58 @@ fn limits(r: &mut Rng, pool: &Pool) -> Vec<Made> {
         (c.state.gpr[0], c.state.gpr[2]) = (3, 0);
         let base = if prefix.is_empty() { 0 } else { GS32_BASE };
         poke(&mut c, u64::from((at as u32).wrapping_add(base)).wrapping_add(520), &[0; 16]);
-        out.push(c.into());
+        out.push(c)?;
     }
-    out
+    Ok(())
 }
 
 /// XLAT, a string load and an implied offset through every segment and address size.
-fn segments(r: &mut Rng, pool: &Pool) -> Vec<Made> {
-    let mut out = vec![];
+fn segments(r: &mut Rng, pool: &Pool, out: &mut Trial) -> Result<()> {
     for (bits, prefixes) in [64, 32].into_iter().flat_map(|b| PREFIXES.iter().map(move |p| (b, *p))) {
         for (opcode, register) in [(0xd7, 3), (0xac, 6)] {
             let mut c = case(r, pool, bits, &[prefixes, &[opcode]].concat());
             c.state.gpr[register] = DATA + 0x100;
-            out.push(c.into());
+            out.push(c)?;
         }
     }
-    out
+    Ok(())
 }
 
-impl From<Case> for Made {
-    fn from(case: Case) -> Made {
+/// Both sides, the cases that wait for them, and what came of those that went before.
+struct Trial {
+    host: Host,
+    guest: Guest,
+    batch: Vec<Made>,
+    ends: [Box<Outcome>; 2],
+    cases: usize,
+    wrong: Vec<String>,
+}
+
+impl Trial {
+    fn push(&mut self, case: Case) -> Result<()> {
         let instruction = build::decode(case.code(), if case.long() { 64 } else { 32 }, case.at);
-        Made { case, instruction }
+        self.batch.push(Made { case, instruction });
+        if self.batch.len() == BATCH { self.run() } else { Ok(()) }
+    }
+
+    fn run(&mut self) -> Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let [h, g] = &mut self.ends;
+        self.cases += self.batch.len();
+        self.host.start(self.batch.iter().map(|m| &m.case))?;
+        let ran = self.host.finish(self.batch.len())?;
+        for (i, (made, ran)) in self.batch.drain(..).zip(ran).enumerate() {
+            self.host.outcome(i, h);
+            let guest = self.guest.run(&made.case, 1, g, &mut |_| {})?;
+            let lines = run::verdict(&made, &ran.map(|()| &**h), &guest.map(|()| &**g));
+            if !lines.is_empty() {
+                let s = &made.case.state.gpr;
+                self.wrong.push(format!("{:02x?} RAX {:#x} RSI {:#x}: {lines:?}", made.case.code(), s[0], s[6]));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -242,23 +269,11 @@ impl From<Case> for Made {
 /// The harness cannot work here.
 pub fn check(model: &'static Model) -> Result<(usize, Vec<String>)> {
     let (pool, mut r) = (Pool::default(), Rng::new(1));
-    let mut all = images(&mut r, &pool);
-    all.extend(segments(&mut r, &pool));
-    all.extend(edges(&mut r, &pool));
-    all.extend(limits(&mut r, &pool));
-    let (mut host, mut guest, mut wrong) = (Host::new()?, Guest::new(model)?, vec![]);
-    let (mut h, mut g) = (Box::new(Outcome::default()), Box::new(Outcome::default()));
-    for batch in all.chunks(BATCH) {
-        host.start(batch.iter().map(|m| &m.case))?;
-        for (i, (made, ran)) in batch.iter().zip(host.finish(batch.len())?).enumerate() {
-            host.outcome(i, &mut h);
-            let guest = guest.run(&made.case, 1, &mut g, &mut |_| {})?;
-            let lines = run::verdict(made, &ran.map(|()| &*h), &guest.map(|()| &*g));
-            if !lines.is_empty() {
-                let s = &made.case.state.gpr;
-                wrong.push(format!("{:02x?} RAX {:#x} RSI {:#x}: {lines:?}", made.case.code(), s[0], s[6]));
-            }
-        }
+    let (host, guest, ends) = (Host::new()?, Guest::new(model)?, Default::default());
+    let mut trial = Trial { host, guest, batch: vec![], ends, cases: 0, wrong: vec![] };
+    for family in [images, segments, edges, limits] {
+        family(&mut r, &pool, &mut trial)?;
     }
-    Ok((all.len(), wrong))
+    trial.run()?;
+    Ok((trial.cases, trial.wrong))
 }
