@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 use std::{env, fs};
 
 /// The payloads, as `src/bare.rs` names them.
-const PAYLOADS: [&str; 4] = ["beat", "echo", "pending", "reset"];
+const PAYLOADS: [&str; 5] = ["beat", "echo", "pending", "reset", "sleep"];
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=src/bare");

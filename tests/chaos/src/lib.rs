@@ -1,5 +1,5 @@
-//! What the tests of sudden ends need beside the rig: the processes of a VM as the host sees them, whoever of them lives; a
-//! follower of its events; and random numbers that can be had again.
+//! What the tests of sudden ends need beside the rig: the processes of a VM as the host sees them, whoever of them lives; and
+//! a follower of its events.
 //!
 //! The idea: a test that kills the supervisor cannot ask the supervisor who is there. The keeper's pid stands in the VM's
 //! directory, and everything else is its child.
@@ -16,35 +16,10 @@
 mod events;
 mod processes;
 
-use std::env;
 use std::time::Duration;
-
-use rand::rngs::{OsRng, StdRng};
-use rand::{SeedableRng, TryRngCore};
 
 pub use events::Followed;
 pub use processes::{Memory, Processes, memfds_alive};
-
-/// Whether the full counts are asked for (`./dev test --long chaos`) and not samples.
-#[must_use]
-pub fn long() -> bool {
-    env::var_os("ATOLL_LONG").is_some()
-}
-
-/// A count: in full, or the sample of the default run.
-#[must_use]
-pub fn count(full: usize, sample: usize) -> usize {
-    if long() { full } else { sample }
-}
-
-/// Random numbers. The seed is printed; `ATOLL_SEED` gives the same again.
-#[must_use]
-pub fn random() -> StdRng {
-    let given = env::var("ATOLL_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = given.unwrap_or_else(|| OsRng.try_next_u64().unwrap());
-    println!("ATOLL_SEED={seed}");
-    StdRng::seed_from_u64(seed)
-}
 
 /// Middle, 99th of a hundred, and longest of some durations, for people.
 #[must_use]

@@ -33,6 +33,9 @@ pub static PENDING: Payload = payload!("pending");
 /// Checks that the machine is as after power-on, prints `R`, and waits for a byte: one of [`RESETS`] resets the machine,
 /// `p` powers it off, `q` ends the VM with [`PASS`].
 pub static RESET: Payload = payload!("reset");
+/// Prints `S` and waits for bytes: `s` sleeps (ACPI S3), `a` sleeps until the clock's alarm a second later, `n` sleeps without
+/// a waking vector, `.` prints `.`, `q` ends the VM with [`PASS`]. Woken, it prints `W` and waits again.
+pub static SLEEP: Payload = payload!("sleep");
 
 /// What a payload writes to the debug exit port when all was right; other values are in `src/bare/common.inc`.
 pub const PASS: u32 = 0x10;
@@ -67,7 +70,7 @@ mod tests {
 
     #[test]
     fn every_payload_is_a_multiboot_kernel() {
-        for payload in [&BEAT, &ECHO, &PENDING, &RESET] {
+        for payload in [&BEAT, &ECHO, &PENDING, &RESET, &SLEEP] {
             assert_eq!(&payload.image[..5], b"\x7fELF\x01", "{}", payload.name);
             let words: Vec<u32> = payload.image[..8192.min(payload.image.len())]
                 .as_chunks::<4>()

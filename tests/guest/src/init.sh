@@ -3,6 +3,7 @@
 #   atoll.mode=shell      a shell on the serial console; power off when it ends (also without any word)
 #   atoll.mode=poweroff   power off at once
 #   atoll.mode=reset      reset at once
+#   atoll.mode=work       count, add floating-point numbers, checksum memory and print a line for each round, for ever
 #   atoll.mode=echo       read atoll.bytes=N bytes from the raw console, echo them, print their SHA-256, power off
 # Lines for tests begin with ATOLL-; the crate that this file belongs to knows them.
 
@@ -34,7 +35,27 @@ echo_bytes() {
     if [ $(($1 % block)) -gt 0 ]; then dd bs=$(($1 % block)) count=1 iflag=fullblock 2>/dev/null; fi
 }
 
+# One process that never ends, so that what it has in registers and on its stack lives as long as the machine.
+work() {
+    dd if=/dev/urandom of=/tmp/data bs=64k count=64 2>/dev/null
+    awk 'function sum(i, x) { for (i = 1; i <= 4000; i++) x += sqrt(i) * sin(i) / (i + 0.25); return x }
+    function word(command, line) { command | getline line; close(command); split(line, words, " "); return words[1] }
+    BEGIN {
+        first = sum(); data = word("sha256sum /tmp/data")
+        for (round = 1; ; round++) {
+            state = "good"
+            if (sum() != first) state = "BAD-FLOAT"
+            if (round % 8 == 0 && word("sha256sum /tmp/data") != data) state = "BAD-MEMORY"
+            printf "ATOLL-WORK %d %s %s %.15f\n", round, word("cat /proc/uptime"), state, first
+            fflush()
+        }
+    }'
+}
+
 case $mode in
+    work)
+        work
+        ;;
     shell)
         cd /
         setsid cttyhack sh
@@ -56,7 +77,7 @@ END
         echo "ATOLL-ECHO-DONE $sum $bytes"
         ;;
     *)
-        echo "ATOLL-ERROR atoll.mode=$mode is unknown: use shell, poweroff, reset or echo"
+        echo "ATOLL-ERROR atoll.mode=$mode is unknown: use shell, poweroff, reset, work or echo"
         ;;
 esac
 

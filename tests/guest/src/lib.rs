@@ -20,6 +20,11 @@ pub const MARKER: &str = "ATOLL-INIT-REACHED";
 pub const ECHO_READY: &str = "ATOLL-ECHO-READY";
 /// What the echo mode prints at the end, followed by the SHA-256 of what it read and the number of bytes.
 pub const ECHO_DONE: &str = "ATOLL-ECHO-DONE";
+/// What the work mode prints for each round, followed by the number of the round, the seconds since the kernel started,
+/// [`WORK_GOOD`] or what went wrong, and a sum of floating-point numbers.
+pub const WORK: &str = "ATOLL-WORK";
+/// Floating point and memory are as they were.
+pub const WORK_GOOD: &str = "good";
 /// The echo mode reads and writes blocks of this many bytes; whoever sends must not be further ahead of the echo than
 /// the guest's terminal can hold (4095 bytes), since a serial line has no flow control.
 pub const ECHO_BLOCK: usize = 256;
@@ -41,6 +46,8 @@ pub enum Mode {
     PowerOff,
     /// Reset at once, again after every boot.
     Reset,
+    /// Count, compute and check, and print a line for each round, for ever.
+    Work,
     /// Put the console into raw mode, read so many bytes, echo them block by block, and print their SHA-256.
     Echo(usize),
 }
@@ -52,6 +59,7 @@ impl fmt::Display for Mode {
             Mode::Shell => f.write_str("atoll.mode=shell"),
             Mode::PowerOff => f.write_str("atoll.mode=poweroff"),
             Mode::Reset => f.write_str("atoll.mode=reset"),
+            Mode::Work => f.write_str("atoll.mode=work"),
             Mode::Echo(bytes) => write!(f, "atoll.mode=echo atoll.bytes={bytes}"),
         }
     }
@@ -157,7 +165,7 @@ mod tests {
 
     #[test]
     fn init_knows_every_mode_and_marker() {
-        for mode in [Mode::Shell, Mode::PowerOff, Mode::Reset, Mode::Echo(1)] {
+        for mode in [Mode::Shell, Mode::PowerOff, Mode::Reset, Mode::Work, Mode::Echo(1)] {
             let word = mode.to_string();
             let name = word.split(['=', ' ']).nth(1).unwrap();
             assert!(INIT.contains(&format!("\n    {name})")), "init.sh has no mode {name}");
@@ -165,6 +173,7 @@ mod tests {
         for line in [MARKER, ECHO_READY, ECHO_DONE] {
             assert!(INIT.contains(&format!("echo \"{line} ")), "init.sh does not print {line}");
         }
+        assert!(INIT.contains(&format!("printf \"{WORK} ")) && INIT.contains(&format!("state = \"{WORK_GOOD}\"")));
         assert!(INIT.contains(&format!("block={ECHO_BLOCK}")));
         assert!(INIT.contains(&format!("PS1='{PROMPT}'")));
         assert_eq!(Mode::Echo(7).command_line(), "console=ttyS0 panic=-1 atoll.mode=echo atoll.bytes=7");

@@ -10,11 +10,13 @@
 //! |---|---|
 //! | `stream` | bytes as they come: expecting a text, with a deadline |
 //! | `vm` | one VM: console, end, processes |
+//! | `counts` | full counts and samples, seeds |
 //!
 //! Functions here panic when what they were asked for does not happen: they are a test's assertions.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are the assertions of tests")]
 
+mod counts;
 mod stream;
 mod vm;
 
@@ -27,11 +29,12 @@ use std::{env, fs, process, thread};
 
 use serde_json::Value;
 
+pub use counts::{count, long, random};
 pub use stream::Stream;
 pub use vm::{Connection, Vm, runs};
 
 /// Binaries that a VM needs.
-const BINARIES: [&str; 7] = ["atoll", "keeper", "supervisor", "engine", "board", "serial", "loader"];
+const BINARIES: [&str; 8] = ["atoll", "keeper", "supervisor", "engine", "board", "serial", "loader", "streamer"];
 
 /// For anything but a boot: a test fails after it only when something hangs.
 pub const SOON: Duration = Duration::from_secs(60);
@@ -177,7 +180,18 @@ impl Rig {
     /// Starts `atoll run --name NAME ARGUMENTS` in the foreground; its console is a pair of pipes.
     #[track_caller]
     pub fn start<S: AsRef<OsStr>>(&self, name: &str, arguments: impl IntoIterator<Item = S>) -> Vm<'_> {
-        Vm::start(self, name, arguments)
+        Vm::start(self, "run", name, arguments)
+    }
+
+    /// The same with another command that starts VMs, such as `restore`.
+    #[track_caller]
+    pub fn start_with<S: AsRef<OsStr>>(
+        &self,
+        command: &str,
+        name: &str,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Vm<'_> {
+        Vm::start(self, command, name, arguments)
     }
 
     /// Notes a file of a failed test; says where.

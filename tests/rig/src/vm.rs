@@ -36,8 +36,13 @@ pub struct Vm<'a> {
 
 impl<'a> Vm<'a> {
     #[track_caller]
-    pub(crate) fn start<S: AsRef<OsStr>>(rig: &'a Rig, name: &str, arguments: impl IntoIterator<Item = S>) -> Self {
-        let mut command = rig.command(["run", "--name", name]);
+    pub(crate) fn start<S: AsRef<OsStr>>(
+        rig: &'a Rig,
+        verb: &str,
+        name: &str,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let mut command = rig.command([verb, "--name", name]);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut launcher = command.spawn().unwrap();
         let input = launcher.stdin.take();

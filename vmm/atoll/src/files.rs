@@ -23,6 +23,7 @@ const ISLETS: &[(&str, &str)] = &[
     ("board", "bin:board"),
     ("serial", "bin:serial"),
     ("loader", "bin:loader"),
+    ("streamer", "bin:streamer"),
 ];
 
 /// The programs of a VM.

@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use chaos::{Followed, Processes, count, random};
+use chaos::{Followed, Processes};
 use guest::{ECHO_BLOCK, ECHO_DONE, ECHO_READY, Guest, MARKER, Mode};
 use rand::Rng;
 use rand::rngs::StdRng;
-use rig::{Rig, SOON, boot_time};
+use rig::{Rig, SOON, boot_time, count, random};
 use sha2::{Digest, Sha256};
 
 use crate::alone;

@@ -3,11 +3,11 @@
 use std::io::Write;
 use std::time::Instant;
 
-use chaos::{Memory, Processes, count, random};
+use chaos::{Memory, Processes};
 use guest::bare::{RESET, RESETS};
 use guest::{Guest, MARKER, Mode};
 use rand::Rng;
-use rig::{Rig, SOON, boot_time};
+use rig::{Rig, SOON, boot_time, count, random};
 use serde_json::Value;
 
 use crate::{CONTENT, alone, read, root, start_with_console};

@@ -4,10 +4,10 @@ use std::io::{Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use chaos::{Followed, Processes, figures, random};
+use chaos::{Followed, Processes, figures};
 use guest::bare::{ECHO, PENDING, PENDING_FILLER, checksum};
 use rand::Rng;
-use rig::{Rig, SOON};
+use rig::{Rig, SOON, random};
 use serde_json::Value;
 
 use crate::{CONTENT, alone, read, start_with_console};

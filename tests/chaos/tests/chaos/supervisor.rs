@@ -10,10 +10,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use chaos::{Followed, Processes, count, random};
+use chaos::{Followed, Processes};
 use guest::bare::{BEAT, BEAT_MODULUS, ECHO, RESET, RESETS, checksum};
 use rand::Rng;
-use rig::{Rig, SOON, Vm};
+use rig::{Rig, SOON, Vm, count, random};
 
 use crate::{CONTENT, alone, read, start, start_with_console};
 

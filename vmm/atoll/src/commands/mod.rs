@@ -13,6 +13,7 @@ pub mod restore;
 mod resume;
 mod run;
 mod snapshot;
+mod state;
 mod stop;
 mod wakeup;
 
@@ -47,6 +48,8 @@ enum Command {
     Snapshot(snapshot::Arguments),
     /// Start a VM that goes on where its snapshot was made
     Restore(Box<restore::Arguments>),
+    /// Look at saved state: dump, diff, check
+    State(state::Arguments),
     /// Wake a sleeping guest (ACPI S3)
     Wakeup(wakeup::Arguments),
     /// List the jobs of a VM, such as snapshots, or cancel one
@@ -77,6 +80,7 @@ impl Cli {
             Command::Resume(arguments) => done(resume::resume(&arguments)),
             Command::Snapshot(arguments) => snapshot::snapshot(&arguments),
             Command::Restore(arguments) => restore::restore(*arguments),
+            Command::State(arguments) => state::state(&arguments),
             Command::Wakeup(arguments) => done(wakeup::wakeup(&arguments)),
             Command::Jobs(arguments) => done(jobs::jobs(&arguments)),
             Command::Reset(arguments) => done(reset::reset(&arguments)),

@@ -1,0 +1,110 @@
+//! Snapshots that were damaged, mixed up or cut: an error that names the file, and never a VM that runs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use guest::bare::{BEAT, SLEEP};
+use rand::Rng;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rig::{Rig, SOON, count, random};
+use snapshots::{files, kinds, restore, restore_to_its_end, save, start};
+
+/// The exit status of a VM that was not started.
+const NOT_STARTED: i32 = 2;
+
+fn write(folder: &Path, files: &BTreeMap<String, Vec<u8>>) {
+    let _ = fs::remove_dir_all(folder);
+    fs::create_dir(folder).unwrap();
+    for (name, content) in files {
+        fs::write(folder.join(name), content).unwrap();
+    }
+}
+
+/// Damages one file in some way; returns its name.
+fn damage(
+    random: &mut StdRng,
+    good: &BTreeMap<String, Vec<u8>>,
+    other: &BTreeMap<String, Vec<u8>>,
+    folder: &Path,
+) -> String {
+    let names: Vec<&String> = good.keys().collect();
+    let name = (*names.choose(random).unwrap()).clone();
+    let mut content = good[&name].clone();
+    match random.random_range(0..10) {
+        0 => content.truncate(random.random_range(0..content.len())),
+        1 => content.extend_from_slice(&[0; 8]),
+        2 => content = other[&name].clone(),
+        3 => {
+            fs::remove_file(folder.join(&name)).unwrap();
+            return name;
+        }
+        _ => {
+            // In RAM, where there is something: zeroes that are changed count as well, and are found as well.
+            let at = random.random_range(0..content.len());
+            content[at] ^= 1 << random.random_range(0..8);
+        }
+    }
+    fs::write(folder.join(&name), content).unwrap();
+    name
+}
+
+#[test]
+fn damage_of_any_file_is_named_and_nothing_starts() {
+    let rig = Rig::new("damage");
+    let mut random = random();
+    let mut vm = start(&rig, "vm", &SLEEP, &["--memory", "2M"]);
+    vm.expect("S", SOON);
+    let good = files(&save(&rig, "vm", "good"));
+    vm.send(".");
+    vm.expect(".", SOON);
+    let other = files(&save(&rig, "vm", "other"));
+    vm.send("q");
+    vm.wait(SOON);
+    let folder = rig.path("bad");
+    let (mut refused, mut same) = (0, 0);
+    for number in 0..count(500, 60) {
+        write(&folder, &good);
+        let name = damage(&mut random, &good, &other, &folder);
+        if fs::read(folder.join(&name)).is_ok_and(|content| content == good[&name]) {
+            same += 1;
+            continue;
+        }
+        let done = restore_to_its_end(&rig, "vm", &folder, &["--detach", "--paused"]);
+        assert_eq!(done.status, NOT_STARTED, "{number}: damaged {name}: {}{}", done.output, done.error);
+        assert!(done.error.contains(&name), "{number}: {name} is not named: {}", done.error);
+        assert!(done.error.contains("  do: "), "{}", done.error);
+        refused += 1;
+    }
+    println!("{refused} damaged snapshots refused, {same} were not changed by chance");
+    // The good one is good.
+    write(&folder, &good);
+    let vm = restore(&rig, "vm", &folder, &[]);
+    vm.wait_state(&["running"]);
+}
+
+/// A damaged piece of memory that nobody has looked at yet pauses the VM when it is met, and nothing else happens to it.
+#[test]
+fn damaged_memory_that_is_met_on_demand_pauses_the_vm() {
+    let rig = Rig::new("bad-chunk");
+    let vm = start(&rig, "vm", &BEAT, &[]);
+    vm.console.take(300, SOON);
+    let good = files(&save(&rig, "vm", "good"));
+    rig.atoll(["kill", "vm"]).ok();
+    vm.wait(SOON);
+    let folder = rig.path("bad");
+    let mut bad = good.clone();
+    // The program of the guest is at 1 MiB.
+    bad.get_mut("memory").unwrap()[(1 << 20) + 0x1000] ^= 0xff;
+    write(&folder, &bad);
+    let vm = restore(&rig, "vm", &folder, &["--on-demand"]);
+    vm.wait_event("RAM_DAMAGED", 0);
+    vm.wait_state(&["paused"]);
+    rig.atoll(["resume", "vm"]).fails(8, &["ram.damaged"]);
+    rig.atoll(["snapshot", "vm", &rig.path("no").display().to_string()]).fails(8, &["ram.damaged"]);
+    assert!(!rig.path("no").exists());
+    assert_eq!(kinds(&rig, "vm").iter().filter(|kind| *kind == "RAM_DAMAGED").count(), 1);
+    rig.atoll(["kill", "vm"]).ok();
+    vm.wait(SOON);
+}

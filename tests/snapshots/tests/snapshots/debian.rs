@@ -1,0 +1,105 @@
+//! Debian that counts, computes and checksums: saved and restored again and again, and put to sleep.
+
+use std::time::Instant;
+
+use guest::{Guest, MARKER, Mode, PROMPT};
+use rig::{Rig, SOON, Vm, boot_time, count};
+use snapshots::{Round, kinds, restore, round, save, state};
+
+/// Debian with this task, or nothing where there is no guest.
+fn boot<'a>(rig: &'a Rig, mode: Mode) -> Option<Vm<'a>> {
+    let guest = match Guest::find() {
+        Ok(guest) => guest,
+        Err(why) => {
+            println!("skipped: {why}");
+            return None;
+        }
+    };
+    let (kernel, initrd) = (guest.kernel.display().to_string(), guest.initrd.display().to_string());
+    let line = mode.command_line();
+    let vm = rig.start("debian", ["--kernel", &kernel, "--initrd", &initrd, "--cmdline", &line]);
+    vm.expect(MARKER, boot_time());
+    Some(vm)
+}
+
+/// Each round follows on the one before, and the guest's clock never steps back.
+fn follows(last: Round, next: Round) {
+    assert_eq!(next.number, last.number + 1);
+    assert!(next.seconds >= last.seconds, "the guest's clock stepped back: {last:?}, {next:?}");
+}
+
+/// A line that was half on the console when the VM was saved is finished by its successor, so the first whole line of a restored
+/// VM may be the rest of one: it is not looked at, and the next follows on the last one of the saved VM or the one after it.
+#[test]
+fn debian_goes_on_where_it_was_after_every_restore() {
+    let rig = Rig::new("debian-restore");
+    let Some(mut vm) = boot(&rig, Mode::Work) else { return };
+    let restores = count(50, 4);
+    let mut last = round(&vm);
+    let start = Instant::now();
+    for number in 0..restores {
+        for _ in 0..3 {
+            let next = round(&vm);
+            follows(last, next);
+            last = next;
+        }
+        let path = save(&rig, "debian", "debian");
+        // It ran on; what it did since is not in the snapshot.
+        rig.atoll(["kill", "debian"]).ok();
+        vm.wait(SOON);
+        let arguments: &[&str] = if number % 2 == 0 { &[] } else { &["--on-demand"] };
+        vm = restore(&rig, "debian", &path, arguments);
+        let next = round(&vm);
+        assert!(next.number > last.number && next.number <= last.number + 3, "{last:?}, {next:?}");
+        assert!(next.seconds >= last.seconds, "the guest's clock stepped back: {last:?}, {next:?}");
+        last = next;
+    }
+    println!("{restores} restores in {:.1} s, the guest's round {}", start.elapsed().as_secs_f64(), last.number);
+}
+
+/// `echo mem > /sys/power/state` sleeps; the alarm of the clock, a client, and a restore of the sleeping machine wake it.
+#[test]
+fn debian_sleeps_is_saved_asleep_and_wakes() {
+    let rig = Rig::new("debian-sleep");
+    let Some(mut vm) = boot(&rig, Mode::Shell) else { return };
+    vm.expect(PROMPT, SOON);
+    let command = |vm: &mut Vm<'_>, line: &str| vm.send(format!("{line}\n"));
+    // By the clock.
+    command(&mut vm, "echo +2 > /sys/class/rtc/rtc0/wakealarm; echo mem > /sys/power/state; echo WOKEN-$?");
+    vm.wait_event("SUSPEND", 0);
+    let woken = vm.wait_event("WAKEUP", 0);
+    assert_eq!(woken["cause"], "rtc");
+    vm.expect("\nWOKEN-0", SOON);
+    // By a client, and by a client after a snapshot and a restore of the sleeping machine.
+    let after = snapshots::number(&woken["sequence"]);
+    command(&mut vm, "echo mem > /sys/power/state; echo AGAIN-$?");
+    vm.wait_event("SUSPEND", after);
+    let sleeping = || ("suspended".to_owned(), "suspended".to_owned());
+    vm.wait_state(&["suspended"]);
+    assert_eq!(state(&rig, "debian"), sleeping());
+    let path = save(&rig, "debian", "asleep");
+    assert_eq!(state(&rig, "debian"), sleeping());
+    rig.atoll(["wakeup", "debian"]).ok();
+    vm.expect("\nAGAIN-0", SOON);
+    rig.atoll(["wakeup", "debian"]).fails(8, &["vm.not-suspended"]);
+    rig.atoll(["kill", "debian"]).ok();
+    vm.wait(SOON);
+
+    for arguments in [&[][..], &["--on-demand"]] {
+        let mut vm = restore(&rig, "debian", &path, arguments);
+        vm.wait_state(&["suspended"]);
+        assert_eq!(state(&rig, "debian"), sleeping());
+        rig.atoll(["wakeup", "debian"]).ok();
+        vm.expect("\nAGAIN-0", SOON);
+        command(&mut vm, "echo ALIVE-$((6 * 7))");
+        vm.expect("\nALIVE-42", SOON);
+        let told: Vec<String> = kinds(&rig, "debian")
+            .into_iter()
+            .filter(|kind| ["STOP", "RESUME", "SUSPEND", "WAKEUP"].contains(&kind.as_str()))
+            .collect();
+        assert_eq!(told, ["RESUME", "WAKEUP"]);
+        command(&mut vm, "poweroff -f");
+        let done = vm.wait(boot_time());
+        assert_eq!(done.status, 0, "{}", done.error);
+    }
+}

@@ -1,0 +1,7 @@
+//! What a VM promises that is saved, restored, and put to sleep: each test is one promise, with figures on its output. With
+//! `ATOLL_LONG=1` counts are full.
+
+mod damage;
+mod debian;
+mod run_states;
+mod save;
