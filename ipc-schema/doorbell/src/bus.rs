@@ -15,7 +15,7 @@ use crate::{Error, Result};
 const COUNTED_OFFSETS: u64 = 256;
 
 /// The bits of 0xCF8 that exist: enable, bus, device, function, register (PCI 3.0, 3.2.2.3.2).
-const INDEX_BITS: u32 = 0x80ff_fffc;
+pub const INDEX_BITS: u32 = 0x80ff_fffc;
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -221,6 +221,21 @@ impl Bus {
         let count = if synchronous { &counts.write_synchronous } else { &counts.write_local };
         count.fetch_add(1, Relaxed);
         Ok(())
+    }
+
+    /// The latch of port 0xCF8; 0 if there is no such window.
+    pub fn pci_address(&self) -> u32 {
+        self.index_latches().map(|latch| latch.load(Relaxed) & INDEX_BITS).next().unwrap_or(0)
+    }
+
+    /// Sets the latch of port 0xCF8: to 0 for a reset, or to what was saved. No vCPU may run.
+    pub fn set_pci_address(&self, value: u32) {
+        self.index_latches().for_each(|latch| latch.store(value & INDEX_BITS, Relaxed));
+    }
+
+    fn index_latches(&self) -> impl Iterator<Item = &AtomicU32> {
+        let latched = self.windows().filter(|window| window.desc.kind == WindowKind::PciIndexData);
+        latched.map(|window| &window.client.area().control().index_latch)
     }
 
     /// How often each register was accessed, those never accessed left out.

@@ -39,7 +39,7 @@ pub mod uart;
 mod window;
 
 pub use area::DeviceArea;
-pub use bus::{Bus, RegisterCount, Window};
+pub use bus::{Bus, INDEX_BITS as PCI_ADDRESS_BITS, RegisterCount, Window};
 pub use client::{DeviceClient, SpinPolicy, Unanswered};
 pub use committed::{Committed, Plain};
 pub use error::{Error, Result};

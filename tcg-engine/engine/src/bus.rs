@@ -33,29 +33,31 @@ pub struct VcpuBus {
 }
 
 impl VcpuBus {
-    /// After power-on.
+    /// After power-on. Nobody can send to it before [`VcpuBus::publish`].
     pub fn new(machine: Arc<Machine>, index: u16) -> Self {
         let lapic = Lapic::new(u32::from(index), index == 0);
-        let bus = VcpuBus { machine, index, lapic, tsc_adjust: 0, deadline: u64::MAX, random: StdRng::from_os_rng() };
-        bus.publish();
-        bus
+        VcpuBus { machine, index, lapic, tsc_adjust: 0, deadline: u64::MAX, random: StdRng::from_os_rng() }
     }
 
     /// Back to power-on.
     pub fn reset(&mut self) {
         self.lapic = Lapic::new(u32::from(self.index), self.index == 0);
         (self.tsc_adjust, self.deadline) = (0, u64::MAX);
+        self.enter_machine();
+    }
+
+    /// A loaded APIC and clock.
+    pub fn load(&mut self, lapic: Lapic, tsc_adjust: u64) {
+        (self.lapic, self.tsc_adjust) = (lapic, tsc_adjust);
+        self.update_deadline();
+    }
+
+    /// From now on it is this vCPU that others send to; what they sent to its predecessor is dropped.
+    pub fn enter_machine(&self) {
         self.publish();
         if let Some(inbox) = self.machine.inboxes.get(usize::from(self.index)) {
             inbox.take();
         }
-    }
-
-    /// Replace the APIC by a loaded one.
-    pub fn set_lapic(&mut self, lapic: Lapic) {
-        self.lapic = lapic;
-        self.publish();
-        self.update_deadline();
     }
 
     /// Guest time now.
@@ -71,7 +73,7 @@ impl VcpuBus {
     }
 
     /// Tell senders how this APIC is addressed.
-    fn publish(&self) {
+    pub fn publish(&self) {
         if let Some(inbox) = self.machine.inboxes.get(usize::from(self.index)) {
             inbox.set_address(self.lapic.address());
         }
@@ -288,41 +290,12 @@ impl Bus for VcpuBus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::VcpuCounters;
-    use crate::park::Gate;
-    use doorbell::{DeviceArea, DeviceClient, EventFd, Header, Role, SpinPolicy, create_windows};
-    use guest_memory::{Access, DirtyLayout, DirtyLog, Layout, Memfd, Ram};
-    use std::os::fd::AsFd;
-    use vcpu_devices::{Delivery, Destination, Inbox, Message};
+    use vcpu_devices::{Delivery, Destination, Message};
 
-    const RAM: u64 = 1 << 20;
-
-    /// A machine without devices, and its vCPU 0.
+    /// vCPU 0 of a machine without devices.
     fn bus() -> VcpuBus {
-        let ram = Memfd::create("ram", RAM).unwrap();
-        let dirty = Memfd::create("dirty", DirtyLayout::new(RAM).len).unwrap();
-        DirtyLog::format(dirty.as_fd(), RAM).unwrap();
-        let windows = create_windows().unwrap();
-        let header = Arc::new(Header::map(windows.as_fd(), Role::Engine).unwrap());
-        let area = DeviceArea::map(windows.as_fd(), 0).unwrap();
-        let board = Arc::new(DeviceClient::new(area, EventFd::new().unwrap(), 0, SpinPolicy::Block));
-        let memory = mem::Memory {
-            ram: Ram::map(ram.as_fd(), RAM, Access::ReadWrite).unwrap(),
-            layout: Layout::pc(RAM).unwrap(),
-            marks: DirtyLog::map(dirty.as_fd(), RAM).unwrap(),
-        };
-        let machine = Machine {
-            memory: Arc::new(memory),
-            windows: doorbell::Bus::new(header.clone(), vec![], &[]).unwrap(),
-            header,
-            clients: vec![board.clone()],
-            board,
-            model: cpu_model::by_name("atoll-v2").unwrap(),
-            inboxes: vec![Inbox::default()],
-            counters: vec![VcpuCounters::default()],
-            gate: Gate::new(1),
-        };
-        let mut bus = VcpuBus::new(Arc::new(machine), 0);
+        let mut bus = VcpuBus::new(crate::tests::machine().0, 0);
+        bus.publish();
         // Software enable.
         bus.mmio_write(0xfee0_00f0, 4, 0x1ff, Attrs { user: false }).unwrap();
         bus

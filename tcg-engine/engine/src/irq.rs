@@ -1,7 +1,9 @@
-//! The interrupt thread: waits for the eventfds of interrupt lines and of the board, and delivers.
+//! Interrupt lines: the thread that waits for the eventfds of lines and of the board, and delivers.
+//!
+//! An eventfd is emptied and its effect brought about under one lock ([`Machine::delivering`]), so that whoever holds that lock
+//! and finds an eventfd empty knows that its interrupt has arrived.
 
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use doorbell::EventFd;
 use nix::errno::Errno;
@@ -18,25 +20,48 @@ pub struct Line {
     pub bell: EventFd,
 }
 
-/// Serve `lines` and the board's bell for ever.
-pub fn serve(machine: &Arc<Machine>, lines: &[Line], notify: &EventFd) {
-    let bells: Vec<&EventFd> = lines.iter().map(|l| &l.bell).chain([notify]).collect();
-    let mut fds: Vec<PollFd<'_>> = bells.iter().map(|b| PollFd::new(descriptor(b), PollFlags::POLLIN)).collect();
-    loop {
-        match ppoll(&mut fds, None, None) {
-            Ok(_) | Err(Errno::EINTR | Errno::EAGAIN) => {}
-            Err(e) => enter::exit::error(&format_args!("the interrupt thread cannot wait: {e}")),
+/// Everything that rings.
+#[derive(Debug)]
+pub struct Bells {
+    /// Of devices.
+    pub lines: Vec<Line>,
+    /// The board's: lines that it raised itself, and its external interrupt output.
+    pub notify: EventFd,
+}
+
+impl Bells {
+    fn all(&self) -> impl Iterator<Item = &EventFd> {
+        self.lines.iter().map(|l| &l.bell).chain([&self.notify])
+    }
+
+    /// Their descriptors, for the list of those that a process keeps.
+    pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        self.all().map(|b| b.as_fd().as_raw_fd())
+    }
+
+    /// Deliver what has rung.
+    pub fn deliver(&self, machine: &Machine) {
+        let mut delivering = machine.delivering();
+        // Emptied before the effect: a ring that comes meanwhile is a new one.
+        let rang = |bell: &EventFd| bell.drain().unwrap_or(0) != 0;
+        for line in self.lines.iter().filter(|line| rang(&line.bell)) {
+            machine.line_rose(line.number, &mut delivering);
         }
-        for (n, fd) in fds.iter().enumerate() {
-            if !fd.any().unwrap_or(false) {
-                continue;
+        if rang(&self.notify) {
+            machine.board_rang();
+        }
+    }
+
+    /// Deliver for ever.
+    pub fn serve(&self, machine: &Machine) {
+        let mut fds: Vec<PollFd<'_>> = self.all().map(|b| PollFd::new(descriptor(b), PollFlags::POLLIN)).collect();
+        loop {
+            match ppoll(&mut fds, None, None) {
+                Ok(_) | Err(Errno::EINTR | Errno::EAGAIN) => {}
+                Err(e) => enter::exit::error(&format_args!("the interrupt thread cannot wait: {e}")),
             }
-            // Emptied before the effect: a ring that comes meanwhile is a new one.
-            let rung = bells[n].drain().unwrap_or(0) != 0;
-            match lines.get(n) {
-                Some(line) if rung => machine.line_rose(line.number),
-                None if rung => machine.board_rang(),
-                _ => {}
+            if fds.iter().any(|fd| fd.any().unwrap_or(false)) {
+                self.deliver(machine);
             }
         }
     }

@@ -1,9 +1,10 @@
 //! What all threads of the engine share: memory, windows, interrupt delivery, the guest's clock, and the parking gate.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cpu_model::Model;
+use doorbell::layout::MAX_LINES;
 use doorbell::{DeviceClient, Header, Route};
 use mem::Memory;
 use vcpu_devices::{Delivery, Destination, Inbox, Message, inbox};
@@ -61,6 +62,39 @@ pub struct Machine {
     pub counters: Vec<VcpuCounters>,
     /// Who runs.
     pub gate: Gate,
+    /// Who delivers interrupts of lines, and what is held back; locked for as long as one is on its way.
+    pub delivery: Mutex<Delivering>,
+}
+
+/// The delivery of interrupt lines. While the machine is paused, the board may have been saved: a line that rises then, and
+/// that the board is to decide about, is the engine's until the machine runs on.
+#[derive(Debug)]
+pub struct Delivering {
+    /// Lines for the board are held back.
+    pub paused: bool,
+    /// Those, a bit for each.
+    pub held: [u64; MAX_LINES / 64],
+}
+
+impl Default for Delivering {
+    /// A machine that does not run yet.
+    fn default() -> Self {
+        Delivering { paused: true, held: [0; MAX_LINES / 64] }
+    }
+}
+
+impl Delivering {
+    /// Hold `line` back; one that does not exist is nothing.
+    pub fn hold(&mut self, line: usize) {
+        if let Some(word) = self.held.get_mut(line / 64) {
+            *word |= 1 << (line % 64);
+        }
+    }
+
+    /// The lines held back, ascending.
+    pub fn lines(&self) -> impl Iterator<Item = usize> {
+        (0..MAX_LINES).filter(|line| self.held[line / 64] >> (line % 64) & 1 != 0)
+    }
 }
 
 /// Frequency of the guest's TSC: one tick a nanosecond, as CPUID leaf 15h of the models says.
@@ -76,11 +110,42 @@ impl Machine {
         });
     }
 
+    /// The lock under which lines are delivered.
+    pub fn delivering(&self) -> MutexGuard<'_, Delivering> {
+        // A thread that panicked ends the process.
+        self.delivery.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lines for the board are held back from now on.
+    pub fn hold_lines(&self) {
+        self.delivering().paused = true;
+    }
+
+    /// The machine runs on: lines that were held back follow their routes.
+    pub fn release_lines(&self) {
+        let mut delivering = self.delivering();
+        let held: Vec<usize> = delivering.lines().collect();
+        *delivering = Delivering { paused: false, ..Delivering::default() };
+        for line in held {
+            self.line_rose(line, &mut delivering);
+        }
+    }
+
+    /// Lines that are held back instead of those that were: of a loaded state, or none.
+    pub fn replace_held(&self, lines: &[u16]) {
+        let mut delivering = self.delivering();
+        delivering.held = Default::default();
+        for line in lines {
+            delivering.hold(usize::from(*line));
+        }
+    }
+
     /// An interrupt line has risen: follow its route.
-    pub fn line_rose(&self, line: usize) {
+    pub fn line_rose(&self, line: usize, delivering: &mut Delivering) {
         match self.header.route(line).1 {
             Route::None => {}
             Route::Msi { address, data } => self.message(address, data),
+            Route::Forward if delivering.paused => delivering.hold(line),
             Route::Forward => {
                 self.header.forward(line);
                 // A board that cannot be rung is a board that has gone, which its exit says.

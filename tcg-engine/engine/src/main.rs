@@ -2,21 +2,27 @@
 //! answers the supervisor while the vCPU threads run the guest.
 //!
 //! Descriptors by name in `setup`: `ram` and `dirty` (memfds), `windows`, `status` (memfds), the devices' `kick`s, the lines'
-//! eventfds, and the board's `notify`.
+//! eventfds, the board's `notify`, and `state`, where its saved state lies.
 
 mod bus;
 mod control;
+mod error;
 mod irq;
 mod machine;
 mod park;
+mod saved;
 mod setup;
+mod sleep;
 mod state;
+#[cfg(test)]
+mod tests;
 mod vcpu;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ::state::StateArea;
 use anyhow::{Context, Result};
 use enter::ThreadGate;
 use enter::status::StatusPage;
@@ -26,7 +32,9 @@ use profile::Kind;
 use wire::islet_capnp::{setup as setup_message, to_islet};
 
 use crate::control::Control;
+use crate::irq::Bells;
 use crate::machine::Machine;
+use crate::setup::Faults;
 use crate::vcpu::Vcpu;
 
 // Translated blocks of every vCPU, TLBs, messages.
@@ -62,8 +70,8 @@ fn run() -> Result<()> {
         _ => Err(anyhow::anyhow!("the first message is not a setup")),
     };
     match started {
-        Ok(engine) => {
-            control.ready(id)?;
+        Ok((engine, faults)) => {
+            control.ready(id, faults)?;
             control.serve(&engine, &mut inbox)
         }
         Err(e) => {
@@ -79,9 +87,36 @@ pub struct Engine {
     pub machine: Arc<Machine>,
     /// The vCPUs; each is locked by its thread while it runs.
     pub vcpus: Vec<Arc<Mutex<Vcpu>>>,
+    /// What rings for interrupts.
+    pub bells: Arc<Bells>,
+    /// What its saved state says about whose it is.
+    pub identity: Identity,
+    /// Pages of RAM come when they are touched.
+    pub on_demand: bool,
 }
 
-fn start(setup: setup_message::Reader<'_>, descriptors: &mut Vec<OwnedFd>, control: &Control) -> Result<Engine> {
+/// Whose state is saved and loaded, and where it lies.
+pub struct Identity {
+    /// The process.
+    pub name: String,
+    /// The machine version.
+    pub machine: String,
+    /// The area, if there is one.
+    pub area: Option<StateArea>,
+}
+
+impl Identity {
+    fn new(setup: setup_message::Reader<'_>, named: &setup::Named) -> Result<Identity> {
+        let area = named.find("state").map(|fd| StateArea::map(fd, setup.get_state_row())).transpose()?;
+        Ok(Identity { name: setup.get_name()?.to_string()?, machine: setup.get_machine()?.to_string()?, area })
+    }
+}
+
+fn start(
+    setup: setup_message::Reader<'_>,
+    descriptors: &mut Vec<OwnedFd>,
+    control: &Control,
+) -> Result<(Engine, Option<Faults>)> {
     let named = setup::Named::new(setup, descriptors)?;
     let page = StatusPage::map(named.get("status")?, usize::from(setup.get_status_slot()))?;
     enter::attach_status(page);
@@ -89,6 +124,7 @@ fn start(setup: setup_message::Reader<'_>, descriptors: &mut Vec<OwnedFd>, contr
         setup_message::role::Engine(e) => e?,
         _ => anyhow::bail!("the setup is for another kind of process"),
     };
+    let identity = Identity::new(setup, &named)?;
     let prepared = setup::prepare(engine, &named)?;
     drop(named);
     let profile = Kind::EngineTcg.profile();
@@ -103,14 +139,17 @@ fn start(setup: setup_message::Reader<'_>, descriptors: &mut Vec<OwnedFd>, contr
         let (machine, events) = (machine.clone(), control.events());
         gate.spawn(&format!("vcpu{index}"), move || vcpu::thread(&machine, index, &vcpu, &events))?;
     }
-    let mut keep = vec![control.as_raw_fd(), prepared.notify.as_fd().as_raw_fd()];
-    keep.extend(prepared.lines.iter().map(|l| l.bell.as_fd().as_raw_fd()));
+    let bells = Arc::new(prepared.bells);
+    let mut keep = vec![control.as_raw_fd()];
+    keep.extend(bells.descriptors());
     keep.extend(machine.clients.iter().map(|c| c.kick().as_fd().as_raw_fd()));
-    let serving = machine.clone();
-    gate.spawn("interrupts", move || irq::serve(&serving, &prepared.lines, &prepared.notify))?;
+    keep.extend(prepared.faults.as_ref().map(|f| f.uffd.as_fd().as_raw_fd()));
+    let serving = (machine.clone(), bells.clone());
+    gate.spawn("interrupts", move || serving.1.serve(&serving.0))?;
     gate.wait(THREADS)?;
     enter::close_all_but(&keep)?;
     enter::seal(profile, &gate).context("lock-down")?;
     gate.release();
-    Ok(Engine { machine, vcpus })
+    let on_demand = prepared.faults.is_some();
+    Ok((Engine { machine, vcpus, bells, identity, on_demand }, prepared.faults))
 }

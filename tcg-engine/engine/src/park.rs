@@ -5,7 +5,7 @@
 //! polls between blocks; whoever sets it also unparks the thread, so that a halted vCPU wakes.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -71,10 +71,19 @@ impl Request {
     }
 }
 
-#[derive(Debug)]
+/// Work for a vCPU's thread while it does not run its vCPU.
+pub type Errand = Box<dyn FnOnce() + Send>;
+
 struct State {
     run: bool,
     running: usize,
+    errand: Option<Errand>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("run", &self.run).field("running", &self.running).finish_non_exhaustive()
+    }
 }
 
 /// The gate that all vCPU threads of the engine pass.
@@ -89,7 +98,7 @@ impl Gate {
     /// A closed gate for `vcpus` threads.
     pub fn new(vcpus: usize) -> Gate {
         Gate {
-            state: Mutex::new(State { run: false, running: 0 }),
+            state: Mutex::new(State { run: false, running: 0, errand: None }),
             changed: Condvar::new(),
             requests: (0..vcpus).map(|_| Request::default()).collect(),
         }
@@ -112,13 +121,34 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// vCPU thread: wait until the gate is open, then count as running.
+    /// vCPU thread: wait until the gate is open, then count as running. Errands are run meanwhile.
     pub fn enter(&self) {
         let mut s = self.lock();
-        while !s.run {
-            s = self.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(errand) = s.errand.take() {
+                drop(s);
+                errand();
+                s = self.lock();
+            } else if s.run {
+                s.running += 1;
+                return;
+            } else {
+                s = self.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
+            }
         }
-        s.running += 1;
+    }
+
+    /// Have a parked vCPU's thread run `work`, and wait for its result for as long as `limit`: for what may stand in a page
+    /// fault for ever, which the control thread must not. The gate must be closed. `None` if there was no result in time; the
+    /// thread may then still be at it, and its vCPU runs on only after that.
+    pub fn errand<T: Send + 'static>(&self, limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let (say, heard) = mpsc::channel();
+        self.lock().errand = Some(Box::new(move || drop(say.send(work()))));
+        self.changed.notify_all();
+        let result = heard.recv_timeout(limit).ok();
+        // One that nobody has begun is not begun late.
+        self.lock().errand = None;
+        result
     }
 
     /// vCPU thread: the vCPU's lock is released; count as parked.
@@ -131,6 +161,12 @@ impl Gate {
     /// Whether it is open.
     pub fn is_open(&self) -> bool {
         self.lock().run
+    }
+
+    /// Whether it is closed and every vCPU has parked.
+    pub fn is_parked(&self) -> bool {
+        let s = self.lock();
+        !s.run && s.running == 0
     }
 
     /// Open the gate.
@@ -171,6 +207,32 @@ mod tests {
     use super::*;
     use std::sync::Arc;
     use std::sync::atomic::AtomicU64;
+
+    #[test]
+    fn parked_threads_run_errands_and_may_be_given_up() {
+        let gate = Arc::new(Gate::new(1));
+        assert!(gate.is_parked());
+        assert_eq!(gate.errand(Duration::from_millis(1), || 1), None, "there is no thread");
+        let thread = gate.clone();
+        std::thread::spawn(move || {
+            loop {
+                thread.enter();
+                while thread.request(0).unwrap().get() & PARK == 0 {
+                    std::thread::yield_now();
+                }
+                thread.leave();
+            }
+        });
+        let long = Duration::from_secs(20);
+        assert_eq!(gate.errand(long, || 7), Some(7));
+        let (release, wait) = mpsc::channel::<()>();
+        assert_eq!(gate.errand(Duration::from_millis(1), move || wait.recv().is_ok()), None);
+        gate.open();
+        assert!(!gate.is_parked());
+        assert!(gate.close(long, || ()), "a thread on an errand does not run its vCPU");
+        release.send(()).unwrap();
+        assert_eq!(gate.errand(long, || 8), Some(8));
+    }
 
     #[test]
     fn a_closed_gate_means_nobody_runs() {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail, ensure};
 use doorbell::{
@@ -11,12 +11,13 @@ use doorbell::{
 };
 use guest_memory::{Access, DirtyLog, Kind, Layout, Ram, Region};
 use mem::Memory;
+use uffd::Uffd;
 use wire::engine_capnp::{
     self as capnp_engine, Architecture, engine_setup, memory_slot, register_behaviour, register_window,
 };
 use wire::islet_capnp::setup;
 
-use crate::irq::Line;
+use crate::irq::{Bells, Line};
 use crate::machine::{Machine, VcpuCounters};
 use crate::park::Gate;
 use vcpu_devices::Inbox;
@@ -46,6 +47,11 @@ impl Named {
         Ok(self.0.get(name).with_context(|| format!("setup has no descriptor '{name}'"))?.as_fd())
     }
 
+    /// The descriptor called `name`, if there is one.
+    pub fn find(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        self.0.get(name).map(AsFd::as_fd)
+    }
+
     /// An eventfd called `name`, duplicated so that several rows may name it.
     pub fn bell(&self, name: &str) -> Result<EventFd> {
         Ok(EventFd::from(self.get(name)?.try_clone_to_owned()?))
@@ -57,10 +63,30 @@ impl Named {
 pub struct Prepared {
     /// The machine.
     pub machine: Arc<Machine>,
-    /// Interrupt lines.
-    pub lines: Vec<Line>,
-    /// The board's bell.
-    pub notify: EventFd,
+    /// Interrupt lines, and the board's bell.
+    pub bells: Bells,
+    /// Over RAM, if its pages come on demand.
+    pub faults: Option<Faults>,
+}
+
+/// A userfaultfd over the mapping of RAM.
+#[derive(Debug)]
+pub struct Faults {
+    /// It.
+    pub uffd: Uffd,
+    /// Address of the mapping.
+    pub base: u64,
+    /// Its length in bytes.
+    pub length: u64,
+}
+
+impl Faults {
+    /// For all of `ram`, in which no page may have been touched yet.
+    fn over(ram: &Ram) -> Result<Faults> {
+        let (uffd, base, length) = (Uffd::create()?, ram.as_ptr() as u64, ram.len());
+        uffd.register_missing(base, length)?;
+        Ok(Faults { uffd, base, length })
+    }
 }
 
 /// Most vCPUs that this engine runs.
@@ -78,6 +104,7 @@ pub fn prepare(engine: engine_setup::Reader<'_>, named: &Named) -> Result<Prepar
     let model = cpu_model::by_name(name)?;
 
     let memory = Arc::new(memory(engine, named)?);
+    let faults = engine.get_ram_on_demand().then(|| Faults::over(&memory.ram)).transpose()?;
     let windows = named.get("windows")?;
     let header = Arc::new(Header::map(windows, Role::Engine)?);
     header.freeze_clock(0);
@@ -109,12 +136,14 @@ pub fn prepare(engine: engine_setup::Reader<'_>, named: &Named) -> Result<Prepar
         inboxes: (0..vcpus).map(|_| Inbox::default()).collect(),
         counters: (0..vcpus).map(|_| VcpuCounters::default()).collect(),
         gate: Gate::new(usize::from(vcpus)),
+        delivery: Mutex::default(),
     };
     let mut lines = Vec::new();
     for r in engine.get_routes()? {
         lines.push(Line { number: usize::from(r.get_line()), bell: named.bell(r.get_descriptor()?.to_str()?)? });
     }
-    Ok(Prepared { machine: Arc::new(machine), lines, notify: named.bell(engine.get_notify()?.to_str()?)? })
+    let bells = Bells { lines, notify: named.bell(engine.get_notify()?.to_str()?)? };
+    Ok(Prepared { machine: Arc::new(machine), bells, faults })
 }
 
 fn memory(engine: engine_setup::Reader<'_>, named: &Named) -> Result<Memory> {

@@ -1,82 +1,217 @@
 //! A vCPU's architectural state to and from the schema: what the loader's entry state, a save and a load have in common.
 //!
 //! The front end knows what its state may be ([`guest_x86::X86Core`]); this file moves it through the message and adds what
-//! the bus owns: the local APIC and the TSC's adjustment.
+//! the bus owns: the local APIC and the TSC's adjustment. A load makes a new vCPU, which takes the place of the old one only when
+//! all of the state has proved right; so nothing of an old life can stay behind, and a refused state changes nothing.
 
-use anyhow::{Context, Result, bail, ensure};
+use std::sync::Arc;
+
+use ::state::StateError;
+use ::state::tolerance::{self, Incoming, Register, Rules, rules};
 use cpu_model::msr;
 use fp::sse::mxcsr;
+use guest_x86::core::LoadError;
+use guest_x86::exception::{self, Source};
 use guest_x86::fpu::image::fx;
-use guest_x86::{Bus, Segment, Table, X86Core};
+use guest_x86::{Bus, Exception, Segment, Table, X86Core};
 use vcpu_devices::Lapic;
 use wire::state_capnp::{RunState, pending_event, vcpu_state, x86_core, x86_segment, x86_table};
 
+use crate::machine::Machine;
 use crate::vcpu::{Run, Vcpu};
 
 /// Keyed registers are MSRs: their index, eight bytes each.
 const MSR_BYTES: u8 = 8;
 /// Bit of the physical x87 register that ST(0) is, in FSW.
 const TOP: u16 = 11;
+/// Privilege level in a segment's access word.
+const DPL: u16 = 5;
 /// XSTATE_BV: x87 and SSE.
 const X87_AND_SSE: u8 = 3;
 
-/// Put `from` into a parked vCPU. If it is refused, the vCPU is as after a reset.
-pub fn load(vcpu: &mut Vcpu, from: vcpu_state::Reader<'_>) -> Result<()> {
-    let index = from.get_index();
+/// Where a state belongs.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The machine version, whose rules say what may be missing.
+    pub machine: &'a str,
+    /// The path of the vCPU in messages, such as `engine.vcpus[0]`.
+    pub path: &'a str,
+    /// Guest time, which stands.
+    pub now: u64,
+}
+
+impl Place<'_> {
+    fn bad(&self, field: &str, why: impl Into<String>) -> StateError {
+        StateError::field(format!("{}.{field}", self.path), why)
+    }
+}
+
+/// Make of `from` a vCPU that can take the place of vCPU `index` ([`Vcpu::replace`]). Nothing of the machine is changed.
+///
+/// # Errors
+/// The field that is wrong, and why.
+pub fn load(
+    machine: &Arc<Machine>,
+    index: u16,
+    from: vcpu_state::Reader<'_>,
+    place: Place<'_>,
+) -> Result<Vcpu, StateError> {
+    if from.get_index() != index {
+        return Err(place.bad("index", format!("is {}, and this is vCPU {index}", from.get_index())));
+    }
     if let Some(name) = from.get_must_understand()?.iter().next() {
-        bail!("the state of vCPU {index} needs '{}', which this engine does not know", name?.to_str()?);
+        return Err(StateError::MustUnderstand(format!("{}.{}", place.path, name?.to_str()?)));
     }
     let vcpu_state::cpu::X86(core) = from.get_cpu().which()? else {
-        bail!("the state of vCPU {index} is for another architecture");
+        return Err(place.bad("cpu", "is of another architecture, and this engine runs x86-64 guests"));
     };
     let core = core?;
-    let run = match from.get_run_state()? {
+    let run = from.get_run_state()?;
+    let mut vcpu = Vcpu::apart(machine, index);
+    let mut state = read_core(core, place)?;
+    state.halted = run == RunState::Halted;
+    let mut tsc_adjust = 0;
+    for (id, value) in registers(&mut vcpu, from, core, &state, place)? {
+        if id == msr::TSC_ADJUST { tsc_adjust = value } else { state.msrs.push((id, value)) }
+    }
+    state.msrs.push((msr::EFER, core.get_efer()));
+    let model = machine.model;
+    let refused = |e: LoadError| match e {
+        LoadError::Value { what, value } => place.bad(what, format!("{value:#x} is no value of it on {}", model.name)),
+        LoadError::Msr { index, value } => {
+            let name = model.msr(index).map_or("unknown", |m| m.name);
+            place.bad("registers", format!("{index:#x} ({name}) cannot be {value:#x} on {}", model.name))
+        }
+    };
+    state.check(model).map_err(refused)?;
+    let saved = vcpu_devices::Saved {
+        page: core.get_lapic()?.to_vec(),
+        base: core.get_apic_base(),
+        tsc_deadline: core.get_tsc_deadline(),
+        errors: core.get_apic_errors(),
+        started: core.get_apic_timer_start(),
+    };
+    let lapic = Lapic::load(u32::from(index), index == 0, &saved, place.now).map_err(|e| place.bad(e.field, e.why))?;
+    if core.get_cr8() != u64::from(lapic.cr8()) {
+        let why = format!("is {:#x}, and the local APIC's task priority says {:#x}", core.get_cr8(), lapic.cr8());
+        return Err(place.bad("cr8", why));
+    }
+    let (injected, nmi) = pending(core.get_pending_event()?, place)?;
+    let (cpu, regs) = (&mut vcpu.runner.cpu, &mut vcpu.runner.regs.0);
+    cpu.load_state(regs, &state).map_err(refused)?;
+    cpu.bus.load(lapic, tsc_adjust);
+    vcpu.take_run(match run {
         RunState::Runnable | RunState::Halted => Run::Runnable,
         RunState::WaitForInit | RunState::InitReceived => Run::WaitForSipi,
         RunState::Shutdown => Run::Shutdown,
-    };
-    let mut state = read_core(core)?;
-    state.halted = from.get_run_state()? == RunState::Halted;
-    let mut tsc_adjust = 0;
-    for r in from.get_registers()? {
-        let (id, value) = (r.get_id(), r.get_value()?);
-        ensure!(
-            r.get_size() == MSR_BYTES && value.len() == 8,
-            "register {id:#x} has {} bytes, not {MSR_BYTES}",
-            value.len()
-        );
-        let id = u32::try_from(id).ok().with_context(|| format!("register {id:#x} is no MSR"))?;
-        let value = u64::from_le_bytes(value.try_into()?);
-        if id == msr::TSC_ADJUST { tsc_adjust = value } else { state.msrs.push((id, value)) }
-    }
-    if core.get_efer() != 0 {
-        state.msrs.retain(|(i, _)| *i != msr::EFER);
-        state.msrs.push((msr::EFER, core.get_efer()));
-    }
-    let now = vcpu.bus().now();
-    let lapic = Lapic::from_page(core.get_lapic()?, core.get_apic_base(), core.get_tsc_deadline(), now)
-        .context("field lapic is shorter than the register page")?;
-    let nmi = matches!(core.get_pending_event()?.which()?, pending_event::Nmi(()));
-
-    vcpu.reset();
-    let (cpu, regs) = (&mut vcpu.runner.cpu, &mut vcpu.runner.regs.0);
-    cpu.load_state(regs, &state)?;
-    cpu.bus.set_tsc_adjust(tsc_adjust);
-    cpu.bus.set_lapic(lapic);
-    (vcpu.run, vcpu.nmi) = (run, nmi);
-    vcpu.look();
-    Ok(())
+    });
+    (vcpu.injected, vcpu.nmi) = (injected, nmi || core.get_nmi_pending());
+    Ok(vcpu)
 }
 
-fn read_core(core: x86_core::Reader<'_>) -> Result<X86Core> {
-    let gprs = core.get_gprs()?;
-    ensure!(gprs.len() == 16, "field gprs has {} registers, not 16", gprs.len());
-    let segments = core.get_segments()?;
-    ensure!(segments.len() == 8, "field segments has {} entries, not 8", segments.len());
-    let debug = core.get_debug()?;
-    ensure!(debug.len() == 6, "field debug has {} registers, not 6", debug.len());
-    let area = core.get_xsave()?;
-    ensure!(area.len() >= fx::XSAVE_SIZE, "field xsave has {} bytes, fewer than {}", area.len(), fx::XSAVE_SIZE);
+/// The event that was being injected, and whether an NMI waits.
+fn pending(event: pending_event::Reader<'_>, place: Place<'_>) -> Result<(Option<Exception>, bool), StateError> {
+    let e = match event.which()? {
+        pending_event::None(()) => return Ok((None, false)),
+        pending_event::Nmi(()) => return Ok((None, true)),
+        pending_event::Interrupt(vector) => {
+            return Ok((Some(Exception { source: Source::External, ..Exception::fault(vector) }), false));
+        }
+        pending_event::Exception(e) => e?,
+    };
+    let (vector, payload) = (e.get_vector(), e.get_payload());
+    let bad = |why: &str| Err(place.bad("pendingEvent.exception", format!("vector {vector} {why}")));
+    if vector > 31 || vector == exception::NMI {
+        return bad("is no exception");
+    }
+    if e.get_has_error() != exception::has_error_code(vector) {
+        return bad("has an error code where it should not, or none where it should");
+    }
+    if payload != 0 && !matches!(vector, exception::PF | exception::DB) {
+        return bad("has a payload, as only #PF and #DB do");
+    }
+    let source = match vector {
+        exception::DB | exception::BP | exception::OF => Source::Trap,
+        _ => Source::Fault,
+    };
+    let exception = Exception {
+        vector,
+        error: e.get_has_error().then_some(e.get_error()),
+        cr2: (vector == exception::PF).then_some(payload),
+        dr6: if vector == exception::DB { payload & DR6_CAUSES } else { 0 },
+        source,
+    };
+    Ok((Some(exception), false))
+}
+
+/// Bits of DR6 that say why #DB was raised.
+const DR6_CAUSES: u64 = 0xe00f;
+
+/// Registers that the typed part of the state has: a keyed one may only repeat it.
+fn typed(core: x86_core::Reader<'_>, state: &X86Core) -> [(u32, u64); 3] {
+    let base = |s: guest_x86::Seg| state.seg[s as usize].base;
+    [(msr::EFER, core.get_efer()), (msr::FS_BASE, base(guest_x86::Seg::Fs)), (msr::GS_BASE, base(guest_x86::Seg::Gs))]
+}
+
+/// The keyed registers to load: what the state has and what the rules give. `vcpu` is one after a reset.
+fn registers(
+    vcpu: &mut Vcpu,
+    from: vcpu_state::Reader<'_>,
+    core: x86_core::Reader<'_>,
+    state: &X86Core,
+    place: Place<'_>,
+) -> Result<Vec<(u32, u64)>, StateError> {
+    let typed = typed(core, state);
+    let path = format!("{}.registers", place.path);
+    let mut incoming = Vec::new();
+    for register in ::state::registers::read(from.get_registers()?, &path)? {
+        match typed.iter().find(|(id, _)| u64::from(*id) == register.id) {
+            Some((_, value)) if u128::from(*value) == register.value => {}
+            Some((_, value)) => {
+                let why = format!("{:#x} is {:#x}, and {value:#x} elsewhere in the state", register.id, register.value);
+                return Err(StateError::field(path, why));
+            }
+            None => incoming.push(Incoming { register, reset: None }),
+        }
+    }
+    let after_reset = keyed(vcpu);
+    let known: Vec<Register> = after_reset.iter().map(|&(id, value)| register(id, value)).collect();
+    let rules = Rules::of(rules::Q35, place.machine).unwrap_or_default();
+    let plan = tolerance::reconcile(&incoming, &known, &rules)
+        .map_err(|refusal| StateError::field(path.as_str(), refusal.to_string()))?;
+    // `reconcile` answers with known registers of their size only.
+    Ok(plan.load.iter().map(|r| (r.id as u32, r.value as u64)).collect())
+}
+
+fn register(id: u32, value: u64) -> Register {
+    Register { id: id.into(), size: MSR_BYTES, value: value.into() }
+}
+
+/// The keyed registers of a vCPU by id, those left out that the typed part has.
+fn keyed(vcpu: &mut Vcpu) -> Vec<(u32, u64)> {
+    let (cpu, regs) = (&mut vcpu.runner.cpu, &vcpu.runner.regs.0);
+    let mut all = cpu.save_state(regs).msrs;
+    all.retain(|(id, _)| ![msr::EFER, msr::FS_BASE, msr::GS_BASE].contains(id));
+    all.push((msr::TSC_ADJUST, cpu.bus.tsc_adjust()));
+    all.sort_unstable();
+    all
+}
+
+fn read_core(core: x86_core::Reader<'_>, place: Place<'_>) -> Result<X86Core, StateError> {
+    let count = |field: &str, have: u32, want: u32| match have == want {
+        true => Ok(()),
+        false => Err(place.bad(field, format!("has {have} entries, not {want}"))),
+    };
+    let (gprs, segments, debug, pdpte) = (core.get_gprs()?, core.get_segments()?, core.get_debug()?, core.get_pdpte()?);
+    count("gprs", gprs.len(), 16)?;
+    count("segments", segments.len(), 8)?;
+    count("debug", debug.len(), 6)?;
+    if !pdpte.is_empty() {
+        count("pdpte", pdpte.len(), 4)?;
+    }
+    if core.get_interrupt_shadow() > 2 {
+        return Err(place.bad("interruptShadow", format!("is {}; 1 is STI's, 2 MOV SS's", core.get_interrupt_shadow())));
+    }
     let seg: [Segment; 6] = std::array::from_fn(|n| segment(segments.get(n as u32)));
     let protected = core.get_cr0() & 1 != 0;
     let mut state = X86Core {
@@ -91,19 +226,22 @@ fn read_core(core: x86_core::Reader<'_>) -> Result<X86Core> {
         cr: [core.get_cr0(), core.get_cr2(), core.get_cr3(), core.get_cr4()],
         xcr0: core.get_xcr0(),
         dr: std::array::from_fn(|n| debug.get(n as u32)),
-        // The privilege level is SS's (SDM 3A, 5.5).
-        cpl: if protected { seg[guest_x86::Seg::Ss as usize].dpl() } else { 0 },
+        pdpte: std::array::from_fn(|n| if pdpte.is_empty() { 0 } else { pdpte.get(n as u32) }),
+        // The privilege level is SS's, also where SS is unusable (SDM 3A, 5.5; 3C, 24.4.1).
+        cpl: if protected { (segments.get(guest_x86::Seg::Ss as u32).get_access() >> DPL & 3) as u8 } else { 0 },
         sti_shadow: core.get_interrupt_shadow() & 1 != 0,
         mov_ss_shadow: core.get_interrupt_shadow() & 2 != 0,
         nmi_blocked: core.get_nmi_blocked(),
         ..X86Core::default()
     };
-    read_xsave(&mut state, area);
+    read_xsave(&mut state, core.get_xsave()?).map_err(|why| place.bad("xsave", why))?;
     Ok(state)
 }
 
 fn segment(from: x86_segment::Reader<'_>) -> Segment {
-    let attr = if from.get_unusable() { 0 } else { from.get_access() };
+    // What is not present has no attributes that matter, and gets none.
+    let access = from.get_access();
+    let attr = if from.get_unusable() || access & guest_x86::state::attr::P == 0 { 0 } else { access };
     Segment { selector: from.get_selector(), attr, limit: from.get_limit(), base: from.get_base() }
 }
 
@@ -111,8 +249,9 @@ fn table(from: x86_table::Reader<'_>) -> Table {
     Table { base: from.get_base(), limit: from.get_limit() }
 }
 
-/// Write the state of a parked vCPU.
+/// Write the state of a parked vCPU, which has taken in what waited for it. Guest time stands.
 pub fn save(vcpu: &mut Vcpu, index: u16, mut to: vcpu_state::Builder<'_>) {
+    let registers = keyed(vcpu);
     let (cpu, regs) = (&mut vcpu.runner.cpu, &vcpu.runner.regs.0);
     let state = cpu.save_state(regs);
     to.set_index(index);
@@ -122,27 +261,38 @@ pub fn save(vcpu: &mut Vcpu, index: u16, mut to: vcpu_state::Builder<'_>) {
         Run::WaitForSipi => RunState::WaitForInit,
         Run::Shutdown => RunState::Shutdown,
     });
-    let adjust = (msr::TSC_ADJUST, cpu.bus.tsc_adjust());
-    let mut list = to.reborrow().init_registers(state.msrs.len() as u32 + 1);
-    for (n, (index, value)) in state.msrs.iter().chain([&adjust]).enumerate() {
-        let mut r = list.reborrow().get(n as u32);
-        r.set_id(u64::from(*index));
-        r.set_size(MSR_BYTES);
-        r.set_value(&value.to_le_bytes());
-    }
-    let now = cpu.bus.now();
+    let registers: Vec<Register> = registers.into_iter().map(|(id, value)| register(id, value)).collect();
+    ::state::registers::write(to.reborrow().init_registers(registers.len() as u32), &registers);
+    let lapic = cpu.bus.lapic.save(cpu.bus.now());
     let mut core = to.init_cpu().init_x86();
-    core.set_lapic(&cpu.bus.lapic.to_page(now));
-    core.set_apic_base(cpu.bus.lapic.base());
-    core.set_tsc_deadline(cpu.bus.lapic.tsc_deadline());
+    core.set_lapic(&lapic.page);
+    core.set_apic_base(lapic.base);
+    core.set_apic_errors(lapic.errors);
+    core.set_apic_timer_start(lapic.started);
+    core.set_tsc_deadline(lapic.tsc_deadline);
     core.set_cr8(u64::from(cpu.bus.lapic.cr8()));
-    if vcpu.nmi {
-        core.reborrow().init_pending_event().set_nmi(());
-    }
+    write_pending(vcpu.injected, vcpu.nmi, core.reborrow());
     if let Some((_, efer)) = state.msrs.iter().find(|(i, _)| *i == msr::EFER) {
         core.set_efer(*efer);
     }
     write_core(&state, core);
+}
+
+fn write_pending(injected: Option<Exception>, nmi: bool, mut core: x86_core::Builder<'_>) {
+    core.set_nmi_pending(nmi && injected.is_some());
+    let mut event = core.init_pending_event();
+    match injected {
+        None if nmi => event.set_nmi(()),
+        None => event.set_none(()),
+        Some(Exception { source: Source::External, vector, .. }) => event.set_interrupt(vector),
+        Some(e) => {
+            let mut to = event.init_exception();
+            to.set_vector(e.vector);
+            to.set_has_error(e.error.is_some());
+            to.set_error(e.error.unwrap_or(0));
+            to.set_payload(e.cr2.unwrap_or(e.dr6));
+        }
+    }
 }
 
 fn write_core(state: &X86Core, mut core: x86_core::Builder<'_>) {
@@ -158,8 +308,14 @@ fn write_core(state: &X86Core, mut core: x86_core::Builder<'_>) {
         out.set_selector(s.selector);
         out.set_base(s.base);
         out.set_limit(s.limit);
-        out.set_access(s.attr);
+        out.set_access(if s.present() { s.attr } else { 0 });
         out.set_unusable(!s.present());
+    }
+    // The privilege level is SS's in the state, also where SS has nothing else.
+    if state.cr[0] & 1 != 0 {
+        let mut ss = segments.reborrow().get(guest_x86::Seg::Ss as u32);
+        let access = ss.reborrow().get_access() & !(3 << DPL) | u16::from(state.cpl) << DPL;
+        ss.set_access(access);
     }
     let write = |t: Table, mut out: x86_table::Builder<'_>| {
         out.set_base(t.base);
@@ -176,6 +332,12 @@ fn write_core(state: &X86Core, mut core: x86_core::Builder<'_>) {
     let mut debug = core.reborrow().init_debug(6);
     for (n, v) in state.dr.iter().enumerate() {
         debug.set(n as u32, *v);
+    }
+    if state.pdpte != [0; 4] {
+        let mut pdpte = core.reborrow().init_pdpte(4);
+        for (n, v) in state.pdpte.iter().enumerate() {
+            pdpte.set(n as u32, *v);
+        }
     }
     core.set_interrupt_shadow(u8::from(state.sti_shadow) | u8::from(state.mov_ss_shadow) << 1);
     core.set_nmi_blocked(state.nmi_blocked);
@@ -205,23 +367,41 @@ fn write_xsave(s: &X86Core) -> [u8; fx::XSAVE_SIZE] {
     area
 }
 
-/// Back from [`write_xsave`]; `area` is at least that long.
-fn read_xsave(s: &mut X86Core, area: &[u8]) {
+/// Back from [`write_xsave`], or from whatever else keeps the standard format. A component that the header leaves out is as
+/// after a reset (SDM 1, 13.6).
+fn read_xsave(s: &mut X86Core, area: &[u8]) -> Result<(), String> {
+    if area.len() < fx::XSAVE_SIZE {
+        return Err(format!("has {} bytes, fewer than {}", area.len(), fx::XSAVE_SIZE));
+    }
     let wide = |at: usize| {
         let mut b = [0; 16];
         b.copy_from_slice(&area[at..at + 16]);
         u128::from_le_bytes(b)
     };
+    let header = wide(fx::HEADER);
+    let (components, compact) = (header as u64, (header >> 64) as u64);
+    if compact != 0 {
+        return Err("is in the compacted format".to_owned());
+    }
+    if components & !u64::from(X87_AND_SSE) != 0 {
+        return Err(format!("has components {components:#x}, and x87 and SSE (0x3) are all that this CPU model has"));
+    }
     let control = wide(0);
-    (s.fcw, s.fsw, s.ftw, s.fop) =
-        (control as u16, (control >> 16) as u16, (control >> 32) as u8, (control >> 48) as u16);
-    (s.fip, s.fdp) = ((control >> 64) as u64, wide(16) as u64);
-    s.mxcsr = wide(fx::MXCSR) as u32 & mxcsr::WRITABLE;
-    let top = usize::from(s.fsw >> TOP & 7);
-    for n in 0..8 {
-        s.fpr[(top + n) % 8] = wide(fx::ST + 16 * n) & ((1 << 80) - 1);
+    s.mxcsr = wide(fx::MXCSR) as u32;
+    (s.fcw, s.fsw, s.ftw, s.fop) = (0x37f, 0, 0, 0);
+    if components & 1 != 0 {
+        (s.fcw, s.fsw, s.ftw, s.fop) =
+            (control as u16, (control >> 16) as u16, (control >> 32) as u8, (control >> 48) as u16);
+        (s.fip, s.fdp) = ((control >> 64) as u64, wide(16) as u64);
+        let top = usize::from(s.fsw >> TOP & 7);
+        for n in 0..8 {
+            s.fpr[(top + n) % 8] = wide(fx::ST + 16 * n) & ((1 << 80) - 1);
+        }
     }
-    for (n, v) in s.xmm.iter_mut().enumerate() {
-        *v = wide(fx::XMM + 16 * n);
+    if components & 2 != 0 {
+        for (n, v) in s.xmm.iter_mut().enumerate() {
+            *v = wide(fx::XMM + 16 * n);
+        }
     }
+    Ok(())
 }

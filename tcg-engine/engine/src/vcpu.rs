@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use guest_x86::{Cpu, Delivered, Runner, Why};
+use guest_x86::{Cpu, Delivered, Exception, Runner, Why};
 use vcpu_devices::inbox;
 
 use crate::bus::VcpuBus;
@@ -41,6 +41,11 @@ pub struct Vcpu {
     pub run: Run,
     /// An NMI waits to be taken.
     pub nmi: bool,
+    /// Loaded with the state: an interrupt that was acknowledged or an exception that was raised, and not delivered. It is
+    /// delivered before the next instruction.
+    pub injected: Option<Exception>,
+    /// A triple fault that came with a loaded state has to be reported.
+    announce: bool,
     /// Something may be deliverable: look before each block, since the guest may hold it back for a moment only.
     held: bool,
 }
@@ -58,10 +63,33 @@ enum Turn {
 impl Vcpu {
     /// After power-on.
     pub fn new(machine: &Arc<Machine>, index: u16) -> Vcpu {
+        let vcpu = Self::apart(machine, index);
+        vcpu.runner.cpu.bus.publish();
+        vcpu
+    }
+
+    /// After power-on, and not yet part of the machine: nobody knows of it.
+    pub fn apart(machine: &Arc<Machine>, index: u16) -> Vcpu {
         let bus = VcpuBus::new(machine.clone(), index);
         let cpu = Cpu::new(machine.model, machine.memory.clone(), bus);
         let run = if index == 0 { Run::Runnable } else { Run::WaitForSipi };
-        Vcpu { runner: Runner::new(cpu), run, nmi: false, held: true }
+        Vcpu { runner: Runner::new(cpu), run, nmi: false, injected: None, announce: false, held: true }
+    }
+
+    /// Let `other` take this one's place, which must be parked: what waited for this one is dropped, its code forgotten.
+    pub fn replace(&mut self, other: Vcpu) {
+        let done = self.runner.instructions;
+        self.forget_code();
+        *self = other;
+        self.runner.instructions = done;
+        self.bus().enter_machine();
+        self.held = true;
+    }
+
+    /// The run state that was loaded.
+    pub fn take_run(&mut self, run: Run) {
+        self.run = run;
+        self.announce = run == Run::Shutdown;
     }
 
     /// Its view of the machine.
@@ -76,11 +104,28 @@ impl Vcpu {
         self.nmi = false;
     }
 
+    /// Sleep: power-on, and waiting for a start, which neither interrupts nor NMIs are.
+    pub fn power_down(&mut self) {
+        self.reset();
+        self.run = Run::WaitForSipi;
+    }
+
+    /// Wake from S3: real mode at `vector`, which is below 1 MiB. Answers false, and does nothing, if it does not wait.
+    pub fn wake_at(&mut self, vector: u32) -> bool {
+        if self.run != Run::WaitForSipi {
+            return false;
+        }
+        self.nmi = false;
+        self.start_at((vector >> 4) as u16, u64::from(vector & 15));
+        true
+    }
+
     /// What INIT does: the processor, not its clocks (SDM 3A, table 10-1).
     fn reset_processor(&mut self) {
         self.runner.cpu.reset(&mut self.runner.regs.0);
         self.forget_code();
         self.run = if self.bus().index == 0 { Run::Runnable } else { Run::WaitForSipi };
+        (self.injected, self.announce) = (None, false);
         self.held = true;
     }
 
@@ -90,9 +135,10 @@ impl Vcpu {
         self.runner.cpu.lines.clear();
     }
 
-    /// Look at everything before the next block.
-    pub fn look(&mut self) {
-        self.held = true;
+    /// One turn of the run loop, for tests.
+    #[cfg(test)]
+    pub fn step(&mut self, machine: &Machine) {
+        let _ = self.turn(machine.gate.request(0).unwrap(), &machine.counters[0]);
     }
 
     /// Run until asked to park.
@@ -134,7 +180,13 @@ impl Vcpu {
             self.held = true;
         }
         if self.run != Run::Runnable {
-            return Turn::Sleep;
+            return if std::mem::take(&mut self.announce) { Turn::TripleFault } else { Turn::Sleep };
+        }
+        if let Some(e) = self.injected.take() {
+            self.runner.cpu.pending = Some(e);
+            if self.runner.cpu.deliver_pending(&mut self.runner.regs.0) == Delivered::Shutdown {
+                return Turn::TripleFault;
+            }
         }
         if self.held && self.deliver(counters) == Delivered::Shutdown {
             return Turn::TripleFault;
@@ -157,6 +209,13 @@ impl Vcpu {
         Turn::On
     }
 
+    /// A parked vCPU takes in all that waits for it, as it would before its next instruction, so that its state has it: the
+    /// messages of others, and a timer that is due.
+    pub fn settle(&mut self) {
+        self.take_in();
+        self.bus().check_timer();
+    }
+
     /// What others left for this vCPU.
     fn take_in(&mut self) {
         let events = self.bus().take_in();
@@ -173,10 +232,14 @@ impl Vcpu {
 
     /// Start-up: real mode at page `page` (SDM 3A, 10.4.4.2).
     fn start_at_page(&mut self, page: u8) {
+        self.start_at(u16::from(page) << 8, 0);
+    }
+
+    fn start_at(&mut self, selector: u16, offset: u64) {
         let (cpu, regs) = (&mut self.runner.cpu, &mut self.runner.regs.0);
         let cs = &mut cpu.sys.seg[guest_x86::Seg::Cs as usize];
-        (cs.selector, cs.base) = (u16::from(page) << 8, u64::from(page) << 12);
-        regs.set(ir::PC, 0);
+        *cs = cs.real(selector);
+        regs.set(ir::PC, offset);
         cpu.refresh(regs);
         self.run = Run::Runnable;
     }

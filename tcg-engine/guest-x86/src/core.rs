@@ -94,6 +94,41 @@ pub enum LoadError {
     },
 }
 
+impl X86Core {
+    /// Whether a processor can be in this state: modes that exclude each other, reserved bits. [`Cpu::load_state`] takes more than
+    /// this, whatever the guest then makes of it; a state that comes from outside is asked first. The register is named as the
+    /// schema has it.
+    ///
+    /// # Errors
+    /// [`LoadError::Value`].
+    pub fn check(&self, model: &cpu_model::Model) -> Result<(), LoadError> {
+        use crate::flags;
+        use crate::state::{cr0, cr4, efer};
+        let [cr0, _, cr3, cr4] = self.cr;
+        let efer = self.msrs.iter().find(|m| m.0 == cpu_model::msr::EFER).map_or(0, |m| m.1);
+        let long = efer & efer::LMA != 0;
+        let beyond = |v: u64, mask: u64| v & !mask != 0;
+        let wrong = [
+            ("cr0", cr0, beyond(cr0, cr0::ALL) || cr0 & cr0::ET == 0),
+            ("cr0", cr0, cr0 & cr0::PG != 0 && cr0 & cr0::PE == 0 || cr0 & cr0::NW != 0 && cr0 & cr0::CD == 0),
+            ("efer", efer, beyond(efer, efer::ALL | efer::LMA)),
+            ("efer", efer, long != (efer & efer::LME != 0 && cr0 & cr0::PG != 0)),
+            ("cr4", cr4, beyond(cr4, cr4::ALL) || cr4 & cr4::PCIDE != 0 && !long || long && cr4 & cr4::PAE == 0),
+            ("cr3", cr3, long && beyond(cr3, (1 << model.phys_bits) - 1)),
+            // Virtual-8086 mode is left out (see the crate's page).
+            ("rflags", self.rflags, beyond(self.rflags, flags::ALL & !flags::VM) || self.rflags & flags::ONE == 0),
+            ("xcr0", self.xcr0, beyond(self.xcr0, model.xcr0) || self.xcr0 & 1 == 0),
+            ("debug[4]", self.dr[4], beyond(self.dr[4], u32::MAX.into())),
+            ("debug[5]", self.dr[5], beyond(self.dr[5], u32::MAX.into())),
+            ("xsave.mxcsr", self.mxcsr.into(), self.mxcsr > 0xffff),
+        ];
+        match wrong.into_iter().find(|(_, _, wrong)| *wrong) {
+            Some((what, value, _)) => Err(LoadError::Value { what, value }),
+            None => Ok(()),
+        }
+    }
+}
+
 impl<B: Bus> Cpu<B> {
     /// The state, with lazy values evaluated.
     pub fn save_state(&mut self, regs: &Regs) -> X86Core {

@@ -3,6 +3,10 @@
 //! Time is the guest's, in nanoseconds; the timer counts the 25 MHz crystal that CPUID leaf 15h names, and in TSC-deadline
 //! mode compares with the TSC, which the caller converts. The APIC says through [`Action`]s what others must do.
 
+mod saved;
+
+pub use saved::{BadState, Saved};
+
 use crate::inbox::Taken;
 use crate::message::{Address, Delivery, Destination, Message};
 
@@ -14,6 +18,8 @@ pub const BASE_BSP: u64 = 1 << 8;
 pub const BASE_X2APIC: u64 = 1 << 10;
 /// IA32_APIC_BASE: enabled.
 pub const BASE_ENABLE: u64 = 1 << 11;
+/// The bits of IA32_APIC_BASE that may be set.
+const BASE_LEGAL: u64 = BASE_BSP | BASE_ENABLE | BASE_X2APIC | 0x0000_3fff_ffff_f000;
 /// Where the registers are after reset.
 pub const DEFAULT_BASE: u64 = 0xfee0_0000;
 
@@ -43,6 +49,8 @@ mod reg {
 }
 
 const MASKED: u32 = 1 << 16;
+/// Bits of the local vectors that software sets.
+const LVT_WRITABLE: [u32; 6] = [0x0007_00ff, 0x0001_07ff, 0x0001_07ff, 0x0001_a7ff, 0x0001_a7ff, 0x0001_00ff];
 const ESR_ILLEGAL_VECTOR_SENT: u32 = 1 << 5;
 const ESR_ILLEGAL_VECTOR_RECEIVED: u32 = 1 << 6;
 
@@ -135,10 +143,9 @@ impl Lapic {
     /// Write IA32_APIC_BASE (SDM 3A, "x2APIC State Transitions").
     pub fn set_base(&mut self, v: u64) -> Result<(), Gp> {
         const MODE: u64 = BASE_ENABLE | BASE_X2APIC;
-        let legal = BASE_BSP | MODE | 0x0000_3fff_ffff_f000;
         // x2APIC is entered from the enabled state and left through the disabled one.
         let illegal_move = matches!((self.base & MODE, v & MODE), (_, BASE_X2APIC) | (MODE, BASE_ENABLE) | (0, MODE));
-        if v & !legal != 0 || illegal_move {
+        if v & !BASE_LEGAL != 0 || illegal_move {
             return Err(Gp);
         }
         let was = self.base & MODE;
@@ -301,9 +308,8 @@ impl Lapic {
     }
 
     fn set_lvt(&mut self, i: usize, v: u32) -> Action {
-        const WRITABLE: [u32; 6] = [0x0007_00ff, 0x0001_07ff, 0x0001_07ff, 0x0001_a7ff, 0x0001_a7ff, 0x0001_00ff];
         let was_deadline = self.deadline_mode();
-        self.lvt[i] = v & WRITABLE[i] | if self.software_enabled() { 0 } else { MASKED };
+        self.lvt[i] = v & LVT_WRITABLE[i] | if self.software_enabled() { 0 } else { MASKED };
         if i == 0 {
             if was_deadline != self.deadline_mode() {
                 self.initial = 0;
@@ -489,52 +495,6 @@ impl Lapic {
         }
         true
     }
-
-    /// The register page for saved state: register n as four little-endian bytes at offset 16 n, 1024 bytes.
-    pub fn to_page(&self, now: u64) -> Vec<u8> {
-        let mut page = vec![0; 1024];
-        for n in 0..64u8 {
-            let v = match n {
-                reg::ICR_HIGH => (self.icr >> 32) as u32,
-                reg::ESR => self.esr,
-                _ => self.register(n, now).unwrap_or(0),
-            };
-            let at = usize::from(n) * 16;
-            page[at..at + 4].copy_from_slice(&v.to_le_bytes());
-        }
-        page
-    }
-
-    /// Back from [`Lapic::to_page`]; `None` if the page is too short.
-    pub fn from_page(page: &[u8], base: u64, tsc_deadline: u64, now: u64) -> Option<Lapic> {
-        let word = |n: u8| -> Option<u32> {
-            let at = usize::from(n) * 16;
-            Some(u32::from_le_bytes(page.get(at..at + 4)?.try_into().ok()?))
-        };
-        let bits = |first: u8| -> Option<[u32; 8]> {
-            let mut out = [0; 8];
-            for (i, o) in out.iter_mut().enumerate() {
-                *o = word(first + i as u8)?;
-            }
-            Some(out)
-        };
-        let mut l = Lapic::new(word(reg::ID)? >> 24, base & BASE_BSP != 0);
-        l.base = base;
-        (l.tpr, l.ldr, l.dfr, l.svr) =
-            (word(reg::TPR)? & 0xff, word(reg::LDR)?, word(reg::DFR)?, word(reg::SVR)? & 0x1ff);
-        (l.isr, l.tmr, l.irr) = (bits(reg::ISR)?, bits(reg::TMR)?, bits(reg::IRR)?);
-        l.esr = word(reg::ESR)?;
-        l.icr = u64::from(word(reg::ICR_LOW)?) | u64::from(word(reg::ICR_HIGH)?) << 32;
-        for (i, o) in l.lvt.iter_mut().enumerate() {
-            *o = word(reg::LVT_TIMER + i as u8)? & 0x0007_ffff;
-        }
-        (l.initial, l.divide) = (word(reg::TIMER_INITIAL)?, word(reg::TIMER_DIVIDE)? & 0xb);
-        let gone = l.initial.saturating_sub(word(reg::TIMER_CURRENT)?);
-        l.started = now.saturating_sub(u64::from(gone) * l.tick());
-        l.tsc_deadline = tsc_deadline;
-        l.update_ldr();
-        Some(l)
-    }
 }
 
 /// The highest set bit of a 256-bit register.
@@ -631,19 +591,5 @@ mod tests {
         assert_eq!((m.destination, m.vector), (Destination::Physical(5), 0x40));
         l.set_base(DEFAULT_BASE).unwrap();
         assert!(!l.is_enabled() && l.passes_extint());
-    }
-
-    #[test]
-    fn the_page_round_trips() {
-        let mut l = enabled();
-        l.accept(0x41, true);
-        l.write(0x3e0, 0xb, 0);
-        l.write(0x320, 0x2_0031, 0);
-        l.write(0x380, 1000, 0);
-        let at = 123 * TICK_NS;
-        let back = Lapic::from_page(&l.to_page(at), l.base(), 0, at).unwrap();
-        assert_eq!(back.to_page(at + 5 * TICK_NS), l.to_page(at + 5 * TICK_NS));
-        assert_eq!(back.pending(), Some(0x41));
-        assert!(Lapic::from_page(&[0; 100], 0, 0, 0).is_none());
     }
 }

@@ -9,5 +9,5 @@ pub mod lapic;
 pub mod message;
 
 pub use inbox::Inbox;
-pub use lapic::{Action, Gp, Lapic};
+pub use lapic::{Action, BadState, Gp, Lapic, Saved};
 pub use message::{Delivery, Destination, Message};

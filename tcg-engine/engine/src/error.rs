@@ -1,0 +1,67 @@
+//! Why a request is refused: what the supervisor's answer says beside the reason.
+
+use std::fmt;
+
+use ::state::StateError;
+
+/// A refusal with a code of its own.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Stable, such as `state.refused`.
+    pub code: &'static str,
+    /// Why.
+    pub why: String,
+    /// What can be done.
+    pub remedy: &'static str,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// The process has no area for its state.
+pub const NO_AREA: &str = "state.none";
+/// A state is refused, and nothing has changed.
+pub const REFUSED: &str = "state.refused";
+/// A vCPU waits for a page of RAM.
+pub const BLOCKED: &str = "state.blocked";
+/// The guest's vector for waking from S3 is no good.
+pub const VECTOR: &str = "s3.vector";
+
+impl Refusal {
+    /// Without an area.
+    pub fn no_area() -> Refusal {
+        Refusal {
+            code: NO_AREA,
+            why: "the setup gave this process no descriptor \"state\"".to_owned(),
+            remedy: "start the VM with a supervisor of the same release",
+        }
+    }
+
+    /// A state that is not taken.
+    pub fn state(e: &StateError) -> Refusal {
+        Refusal {
+            code: REFUSED,
+            why: e.to_string(),
+            remedy: "use a snapshot that this version can read, and that is whole",
+        }
+    }
+
+    /// A vCPU stands in the middle of an instruction.
+    pub fn blocked() -> Refusal {
+        Refusal {
+            code: BLOCKED,
+            why: "a vCPU waits for a page of RAM that has not come".to_owned(),
+            remedy: "wait until memory is complete; if a part of it is damaged, restore from another snapshot",
+        }
+    }
+
+    /// Waking from S3 fails.
+    pub fn vector(why: String) -> Refusal {
+        Refusal { code: VECTOR, why, remedy: "reset the VM: its guest went to sleep without a place to wake at" }
+    }
+}

@@ -1,0 +1,116 @@
+//! A machine in memory, for the tests of this process: no devices, no threads.
+
+use std::ops::Deref;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use doorbell::{
+    Answer, Device, DeviceArea, DeviceClient, EventFd, Header, Operation, Role, Server, SpinPolicy, create_windows,
+};
+use guest_memory::{Access, DirtyLayout, DirtyLog, Layout, Memfd, Ram};
+use state::{MEMFD_BYTES, StateArea};
+use vcpu_devices::Inbox;
+
+use crate::irq::{Bells, Line};
+use crate::machine::{Machine, VcpuCounters};
+use crate::park::Gate;
+use crate::vcpu::Vcpu;
+use crate::{Engine, Identity};
+
+/// Bytes of RAM.
+pub const RAM: u64 = 1 << 20;
+
+/// Its RAM.
+pub fn memory() -> mem::Memory {
+    let ram = Memfd::create("ram", RAM).unwrap();
+    let dirty = Memfd::create("dirty", DirtyLayout::new(RAM).len).unwrap();
+    DirtyLog::format(dirty.as_fd(), RAM).unwrap();
+    mem::Memory {
+        ram: Ram::map(ram.as_fd(), RAM, Access::ReadWrite).unwrap(),
+        layout: Layout::pc(RAM).unwrap(),
+        marks: DirtyLog::map(dirty.as_fd(), RAM).unwrap(),
+    }
+}
+
+/// The board's side of a machine.
+pub struct Board {
+    header: Header,
+    windows: OwnedFd,
+}
+
+impl Deref for Board {
+    type Target = Header;
+
+    fn deref(&self) -> &Header {
+        &self.header
+    }
+}
+
+impl Board {
+    /// Answer one interrupt-acknowledge cycle with `vector`, from another thread.
+    pub fn acknowledge(&self, vector: u8) -> JoinHandle<()> {
+        let area = DeviceArea::map(self.windows.as_fd(), 0).unwrap();
+        std::thread::spawn(move || {
+            let mut server = Server::attach(area, 1, 0u64).unwrap().0;
+            while server.serve(&mut Pic(vector)).requests == 0 {
+                std::thread::yield_now();
+            }
+        })
+    }
+}
+
+struct Pic(u8);
+
+impl Device for Pic {
+    type State = u64;
+
+    fn access(&mut self, _: &mut u64, access: &doorbell::Access) -> Answer {
+        assert_eq!(access.operation, Operation::InterruptAcknowledge);
+        Answer::Done(self.0.into())
+    }
+
+    fn publish(&mut self, _: &u64, _: &DeviceArea) {}
+}
+
+/// The machine, and its board.
+pub fn machine() -> (Arc<Machine>, Board) {
+    let windows = create_windows().unwrap();
+    let header = Arc::new(Header::map(windows.as_fd(), Role::Engine).unwrap());
+    let area = DeviceArea::map(windows.as_fd(), 0).unwrap();
+    let board = Arc::new(DeviceClient::new(area, EventFd::new().unwrap(), 0, SpinPolicy::Block));
+    let list = doorbell::board::windows(machine_model::MachineVersion::Q35_0.machine(), 0);
+    let machine = Machine {
+        memory: Arc::new(memory()),
+        windows: doorbell::Bus::new(header.clone(), list, std::slice::from_ref(&board)).unwrap(),
+        header,
+        clients: vec![board.clone()],
+        board,
+        model: cpu_model::by_name("atoll-v2").unwrap(),
+        inboxes: vec![Inbox::default()],
+        counters: vec![VcpuCounters::default()],
+        gate: Gate::new(1),
+        delivery: Mutex::default(),
+    };
+    let header = Header::map(windows.as_fd(), Role::Board).unwrap();
+    (Arc::new(machine), Board { header, windows })
+}
+
+/// Lines of an [`engine`].
+pub const LINES: [usize; 2] = [4, 5];
+
+/// An engine around a [`machine`], without threads, and its board.
+pub fn engine() -> (Engine, Board) {
+    let (machine, board) = machine();
+    let memfd = Memfd::create("state", MEMFD_BYTES).unwrap();
+    let area = Some(StateArea::map(memfd.as_fd(), 0).unwrap());
+    let lines = LINES.map(|number| Line { number, bell: EventFd::new().unwrap() }).into();
+    let engine = Engine {
+        vcpus: vec![Arc::new(Mutex::new(Vcpu::new(&machine, 0)))],
+        machine,
+        bells: Arc::new(Bells { lines, notify: EventFd::new().unwrap() }),
+        identity: Identity { name: "engine".to_owned(), machine: "q35-0".to_owned(), area },
+        on_demand: false,
+    };
+    (engine, board)
+}
