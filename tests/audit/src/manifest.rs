@@ -58,6 +58,7 @@ pub const ROWS: [Row; 6] = [
 const BOARD: u16 = 0;
 const SERIAL: u16 = 1;
 const PAGE: u64 = 4096;
+const STATE_ROW: u64 = 1 << 20;
 /// More than the keeper's tables and its standard library ever take.
 const KEEPER_MEMORY: u64 = 16 << 20;
 
@@ -93,9 +94,9 @@ impl Row {
             .shared("/memfd:status", "rw-s", self.status * PAGE, PAGE);
         match self.kind {
             Kind::Supervisor => supervisor(expected, shape),
-            Kind::EngineTcg => engine(expected, shape),
-            Kind::Board => board(expected),
-            Kind::Serial => serial(expected, shape),
+            Kind::EngineTcg => state(engine(expected, shape), 0),
+            Kind::Board => state(board(expected), 1),
+            Kind::Serial => state(serial(expected, shape), 2),
             _ => loader(expected, shape),
         }
     }
@@ -110,15 +111,20 @@ fn area(expected: Expectation, device: u16) -> Expectation {
     windows(expected, "rw-s", (area_offset(device), AREA_LEN))
 }
 
+/// A process's row of the memfd in which states are left.
+fn state(expected: Expectation, row: u64) -> Expectation {
+    expected.shared("/memfd:state", "rw-s", row * STATE_ROW, STATE_ROW)
+}
+
 /// Everything that must survive a process, and what it needs to start and watch processes.
 fn keeper(mut expected: Expectation, shape: &Shape, outside: &Outside) -> Expectation {
     let (loading, console) = (usize::from(shape.loading), usize::from(shape.console));
     let islets = 3 + loading;
-    for binary in ["supervisor", "engine", "board", "serial", "loader"] {
+    for binary in ["supervisor", "engine", "board", "serial", "loader", "streamer"] {
         let path = outside.binaries.join(binary).display().to_string();
         expected = expected.descriptors(1, &path, Access::Read);
     }
-    for memfd in ["config", "kernel", "ram", "dirty", "windows", "status", "status", "events", "adoption"] {
+    for memfd in ["config", "kernel", "ram", "dirty", "windows", "status", "status", "state", "events", "adoption"] {
         expected = expected.descriptors(1, &format!("/memfd:{memfd}"), Access::ReadWrite);
     }
     if shape.initrd {
@@ -128,8 +134,8 @@ fn keeper(mut expected: Expectation, shape: &Shape, outside: &Outside) -> Expect
     // Its log as it came and opened anew; the launcher's socket, whose end is the VM's in the foreground.
     expected = expected.descriptor(2, &log, Access::Write).descriptors(1, &log, Access::Write);
     expected = expected.descriptors(usize::from(shape.foreground), "socket", Access::ReadWrite);
-    // Listener, report, supervisor; the control sockets of the islets; the console.
-    expected = expected.descriptors(3 + islets + console, "socket", Access::ReadWrite);
+    // Listeners for clients and their descriptors, report, supervisor; the control sockets of the islets; the console.
+    expected = expected.descriptors(4 + islets + console, "socket", Access::ReadWrite);
     // Each process's log and its end.
     expected =
         expected.descriptors(1 + islets, "pipe", Access::Read).descriptors(1 + islets, "pidfd", Access::ReadWrite);
@@ -148,8 +154,8 @@ fn supervisor(mut expected: Expectation, shape: &Shape) -> Expectation {
     for memfd in ["status", "events", "adoption"] {
         expected = expected.descriptors(1, &format!("/memfd:{memfd}"), Access::ReadWrite);
     }
-    // The keeper's link once more and each islet's twice, since the event loop has copies; listener, report.
-    let expected = expected.descriptors(1 + 2 * islets + 2, "socket", Access::ReadWrite);
+    // The keeper's link once more and each islet's twice, since the event loop has copies; listeners, report.
+    let expected = expected.descriptors(1 + 2 * islets + 3, "socket", Access::ReadWrite);
     // The event loop: to wait, to change what is waited for, to be woken.
     let expected = expected.descriptors(2, "eventpoll", Access::ReadWrite).descriptors(1, "eventfd", Access::ReadWrite);
     windows(expected, "r--s", CLOCK_PAGES)

@@ -566,11 +566,7 @@ impl Driver {
     }
 
     /// Takes the files of a snapshot, and begins its job.
-    pub fn snapshot(
-        &mut self,
-        files: &[String],
-        descriptors: Vec<OwnedFd>,
-    ) -> anyhow::Result<Result<Begun, Problem>> {
+    pub fn snapshot(&mut self, files: &[String], descriptors: Vec<OwnedFd>) -> anyhow::Result<Result<Begun, Problem>> {
         let refuse = |code: &str, why: String| {
             let remedy = "send the descriptors of the files that 'snapshotFiles' names, in the order of 'files'";
             Ok(Err(Problem::new(code, "the snapshot", why, remedy)))

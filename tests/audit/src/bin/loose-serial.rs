@@ -93,8 +93,9 @@ fn prepare(order: &Order, mut received: Vec<Option<OwnedFd>>, link: &Link, loose
     if loosening == "neighbour" {
         areas.push(DeviceArea::map(windows.as_fd(), NEIGHBOUR)?);
     }
+    let saved = state::StateArea::map(take("state")?.as_fd(), order.state_row)?;
     // Mapped for as long as the process lives.
-    std::mem::forget(areas);
+    std::mem::forget((areas, saved));
     let (kick, irq) = (take("kick")?, take("irq")?);
     let (irq, dropped) = match loosening {
         "missing-descriptor" => (None, vec![windows, irq]),
