@@ -257,11 +257,7 @@ impl Islet {
         if let Err(problem) = self.quiet_area() {
             return Ok(Say::Failed(problem));
         }
-        // What was posted or forwarded after the board had paused is part of the state.
-        self.board.settle();
-        self.board.take_exchange();
-        self.server.serve(&mut self.board);
-        self.board.flush(self.server.area()).map_err(Problem::shared)?;
+        saved::settle(&mut self.board, &mut self.server).map_err(Problem::shared)?;
         let left = self.quiet_area().and_then(|area| {
             saved::leave(&self.board, area, self.machine, machine).map_err(|error| Problem::refused(&error))
         });
@@ -279,10 +275,7 @@ impl Islet {
             Ok(chipset) => chipset,
             Err(problem) => return Ok(Say::Failed(problem)),
         };
-        self.board.discard();
-        self.server.serve(&mut self.board);
-        self.board.replace(chipset);
-        self.board.flush(self.server.area()).map_err(Problem::shared)?;
+        saved::replace(&mut self.board, &mut self.server, chipset).map_err(Problem::shared)?;
         Ok(Say::Done)
     }
 

@@ -2,6 +2,7 @@
 //!
 //! The one idea: a load makes a whole new chipset of the message before it touches the one that is there.
 
+use doorbell::Server;
 use machine_model::Machine;
 use state::{Kind, Left, Message, StateArea, StateError};
 use wire::saved_capnp::saved_state;
@@ -11,6 +12,29 @@ use crate::serve::Board;
 
 /// The board's name in its saved state.
 const PROCESS: &str = "board";
+
+/// Carries out, on a quiet board, what the guest had posted and the engine has forwarded or ended, also after the board had
+/// paused: all of that is part of the state.
+///
+/// # Errors
+/// As [`Board::flush`].
+pub fn settle(board: &mut Board, server: &mut Server<()>) -> doorbell::Result<()> {
+    board.settle();
+    board.take_exchange();
+    server.serve(board);
+    board.flush(server.area())
+}
+
+/// Puts a chipset that was read into the place of what was. What the old one had under way is dropped.
+///
+/// # Errors
+/// As [`Board::flush`].
+pub fn replace(board: &mut Board, server: &mut Server<()>, chipset: Chipset) -> doorbell::Result<()> {
+    board.discard();
+    server.serve(board);
+    board.replace(chipset);
+    board.flush(server.area())
+}
 
 /// The state of a quiet, settled board of `machine` as a message, as of the machine version `wanted`.
 ///

@@ -139,8 +139,8 @@ impl Board {
         });
     }
 
-    /// Prepares [`Board::save`] and [`Board::load`] of a quiet board: what the guest had posted and the engine forwarded is
-    /// carried out when the ring is served and the exchange taken, even if the guest has asked for the end of its run.
+    /// Prepares [`Board::save`] of a quiet board: what the guest had posted is carried out when the ring is served, even if the
+    /// guest has asked for the end of its run (see [`crate::saved::settle`]).
     pub fn settle(&mut self) {
         if self.mode == Mode::Ended {
             self.mode = Mode::Serving;

@@ -18,6 +18,7 @@ use link::capnp::{Scratch, recv_message, send_message};
 use link::{Deadline, Inbox, Link, Peer};
 use machine_model::MachineVersion;
 use spawn::{Child, Command, ExitCause, Image};
+use state::{Left, StateArea};
 use wire::islet_capnp::{from_islet, to_islet};
 
 const INCARNATION: u32 = 7;
@@ -38,7 +39,11 @@ struct Vm {
     notify: EventFd,
     exit: Arc<AtomicU32>,
     status: &'static StatusPage,
+    state: OwnedFd,
 }
+
+/// Row of the state memfd.
+const STATE_ROW: u16 = 1;
 
 /// What the board said, as far as the tests look at it.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,11 +55,19 @@ enum Said {
     PowerOff,
     Reset,
     DebugExit(u32),
+    Suspend,
+    Wake(String),
+    Saved(Left),
 }
 
 impl Vm {
     /// Starts the board process and sends its setup; `leave_out` names a descriptor that is not sent.
     fn start(leave_out: &str) -> Self {
+        Self::start_with(leave_out, Memfd::create("state", state::MEMFD_BYTES).unwrap())
+    }
+
+    /// The same, with a memfd for states.
+    fn start_with(leave_out: &str, state: OwnedFd) -> Self {
         let machine = MachineVersion::Q35_0.machine();
         let image = Image::open(env!("CARGO_BIN_EXE_board")).unwrap();
         let (link, theirs) = Link::pair(Peer::new("supervisor", 1), Peer::new("board", INCARNATION)).unwrap();
@@ -78,11 +91,13 @@ impl Vm {
         let mut setup = root.init_setup();
         setup.set_machine(machine.name);
         setup.set_name("board");
+        setup.set_state_row(STATE_ROW);
         let all = [
             ("windows", windows.as_fd()),
             ("status", status.as_fd()),
             ("kick", kick.as_fd()),
             ("notify", notify.as_fd()),
+            ("state", state.as_fd()),
         ];
         let sent: Vec<_> = all.into_iter().filter(|(name, _)| *name != leave_out).collect();
         let mut list = setup.reborrow().init_descriptors(sent.len() as u32);
@@ -98,7 +113,7 @@ impl Vm {
         let list = doorbell::board::windows(machine, 0);
         let bus = Arc::new(Bus::new(header.clone(), list, std::slice::from_ref(&client)).unwrap());
         let exit = Arc::new(AtomicU32::new(0));
-        Self { child, link, inbox: Inbox::new(), next_id: 2, header, client, bus, notify, exit, status: page }
+        Self { child, link, inbox: Inbox::new(), next_id: 2, header, client, bus, notify, exit, status: page, state }
     }
 
     fn running() -> Self {
@@ -115,7 +130,11 @@ impl Vm {
         let said = match message.which().unwrap() {
             from_islet::Ready(()) => Said::Ready,
             from_islet::Done(()) => Said::Done,
-            from_islet::Failed(failed) => Said::Failed(failed.unwrap().get_why().unwrap().to_string().unwrap()),
+            from_islet::Failed(failed) => {
+                let failed = failed.unwrap();
+                let (why, code) = (failed.get_why().unwrap(), failed.get_code().unwrap());
+                Said::Failed(format!("{} [{}]", why.to_str().unwrap(), code.to_str().unwrap()))
+            }
             from_islet::Statistics(statistics) => {
                 let counters = statistics.unwrap().get_counters().unwrap();
                 let row = |c: wire::engine_capnp::counter::Reader<'_>| {
@@ -126,6 +145,15 @@ impl Vm {
             from_islet::GuestPowerOff(()) => Said::PowerOff,
             from_islet::GuestReset(()) => Said::Reset,
             from_islet::DebugExit(value) => Said::DebugExit(value),
+            from_islet::GuestSuspend(()) => Said::Suspend,
+            from_islet::GuestWake(cause) => Said::Wake(cause.unwrap().to_string().unwrap()),
+            from_islet::Saved(saved) => {
+                let saved = saved.unwrap();
+                Said::Saved(Left {
+                    length: saved.get_length(),
+                    digest: saved.get_digest().unwrap().try_into().unwrap(),
+                })
+            }
             _ => panic!("an unexpected message"),
         };
         (message.get_in_reply_to(), said)
@@ -160,6 +188,18 @@ impl Vm {
                 Some(value) => bus.write(window, address, width, value, 0, attributes, &exit).map(|()| 0),
                 None => bus.read(window, address, width, 0, attributes, &exit),
             }
+        })
+    }
+
+    fn save(&mut self) -> Said {
+        self.ask(|mut m| m.set_save("q35-0"))
+    }
+
+    fn load(&mut self, left: Left) -> Said {
+        self.ask(|m| {
+            let mut load = m.init_load();
+            load.set_length(left.length);
+            load.set_digest(&left.digest);
         })
     }
 
@@ -291,4 +331,103 @@ fn a_board_whose_supervisor_is_gone_ends() {
     let exit = child.wait(Some(Duration::from_secs(30))).unwrap().expect("the board ends");
     let cause = ExitCause::decode(exit, Some(&status.snapshot()));
     assert!(matches!(cause, ExitCause::LostPeer { .. }), "{cause}");
+}
+
+fn failed(said: Said, words: [&str; 2]) {
+    let Said::Failed(why) = said else { panic!("{said:?}") };
+    assert!(words.iter().all(|word| why.contains(word)), "{why}");
+}
+
+#[test]
+fn a_state_is_saved_and_another_process_goes_on_with_it() {
+    let mut vm = Vm::running();
+    failed(vm.save(), ["running", "[state.running]"]);
+    failed(vm.load(Left::default()), ["running", "[state.running]"]);
+    vm.redirect(4, 0x34);
+    vm.outp(0x21, 0xFF);
+    vm.outp(0x70, 0x50);
+    vm.outp(0x71, 0x99);
+    assert_eq!(vm.ask(|mut m| m.set_pause(())), Said::Done);
+    let Said::Saved(left) = vm.save() else { panic!("a state") };
+    assert_eq!(vm.save(), Said::Saved(left), "the same twice");
+    failed(vm.ask(|mut m| m.set_save("q35-9")), ["q35-9", "[state.refused]"]);
+    let state = vm.state.try_clone().unwrap();
+    drop(vm);
+
+    let mut other = Vm::start_with("", state);
+    assert_eq!(other.hear(), (1, Said::Ready));
+    failed(other.load(Left { length: left.length - 8, ..left }), ["digest", "[state.refused]"]);
+    failed(other.ask(|m| m.init_load().set_digest(b"short")), ["32 bytes", "[board.unsupported]"]);
+    assert_eq!(other.load(left), Said::Done);
+    assert_eq!(other.save(), Said::Saved(left), "nothing has run");
+    assert_eq!(other.header.route(4).1, Route::Msi { address: 0xFEE0_0000, data: 0x4034 });
+    assert_eq!(other.ask(|mut m| m.set_run(())), Said::Done);
+    assert_eq!((other.inp(0x21), other.inp(0x71)), (0xFF, 0x99));
+
+    // A state of the right digest whose field is wrong.
+    assert_eq!(other.ask(|mut m| m.set_pause(())), Said::Done);
+    let area = StateArea::map(other.state.as_fd(), STATE_ROW).unwrap();
+    let mut message = state::begin("board", "q35-0", state::Kind::Board).unwrap();
+    state::finish(&mut message).unwrap();
+    failed(other.load(area.leave(&message).unwrap()), ["'board.ioapic", "[state.refused]"]);
+    assert_eq!(other.ask(|mut m| m.set_run(())), Said::Done);
+    assert_eq!(other.inp(0x71), 0x99, "as it was");
+}
+
+#[test]
+fn without_an_area_for_states_there_are_none() {
+    let mut vm = Vm::start("state");
+    assert_eq!(vm.hear(), (1, Said::Ready));
+    failed(vm.save(), ["'state'", "[state.none]"]);
+    failed(vm.load(Left::default()), ["'state'", "[state.none]"]);
+}
+
+/// Sets an alarm two seconds ahead, with its event enabled, and goes to sleep; answers the vCPU that waits.
+fn suspend(vm: &mut Vm) -> JoinHandle<Result<u64, Unanswered>> {
+    // The clock shows 22:13:20 at guest time zero.
+    for (index, value) in [(1, 0x22), (3, 0xC0), (5, 0xC0), (0x0B, 0x22)] {
+        vm.outp(0x70, index);
+        vm.outp(0x71, value);
+    }
+    vm.access(Space::Port, 0x602, 2, Some(0x0400)).join().unwrap().unwrap();
+    let waiting = vm.access(Space::Port, 0x604, 2, Some(0x3401));
+    assert_eq!(vm.hear(), (0, Said::Suspend));
+    waiting
+}
+
+#[test]
+fn a_suspended_machine_is_woken_by_its_alarm_also_by_another_process() {
+    let mut vm = Vm::running();
+    failed(vm.ask(|mut m| m.set_wake(())), ["not suspended", "[s3.awake]"]);
+    let waiting = suspend(&mut vm);
+    vm.withdraw(waiting);
+    assert_eq!(vm.ask(|mut m| m.set_pause(())), Said::Done);
+    let Said::Saved(left) = vm.save() else { panic!("a state") };
+    let state = vm.state.try_clone().unwrap();
+    drop(vm);
+    let mut vm = Vm::start_with("", state);
+    assert_eq!(vm.hear(), (1, Said::Ready));
+    assert_eq!(vm.load(left), Said::Done);
+    assert_eq!(vm.ask(|mut m| m.set_run(())), Said::Done);
+    // Just before the alarm; the process has to wake up for it by itself.
+    vm.header.run_clock(1_999_000_000);
+    assert_eq!(vm.hear(), (0, Said::Wake("rtc".into())));
+    assert_eq!(vm.ask(|mut m| m.set_wake(())), Said::Done);
+    failed(vm.ask(|mut m| m.set_wake(())), ["not suspended", "[s3.awake]"]);
+    let status = vm.access(Space::Port, 0x600, 2, None).join().unwrap().unwrap();
+    assert_eq!(status & 0x8400, 0x8400);
+}
+
+#[test]
+fn the_power_button_wakes_a_suspended_machine_and_a_reset_ends_its_sleep() {
+    let mut vm = Vm::running();
+    let waiting = suspend(&mut vm);
+    vm.withdraw(waiting);
+    let button = vm.send(INCARNATION, |mut m| m.set_power_button(()));
+    let said = [vm.hear(), vm.hear()];
+    assert!(said.contains(&(0, Said::Wake("button".into()))) && said.contains(&(button, Said::Done)), "{said:?}");
+    assert_eq!(vm.ask(|mut m| m.set_pause(())), Said::Done);
+    assert_eq!(vm.ask(|mut m| m.set_reset(())), Said::Done);
+    assert_eq!(vm.ask(|mut m| m.set_run(())), Said::Done);
+    failed(vm.ask(|mut m| m.set_wake(())), ["not suspended", "[s3.awake]"]);
 }

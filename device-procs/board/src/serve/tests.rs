@@ -12,6 +12,8 @@ use machine_model::MachineVersion;
 
 use super::*;
 
+mod saved;
+
 /// Board and engine in one process: each access of the guest runs in a thread of its own while the board serves.
 struct Rig {
     board: Board,

@@ -4,6 +4,7 @@
 
 mod control;
 mod kill9;
+mod saved;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -21,6 +22,8 @@ use wire::islet_capnp::{from_islet, to_islet};
 const BASE: u64 = 0x3f8;
 const AREA: u16 = 7;
 const STATUS_ROW: u16 = 3;
+const STATE_ROW: u16 = 2;
+const MACHINE: &str = "q35-0";
 /// No step of a healthy process takes long; a lost wake-up would take for ever.
 const PATIENCE: Duration = Duration::from_secs(60);
 static NO_EXIT: AtomicU32 = AtomicU32::new(0);
@@ -29,6 +32,7 @@ static NO_EXIT: AtomicU32 = AtomicU32::new(0);
 struct Vm {
     windows: OwnedFd,
     status: OwnedFd,
+    state: OwnedFd,
     kick: EventFd,
     irq: EventFd,
     /// The serial port's end of its console, held for successors.
@@ -43,6 +47,7 @@ impl Vm {
     fn new() -> (Self, UnixStream) {
         let windows = create_windows().unwrap();
         let status = guest_memory::Memfd::create("status", 8 * 4096).unwrap();
+        let state = guest_memory::Memfd::create("state", state::MEMFD_BYTES).unwrap();
         let (kick, irq) = (EventFd::new().unwrap(), EventFd::new().unwrap());
         let (console, theirs) = UnixStream::pair().unwrap();
         let area = DeviceArea::map(windows.as_fd(), AREA).unwrap();
@@ -51,7 +56,7 @@ impl Vm {
         let list = vec![doorbell::uart::window("serial0", BASE as u16, AREA)];
         let bus = Bus::new(header, list, std::slice::from_ref(&client)).unwrap();
         let image = Image::open(env!("CARGO_BIN_EXE_serial")).unwrap();
-        (Self { windows, status, kick, irq, console: console.into(), client, bus, image }, theirs)
+        (Self { windows, status, state, kick, irq, console: console.into(), client, bus, image }, theirs)
     }
 
     fn read(&self, vcpu: u16, register: u64) -> u64 {
@@ -86,15 +91,27 @@ impl Vm {
 
     /// Starts a process with everything in place, up to its `run`.
     fn start(&self, incarnation: u32) -> Process {
-        let fds =
-            [self.status.as_fd(), self.windows.as_fd(), self.kick.as_fd(), self.irq.as_fd(), self.console.as_fd()];
+        let mut process = self.start_paused(incarnation);
+        process.done(|mut m| m.set_run(()));
+        process
+    }
+
+    /// The same, without the `run`.
+    fn start_paused(&self, incarnation: u32) -> Process {
+        let fds = [
+            self.status.as_fd(),
+            self.windows.as_fd(),
+            self.kick.as_fd(),
+            self.irq.as_fd(),
+            self.console.as_fd(),
+            self.state.as_fd(),
+        ];
         let fill = |mut message: to_islet::Builder<'_>| {
             message.set_incarnation(incarnation);
-            fill_setup(message, &["status", "windows", "kick", "irq", "console"], "console");
+            fill_setup(message, &["status", "windows", "kick", "irq", "console", "state"], "console");
         };
         let mut process = self.start_with(incarnation, fill, &fds);
         process.expect(1, |answer| assert!(matches!(answer, from_islet::Ready(()))));
-        process.done(|mut m| m.set_run(()));
         process
     }
 }
@@ -103,6 +120,8 @@ fn fill_setup(message: to_islet::Builder<'_>, names: &[&str], console: &str) {
     let mut setup = message.init_setup();
     setup.set_name("serial0");
     setup.set_status_slot(STATUS_ROW);
+    setup.set_state_row(STATE_ROW);
+    setup.set_machine(MACHINE);
     let mut list = setup.reborrow().init_descriptors(names.len() as u32);
     for (index, name) in names.iter().enumerate() {
         let mut named = list.reborrow().get(index as u32);
