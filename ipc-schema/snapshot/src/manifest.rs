@@ -459,3 +459,6 @@ impl RamFile {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
