@@ -216,9 +216,10 @@ fn states_of_random_bytes_do_no_harm() {
 
 #[test]
 fn a_refusal_names_the_field() {
+    type Change = fn(board_state::Builder<'_>);
     let chipset = fresh();
-    let refusal = |change: fn(board_state::Builder<'_>)| refusal(&chipset, change);
-    let cases: [(fn(board_state::Builder<'_>), &str); 22] = [
+    let refusal = |change: Change| refusal(&chipset, change);
+    let cases: [(Change, &str); 22] = [
         (
             |s| s.get_pit().unwrap().get_channels().unwrap().get(2).set_mode(9),
             "'board.pit.channels[2].mode': 9 is no mode",
@@ -227,7 +228,7 @@ fn a_refusal_names_the_field() {
         (|s| s.get_pit().unwrap().get_channels().unwrap().get(1).set_start_tick(u64::MAX), "channels[1].startTick"),
         (|s| s.get_pit().unwrap().get_channels().unwrap().get(1).init_paused().set_at_tick(1 << 60), "paused.atTick"),
         (|s| s.get_pit().unwrap().get_channels().unwrap().get(1).set_latched_bytes(4), "channels[1].latchedBytes"),
-        (|s| drop(s.get_pit().unwrap().init_channels(2)), "'board.pit.channels': has 2 elements; it must have 3"),
+        (|s| _ = s.get_pit().unwrap().init_channels(2), "'board.pit.channels': has 2 elements; it must have 3"),
         (|s| s.get_pit().unwrap().set_reported_tick(u64::MAX), "board.pit.reportedTick"),
         (|s| s.get_pic().unwrap().get_master().unwrap().set_first_priority(8), "board.pic.master.firstPriority"),
         (|s| s.get_pic().unwrap().get_master().unwrap().set_request(4), "board.pic.master.request"),
