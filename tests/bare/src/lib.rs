@@ -4,7 +4,7 @@
 //! The processes are the real binaries, locked down as always; only the namespaces are those of `spawn::keeper`.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use link::capnp::{Scratch, recv_message, send_message};
 use link::{Deadline, Inbox, Link, Peer};
 use machine_model::{Machine, MachineVersion};
 use spawn::{Child, Command, Image};
+use state::Left;
 use wire::engine_capnp::{AddressSpace, engine_setup, register_window};
 use wire::islet_capnp::{from_islet, setup, to_islet};
 use wire::state_capnp::vcpu_state;
@@ -29,6 +30,8 @@ const SERIAL: u16 = 1;
 const INCARNATION: u32 = 1;
 /// For a process to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+pub mod solo;
 
 /// What to boot.
 pub struct Guest<'a> {
@@ -48,6 +51,10 @@ pub struct Islet {
     pub child: Child,
     /// Its control socket.
     pub link: Link,
+    /// Descriptors that came with its last message.
+    pub received: Vec<OwnedFd>,
+    /// What it said to its setup.
+    pub ready: Said,
     inbox: Inbox,
     next: u64,
 }
@@ -59,7 +66,11 @@ pub enum Said {
     Ready,
     /// A request is done.
     Done,
-    /// It failed: what and why.
+    /// Locked down, with a userfaultfd over this mapping of RAM: address and length.
+    ReadyWithFaults(u64, u64),
+    /// It has left its state.
+    Saved(Left),
+    /// It failed: code, what and why.
     Failed(String),
     /// The guest switched itself off.
     PowerOff,
@@ -87,7 +98,7 @@ impl Islet {
         let (link, theirs) = Link::pair(Peer::new("test", 1), Peer::new(name, INCARNATION))?;
         let log = std::io::stderr();
         let child = spawn::keeper(&Command::new(name, &image).log(log.as_fd()).control(theirs.as_fd()))?;
-        let mut islet = Islet { child, link, inbox: Inbox::new(), next: 2 };
+        let mut islet = Islet { child, link, received: Vec::new(), ready: Said::Other, inbox: Inbox::new(), next: 2 };
         let mut scratch = Scratch::new(32 << 10);
         let mut message = scratch.builder();
         let mut root = message.init_root::<to_islet::Builder<'_>>();
@@ -104,9 +115,9 @@ impl Islet {
         let fds: Vec<_> = descriptors.iter().map(|(_, fd)| *fd).collect();
         send_message(&islet.link, &message, &fds, Deadline::after(PATIENCE))?;
         if name != "loader" {
-            match islet.hear(PATIENCE)?.1 {
-                Said::Ready => {}
-                other => bail!("{name} says {other:?} to its setup"),
+            islet.ready = islet.hear(PATIENCE)?.1;
+            if !matches!(islet.ready, Said::Ready | Said::ReadyWithFaults(..)) {
+                bail!("{name} says {:?} to its setup", islet.ready);
             }
         }
         Ok(islet)
@@ -115,13 +126,23 @@ impl Islet {
     /// The next message and the request that it answers (0: an event).
     pub fn hear(&mut self, patience: Duration) -> Result<(u64, Said)> {
         let incoming = recv_message(&self.link, &mut self.inbox, Deadline::after(patience))?;
+        self.received = std::mem::take(incoming.descriptors);
         let message: from_islet::Reader<'_> = incoming.reader.get_root()?;
         let said = match message.which()? {
             from_islet::Ready(()) => Said::Ready,
+            from_islet::ReadyWithFaults(m) => {
+                let m = m?;
+                Said::ReadyWithFaults(m.get_base(), m.get_length())
+            }
+            from_islet::Saved(s) => {
+                let s = s?;
+                Said::Saved(Left { length: s.get_length(), digest: s.get_digest()?.try_into()? })
+            }
             from_islet::Done(()) => Said::Done,
             from_islet::Failed(f) => {
                 let f = f?;
-                Said::Failed(format!("{}: {}", f.get_what()?.to_str()?, f.get_why()?.to_str()?))
+                let (code, what, why) = (f.get_code()?.to_str()?, f.get_what()?.to_str()?, f.get_why()?.to_str()?);
+                Said::Failed(format!("{code}: {what}: {why}"))
             }
             from_islet::GuestPowerOff(()) => Said::PowerOff,
             from_islet::GuestReset(()) => Said::Reset,

@@ -1,0 +1,140 @@
+//! An engine without devices: its windows lead to nobody, its guest is what a test writes into RAM and starts as if it woke from
+//! sleep.
+//!
+//! The parts that outlive a process (RAM, the state area) are in [`World`], so that one engine can follow another.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Result, bail};
+use doorbell::{EventFd, create_windows};
+use enter::status::STATUS_PAGE_SIZE;
+use guest_memory::{Access, DirtyLayout, DirtyLog, Layout, Memfd, Ram};
+use machine_model::MachineVersion;
+use state::{Left, MEMFD_BYTES, StateArea};
+
+use crate::{BOARD, Islet, Said};
+
+/// Bytes of RAM.
+pub const RAM: u64 = 1 << 20;
+/// Row of the state area.
+const ROW: u16 = 3;
+
+/// What a machine without devices consists of beside its engine.
+pub struct World {
+    layout: Layout,
+    ram: OwnedFd,
+    dirty: OwnedFd,
+    windows: OwnedFd,
+    status: OwnedFd,
+    state: OwnedFd,
+    /// The bell of line 4.
+    pub line: EventFd,
+    /// Its saved state.
+    pub area: StateArea,
+}
+
+impl World {
+    /// With RAM of zeros.
+    pub fn new() -> Result<World> {
+        let layout = Layout::pc(RAM)?;
+        let dirty = Memfd::create("dirty", DirtyLayout::new(RAM).len)?;
+        DirtyLog::format(dirty.as_fd(), RAM)?;
+        let state = Memfd::create("state", MEMFD_BYTES)?;
+        Ok(World {
+            layout,
+            ram: Memfd::create("ram", RAM)?,
+            dirty,
+            windows: create_windows()?,
+            status: Memfd::create("status", 8 * STATUS_PAGE_SIZE as u64)?,
+            line: EventFd::new()?,
+            area: StateArea::map(state.as_fd(), ROW)?,
+            state,
+        })
+    }
+
+    /// Another machine: the same RAM, everything else new. The state moves along.
+    pub fn restored(&self) -> Result<World> {
+        let ram = self.ram.try_clone()?;
+        let state = self.state.try_clone()?;
+        let area = StateArea::map(state.as_fd(), ROW)?;
+        Ok(World { ram, state, area, ..World::new()? })
+    }
+
+    /// Its RAM, mapped here.
+    pub fn ram(&self) -> Result<Ram> {
+        Ok(Ram::map(self.ram.as_fd(), RAM, Access::ReadWrite)?)
+    }
+
+    /// An engine of it, which waits for `run`.
+    pub fn engine(&self, on_demand: bool, with_state: bool) -> Result<Islet> {
+        let (kick, notify) = (EventFd::new()?, EventFd::new()?);
+        let mut list = vec![
+            ("ram", self.ram.as_fd()),
+            ("dirty", self.dirty.as_fd()),
+            ("windows", self.windows.as_fd()),
+            ("status", self.status.as_fd()),
+            ("kick-board", kick.as_fd()),
+            ("kick-serial", kick.as_fd()),
+            ("notify", notify.as_fd()),
+            ("irq4", self.line.as_fd()),
+        ];
+        if with_state {
+            list.push(("state", self.state.as_fd()));
+        }
+        let list: Vec<_> = list.into_iter().map(|(name, fd)| (name.to_owned(), fd)).collect();
+        Islet::start("engine", &list, |mut s| {
+            let machine = MachineVersion::Q35_0.machine();
+            s.set_machine(machine.name);
+            s.set_state_row(ROW);
+            let mut e = s.init_role().init_engine();
+            crate::engine_role(e.reborrow(), machine, &self.layout);
+            e.set_ram_on_demand(on_demand);
+            debug_assert_eq!(BOARD, 0);
+        })
+    }
+}
+
+impl Islet {
+    /// Ask, and be told that it is done.
+    pub fn must(&mut self, fill: impl FnOnce(wire::islet_capnp::to_islet::Builder<'_>)) -> Result<()> {
+        match self.ask(fill, |_| ())? {
+            Said::Done => Ok(()),
+            other => bail!("{other:?} in place of 'done'"),
+        }
+    }
+
+    /// Ask, and be refused: the whole refusal.
+    pub fn refused(&mut self, fill: impl FnOnce(wire::islet_capnp::to_islet::Builder<'_>)) -> Result<String> {
+        match self.ask(fill, |_| ())? {
+            Said::Failed(why) => Ok(why),
+            other => bail!("{other:?} in place of a refusal"),
+        }
+    }
+
+    /// Save.
+    pub fn save(&mut self) -> Result<Left> {
+        match self.ask(|mut m| m.set_save("q35-0"), |_| ())? {
+            Said::Saved(left) => Ok(left),
+            other => bail!("{other:?} in place of a state"),
+        }
+    }
+
+    /// Load.
+    pub fn load(&mut self, left: Left) -> Result<()> {
+        self.must(|m| {
+            let mut load = m.init_load();
+            load.set_length(left.length);
+            load.set_digest(&left.digest);
+        })
+    }
+
+    /// All vCPUs to sleep.
+    pub fn suspend(&mut self) -> Result<()> {
+        self.must(|m| m.init_engine().set_suspend(()))
+    }
+}
+
+/// The request to start vCPU 0 where the FACS at `facs` says.
+pub fn wake(facs: u64) -> impl FnOnce(wire::islet_capnp::to_islet::Builder<'_>) {
+    move |m| m.init_engine().init_start_vcpu().set_s3(facs)
+}
