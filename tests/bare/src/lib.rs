@@ -76,6 +76,8 @@ pub enum Said {
     PowerOff,
     /// The guest asked for a reset.
     Reset,
+    /// The guest went to sleep.
+    Suspend,
     /// The guest wrote this value to the debug exit port.
     DebugExit(u32),
     /// A triple fault.
@@ -146,6 +148,7 @@ impl Islet {
             }
             from_islet::GuestPowerOff(()) => Said::PowerOff,
             from_islet::GuestReset(()) => Said::Reset,
+            from_islet::GuestSuspend(()) => Said::Suspend,
             from_islet::DebugExit(v) => Said::DebugExit(v),
             from_islet::TripleFault(_) => Said::TripleFault,
             from_islet::Loaded(l) => {
@@ -230,71 +233,108 @@ pub struct Vm {
     pub serial: Islet,
     /// The other end of the console.
     pub console: UnixStream,
+    kept: Kept,
 }
 
-impl Vm {
-    /// Start every process, load the guest, and leave it ready to run.
-    pub fn prepare(guest: &Guest<'_>) -> Result<Vm> {
+/// What a VM keeps when its processes are replaced.
+struct Kept {
+    layout: Layout,
+    memory: u64,
+    ram: OwnedFd,
+    state: OwnedFd,
+    status: OwnedFd,
+}
+
+/// Rows of the status memfd and of the saved states.
+mod row {
+    pub const BOARD: u16 = 0;
+    pub const SERIAL: u16 = 1;
+    pub const ENGINE: u16 = 2;
+    pub const LOADER: u16 = 3;
+}
+
+impl Kept {
+    fn new(memory: u64) -> Result<Kept> {
+        let layout = Layout::pc(memory)?;
+        Ok(Kept {
+            memory,
+            ram: Memfd::create("ram", layout.ram_file_len())?,
+            state: Memfd::create("state", state::MEMFD_BYTES)?,
+            status: Memfd::create("status", 8 * STATUS_PAGE_SIZE as u64)?,
+            layout,
+        })
+    }
+
+    fn common(&self, mut s: setup::Builder<'_>, row: u16) {
+        s.set_vm("bare");
+        s.set_status_slot(row);
+        s.set_state_row(row);
+        s.set_machine(MachineVersion::Q35_0.machine().name);
+        s.set_vcpus(1);
+        s.set_memory_bytes(self.memory);
+    }
+
+    /// Start board, serial port and engine, with shared memory of their own.
+    fn start(self) -> Result<Vm> {
         let machine = MachineVersion::Q35_0.machine();
-        let layout = Layout::pc(guest.memory)?;
-        let ram = Memfd::create("ram", layout.ram_file_len())?;
-        let dirty = Memfd::create("dirty", DirtyLayout::new(layout.ram_file_len()).len)?;
-        DirtyLog::format(dirty.as_fd(), layout.ram_file_len())?;
+        let dirty = Memfd::create("dirty", DirtyLayout::new(self.layout.ram_file_len()).len)?;
+        DirtyLog::format(dirty.as_fd(), self.layout.ram_file_len())?;
         let windows = create_windows()?;
-        let status = Memfd::create("status", 8 * STATUS_PAGE_SIZE as u64)?;
         let bell = EventFd::new;
         let (board_kick, serial_kick, notify, irq) = (bell()?, bell()?, bell()?, bell()?);
         let (console, theirs) = UnixStream::pair()?;
         theirs.set_nonblocking(true)?;
-        let common = |mut s: setup::Builder<'_>, row: u16| {
-            s.set_vm("bare");
-            s.set_status_slot(row);
-            s.set_machine(machine.name);
-            s.set_vcpus(1);
-            s.set_memory_bytes(guest.memory);
-        };
-        let start = |name: &str, list: &[(&str, BorrowedFd<'_>)], fill: &dyn Fn(setup::Builder<'_>)| {
-            let list: Vec<_> = list.iter().map(|(n, fd)| ((*n).to_owned(), *fd)).collect();
+        let common = [("windows", windows.as_fd()), ("status", self.status.as_fd()), ("state", self.state.as_fd())];
+        let start = |name: &str, own: &[(&str, BorrowedFd<'_>)], fill: &dyn Fn(setup::Builder<'_>)| {
+            let list: Vec<_> = common.iter().chain(own).map(|(n, fd)| ((*n).to_owned(), *fd)).collect();
             Islet::start(name, &list, fill)
         };
-        let (w, st) = (("windows", windows.as_fd()), ("status", status.as_fd()));
-        let board = start("board", &[w, st, ("kick", board_kick.as_fd()), ("notify", notify.as_fd())], &|mut s| {
-            common(s.reborrow(), 0);
+        let board = start("board", &[("kick", board_kick.as_fd()), ("notify", notify.as_fd())], &|mut s| {
+            self.common(s.reborrow(), row::BOARD);
+            s.set_name("board");
             let mut b = s.init_role().init_board();
             b.set_area(BOARD);
             b.set_wall_clock_seconds(1_790_000_000);
         })?;
-        let serial_fds = [w, st, ("kick", serial_kick.as_fd()), ("irq", irq.as_fd()), ("console", theirs.as_fd())];
+        let serial_fds = [("kick", serial_kick.as_fd()), ("irq", irq.as_fd()), ("console", theirs.as_fd())];
         let serial = start("serial", &serial_fds, &|mut s| {
-            common(s.reborrow(), 1);
+            self.common(s.reborrow(), row::SERIAL);
+            s.set_name("serial0");
             let mut r = s.init_role().init_serial();
             r.set_area(SERIAL);
             r.set_line(4);
             r.init_console().set_stream("console");
         })?;
         let engine_fds = [
-            ("ram", ram.as_fd()),
+            ("ram", self.ram.as_fd()),
             ("dirty", dirty.as_fd()),
-            w,
-            st,
             ("kick-board", board_kick.as_fd()),
             ("kick-serial", serial_kick.as_fd()),
             ("notify", notify.as_fd()),
             ("irq4", irq.as_fd()),
         ];
         let engine = start("engine", &engine_fds, &|mut s| {
-            common(s.reborrow(), 2);
-            engine_role(s.init_role().init_engine(), machine, &layout);
+            self.common(s.reborrow(), row::ENGINE);
+            engine_role(s.init_role().init_engine(), machine, &self.layout);
         })?;
-        let mut vm = Vm { engine, board, serial, console };
+        Ok(Vm { engine, board, serial, console, kept: self })
+    }
+}
+
+impl Vm {
+    /// Start every process, load the guest, and leave it ready to run.
+    pub fn prepare(guest: &Guest<'_>) -> Result<Vm> {
+        let mut vm = Kept::new(guest.memory)?.start()?;
         let kernel = std::fs::File::open(guest.kernel).with_context(|| format!("open {}", guest.kernel.display()))?;
         let initrd = guest.initrd.map(std::fs::File::open).transpose()?;
-        let mut files = vec![("ram", ram.as_fd()), st, ("kernel", kernel.as_fd())];
+        let kept = &vm.kept;
+        let mut files = vec![("ram", kept.ram.as_fd()), ("status", kept.status.as_fd()), ("kernel", kernel.as_fd())];
         if let Some(f) = &initrd {
             files.push(("initrd", f.as_fd()));
         }
-        let mut loader = start("loader", &files, &|mut s| {
-            common(s.reborrow(), 3);
+        let files: Vec<_> = files.into_iter().map(|(name, fd)| (name.to_owned(), fd)).collect();
+        let mut loader = Islet::start("loader", &files, |mut s| {
+            kept.common(s.reborrow(), row::LOADER);
             let mut l = s.init_role().init_loader();
             l.set_kernel("kernel");
             l.set_kernel_name("kernel");
@@ -318,6 +358,32 @@ impl Vm {
             bail!("the engine says {said:?} to the state of vCPU 0");
         }
         Ok(vm)
+    }
+
+    /// Put every process into a new one: pause, save, end, start, load. RAM stays. The guest does not run afterwards; what it had
+    /// printed is left in the old console, which is returned, or comes out of the new one.
+    pub fn hop(mut self) -> Result<(Vm, UnixStream)> {
+        let mut left = Vec::new();
+        for islet in [&mut self.engine, &mut self.board, &mut self.serial] {
+            islet.must(|mut m| m.set_pause(()))?;
+        }
+        // In any order, and twice the same.
+        for islet in [&mut self.engine, &mut self.board, &mut self.serial] {
+            left.push(islet.save()?);
+        }
+        for (islet, first) in [&mut self.serial, &mut self.board, &mut self.engine].into_iter().zip(left.iter().rev()) {
+            let again = islet.save()?;
+            anyhow::ensure!(again == *first, "a process that stood still has another state");
+        }
+        let Vm { engine, board, serial, console, kept } = self;
+        drop((engine, board, serial));
+        let mut vm = kept.start()?;
+        for (islet, left) in [&mut vm.engine, &mut vm.board, &mut vm.serial].into_iter().zip(&left) {
+            islet.load(*left)?;
+            let again = islet.save()?;
+            anyhow::ensure!(again == *left, "a state that was loaded is saved as another one");
+        }
+        Ok((vm, console))
     }
 
     /// Let devices and vCPUs run.
