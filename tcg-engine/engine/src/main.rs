@@ -71,8 +71,10 @@ fn run() -> Result<()> {
     };
     match started {
         Ok((engine, faults)) => {
+            // Leaked: a mapping must not be dropped after lock-down.
+            let engine = Box::leak(Box::new(engine));
             control.ready(id, faults)?;
-            control.serve(&engine, &mut inbox)
+            control.serve(engine, &mut inbox)
         }
         Err(e) => {
             control.failed(id, "the engine's setup", &e)?;

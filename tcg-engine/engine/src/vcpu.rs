@@ -76,14 +76,13 @@ impl Vcpu {
         Vcpu { runner: Runner::new(cpu), run, nmi: false, injected: None, announce: false, held: true }
     }
 
-    /// Let `other` take this one's place, which must be parked: what waited for this one is dropped, its code forgotten.
+    /// Let `other`, which was made [apart](Vcpu::apart), take this one's place, which must be parked: what waited for this one is dropped, its code forgotten.
     pub fn replace(&mut self, other: Vcpu) {
         let done = self.runner.instructions;
         self.forget_code();
         *self = other;
         self.runner.instructions = done;
         self.bus().enter_machine();
-        self.held = true;
     }
 
     /// The run state that was loaded.
