@@ -38,7 +38,7 @@ echo_bytes() {
 # One process that never ends, so that what it has in registers and on its stack lives as long as the machine.
 work() {
     dd if=/dev/urandom of=/tmp/data bs=64k count=64 2>/dev/null
-    awk 'function sum(i, x) { for (i = 1; i <= 4000; i++) x += sqrt(i) * sin(i) / (i + 0.25); return x }
+    awk 'function sum(i, x) { for (i = 1; i <= 4000; i++) x += i / 3.7 - x / (i + 0.25); return x }
     function word(command, line) { command | getline line; close(command); split(line, words, " "); return words[1] }
     BEGIN {
         first = sum(); data = word("sha256sum /tmp/data")

@@ -111,7 +111,9 @@ impl<'a> Vm<'a> {
         self.over = true;
         self.console.wait_end(SOON);
         self.said.wait_end(SOON);
-        Done { status, output: self.console.text(), error: self.said.text() }
+        let error = self.said.text();
+        assert!(!error.contains("forbidden system call"), "{error}");
+        Done { status, output: self.console.text(), error }
     }
 
     /// Sends a signal to the launcher.

@@ -16,8 +16,9 @@ use serde_json::Value;
 /// Starts `atoll run` with a bare-metal payload; its console is a pair of pipes.
 #[track_caller]
 pub fn start<'a>(rig: &'a Rig, name: &str, payload: &Payload, arguments: &[&str]) -> Vm<'a> {
-    let kernel = rig.file(payload.name, payload.image).display().to_string();
-    rig.start(name, ["--memory", "16M", "--kernel", &kernel].iter().chain(arguments))
+    let kernel = rig.file(&format!("{}.elf", payload.name), payload.image).display().to_string();
+    let memory: &[&str] = if arguments.contains(&"--memory") { &[] } else { &["--memory", "16M"] };
+    rig.start(name, ["--kernel", &kernel].iter().chain(memory).chain(arguments))
 }
 
 /// Saves a VM, which must succeed.

@@ -128,6 +128,8 @@ pub fn manifest(config: &Config, core: &Core, wall_clock_seconds: i64) -> Result
     let mut to = own.get_root::<vm_config::Builder<'_>>().map_err(malformed)?;
     to.set_paused(false);
     to.set_detach(false);
+    to.set_engine_why("");
+    to.init_console().set_none(());
     let asleep = core.state().resume_to == control::types::Status::Suspended;
     let resume_to = if asleep { Status::Suspended } else { Status::Running };
     let manifest = Manifest {

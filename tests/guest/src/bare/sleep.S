@@ -44,7 +44,8 @@ obey:
     cmp al, 'q'
     mov ecx, EXIT_COMMAND
     jne fail
-    ret
+    mov ecx, EXIT_PASS
+    jmp fail
 
 dot:
     call print

@@ -54,7 +54,7 @@ fn damage(
 fn damage_of_any_file_is_named_and_nothing_starts() {
     let rig = Rig::new("damage");
     let mut random = random();
-    let mut vm = start(&rig, "vm", &SLEEP, &["--memory", "2M"]);
+    let mut vm = start(&rig, "vm", &SLEEP, &[]);
     vm.expect("S", SOON);
     let good = files(&save(&rig, "vm", "good"));
     vm.send(".");
@@ -64,7 +64,7 @@ fn damage_of_any_file_is_named_and_nothing_starts() {
     vm.wait(SOON);
     let folder = rig.path("bad");
     let (mut refused, mut same) = (0, 0);
-    for number in 0..count(500, 60) {
+    for number in 0..count(5_000, 500) {
         write(&folder, &good);
         let name = damage(&mut random, &good, &other, &folder);
         if fs::read(folder.join(&name)).is_ok_and(|content| content == good[&name]) {

@@ -59,7 +59,7 @@ fn a_snapshot_is_as_small_as_the_memory_that_is_used() {
     println!("{allocated} bytes on disk, {in_use:?} bytes of RAM in use");
     if let Some(in_use) = in_use {
         // The manifest has 32 bytes for each chunk of RAM, and each file ends in a block of its own.
-        let rest = 32 * (4 << 30) / (256 << 10) + 5 * 4096 + (64 << 10);
+        let rest = 32 * (5 << 30) / (256 << 10) + 5 * 4096 + (64 << 10);
         assert!(allocated <= in_use + in_use / 100 + rest, "{allocated} > {in_use}");
     }
     assert_eq!(fs::metadata(path.join("memory")).unwrap().len(), 5 << 30);

@@ -90,10 +90,10 @@ impl Core {
 
     /// Begins a snapshot; false if it cannot be made.
     pub(super) fn begin_save(&mut self, job: u64, out: &mut Out) -> bool {
-        let refusal = if self.on_demand {
-            Some(("vm.restoring", "memory of an earlier snapshot is still on its way", "wait for RESTORE_COMPLETE"))
-        } else if self.damaged {
+        let refusal = if self.damaged {
             Some(("ram.damaged", "a piece of the guest's memory is lost", "restore another snapshot"))
+        } else if self.on_demand {
+            Some(("vm.restoring", "memory of an earlier snapshot is still on its way", "wait for RESTORE_COMPLETE"))
         } else {
             None
         };
