@@ -75,7 +75,7 @@ impl Binaries {
     fn new(rig: &Rig) -> Self {
         let folder = rig.path("bin");
         fs::create_dir_all(&folder).unwrap();
-        for binary in ["keeper", "supervisor", "engine", "board", "loader"] {
+        for binary in ["keeper", "supervisor", "engine", "board", "loader", "streamer"] {
             fs::copy(rig.binaries().join(binary), folder.join(binary)).unwrap();
         }
         Self { folder, stand_in: fs::read(STAND_IN).unwrap() }
