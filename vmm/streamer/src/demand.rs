@@ -94,6 +94,15 @@ impl<'a> Demand<'a> {
         self.mappings.iter().map(|mapping| mapping.uffd.as_fd())
     }
 
+    /// Has everybody who waits ask again: a predecessor may have died with a fault that it had read, which the kernel reports
+    /// only once. To be called first.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn begin(&self) -> Result<(), Problem> {
+        self.wake(0, self.ram.length)
+    }
+
     /// Serves the faults that are waiting.
     ///
     /// # Errors

@@ -375,6 +375,7 @@ impl Session {
 
     /// Brings memory on demand until all of it is there.
     fn bring(&mut self, mut demand: Demand<'_>) -> Result<(), Stop> {
+        demand.begin()?;
         loop {
             demand.serve()?;
             let left = demand.prefault()?;
