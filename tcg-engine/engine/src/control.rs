@@ -292,7 +292,7 @@ impl Control {
                 .ok_or_else(Refusal::blocked)?
                 .map_err(Refusal::vector)?;
             if !parked(engine, index)?.wake_at(vector) {
-                return Err(Refusal::vector(format!("vCPU {index} is not asleep")).into());
+                return Err(Refusal::awake(index).into());
             }
             Ok(())
         })?;

@@ -31,8 +31,15 @@ pub const REFUSED: &str = "state.refused";
 pub const BLOCKED: &str = "state.blocked";
 /// The guest's vector for waking from S3 is no good.
 pub const VECTOR: &str = "s3.vector";
+/// The vCPU that is to be woken does not sleep.
+pub const AWAKE: &str = "s3.awake";
 
 impl Refusal {
+    /// A vCPU that need not be woken.
+    pub fn awake(index: u16) -> Refusal {
+        Refusal { code: AWAKE, why: format!("vCPU {index} is not asleep"), remedy: "nothing: it runs" }
+    }
+
     /// Without an area.
     pub fn no_area() -> Refusal {
         Refusal {

@@ -30,15 +30,7 @@ impl Followed {
         Self { client, lines, said, seen: Vec::new() }
     }
 
-    /// The next event.
-    ///
-    /// # Panics
-    /// None comes in time, or its number is not the next one: an event is missing or doubled.
-    #[track_caller]
-    pub fn next(&mut self) -> Value {
-        self.next_within(SOON)
-    }
-
+    /// The next event, whose number must be the next one: otherwise an event is missing or doubled.
     #[track_caller]
     fn next_within(&mut self, limit: Duration) -> Value {
         let line = self.lines.expect("\n", limit);
@@ -56,7 +48,7 @@ impl Followed {
     #[track_caller]
     pub fn until(&mut self, kind: &str) -> Value {
         loop {
-            let event = self.next();
+            let event = self.next_within(SOON);
             if event["kind"] == kind {
                 return event;
             }

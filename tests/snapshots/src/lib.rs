@@ -2,7 +2,7 @@
 //!
 //! The tests are in `tests/snapshots`. With `ATOLL_LONG=1` counts are full.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are the assertions of tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "these are the assertions of tests")]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,6 +1,8 @@
 //! What a VM promises when something is killed with signal 9, or starts again and again: each test is one promise, with
 //! figures on its output. With `ATOLL_LONG=1` counts are full.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "these are the assertions of tests")]
+
 mod debian;
 mod ends;
 mod payloads;

@@ -102,6 +102,7 @@ fn damaged_memory_that_is_met_on_demand_pauses_the_vm() {
     bad.get_mut("memory").unwrap()[(1 << 20) + 0x1000] ^= 0xff;
     write(&folder, &bad);
     let vm = restore(&rig, "vm", &folder, &["--on-demand"]);
+    vm.wait_state(&["running", "paused"]);
     vm.wait_event("RAM_DAMAGED", 0);
     vm.wait_state(&["paused"]);
     rig.atoll(["resume", "vm"]).fails(8, &["ram.damaged"]);

@@ -12,6 +12,9 @@ use super::{
     Progress, Request, Said, Script, Step, Verb,
 };
 
+/// What a board or an engine answers that is to be woken and does not sleep.
+pub(super) const AWAKE: &str = "s3.awake";
+
 /// What is to be done, in the making.
 pub(super) type Out = Vec<Output>;
 
@@ -367,7 +370,7 @@ impl Core {
                 }
             }
             // Asked twice, by two supervisors: the first time it woke.
-            Verb::Wake if problem.code == "s3.awake" => self.done(islet, verb, out),
+            Verb::Wake | Verb::StartVcpu if problem.code == AWAKE => self.done(islet, verb, out),
             Verb::StartVcpu => self.cannot_wake(islet, problem, out),
             Verb::Save => {
                 let slot = self.slot_mut(islet);

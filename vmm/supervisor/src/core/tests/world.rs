@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use control::types::{Problem, event_kind as kind};
 
+use crate::core::handle::AWAKE;
 use crate::core::record::{Facts, decode, encode};
 use crate::core::{
     Cause, Command, Core, Found, Input, Islet, Note, Options, Output, Policy, Restore, Said, SavedState, Verb,
@@ -348,7 +349,11 @@ impl World {
             (Islet::Board, Verb::Wake) => assert!(self.asleep || self.crashes > 0, "a wake-up of who does not sleep"),
             (Islet::Engine, Verb::StartVcpu) => {
                 assert!(self.runs(Islet::Board) || self.living(Islet::Board).is_none(), "awake before the board");
-                self.asleep = false;
+                if !std::mem::take(&mut self.asleep) {
+                    assert!(self.crashes > 0, "a wake-up of who does not sleep");
+                    let awake = Problem::new(AWAKE, "waking", "it does not sleep", "");
+                    return self.reply(islet, incarnation, request, Said::Failed(awake));
+                }
             }
             (_, Verb::Save | Verb::Load) => {
                 assert!(!guest, "{verb:?} of {islet} while vCPUs run");
