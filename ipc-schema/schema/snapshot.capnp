@@ -37,6 +37,7 @@ struct RamFile {
   file @0 :Text;                   # "memory"
   length @1 :UInt64;               # of the file, equal to the RAM memfd's; offsets are those of the memfd
   chunkBytes @2 :UInt32;
-  digests @3 :Data;                # 32 bytes (SHA-256) for each chunk; all zero for a chunk that has no data
+  digests @3 :Data;                # 32 bytes (SHA-256) for each chunk that has data, in order
   dataBytes @4 :UInt64;            # bytes that are not in holes
+  present @5 :Data;                # a bit for each chunk, the lowest of the first byte first: it has data
 }

@@ -254,7 +254,9 @@ impl Manifest {
             ram.set_chunk_bytes(self.ram.chunk_bytes);
             ram.set_data_bytes(self.ram.data_bytes);
             if part == Part::Whole {
-                ram.set_digests(&self.ram.digests);
+                let (present, digests) = self.ram.sparse();
+                ram.set_present(&present);
+                ram.set_digests(&digests);
             }
         }
         Ok(message)
@@ -430,12 +432,50 @@ fn read_ram(root: manifest::Reader<'_>, part: Part) -> Result<RamFile, SnapshotE
     };
     if part == Part::Whole {
         let digests = from.get_digests().map_err(|error| SnapshotError::field("ram.digests", error.to_string()))?;
-        ram.digests = digests.to_vec();
+        let present = from.get_present().map_err(|error| SnapshotError::field("ram.present", error.to_string()))?;
+        // Sizes first: they say how much memory the digests take.
+        ram.check(Part::Brief)?;
+        ram.digests = ram.dense(present, digests)?;
     }
     Ok(ram)
 }
 
 impl RamFile {
+    /// As the message has it: which chunks have data, and the digests of those alone. So a manifest is as small as the memory
+    /// that is used.
+    fn sparse(&self) -> (Vec<u8>, Vec<u8>) {
+        let chunks = self.digests.chunks_exact(DIGEST_BYTES);
+        let mut present = vec![0; chunks.len().div_ceil(8)];
+        let mut digests = Vec::new();
+        for (n, digest) in chunks.enumerate().filter(|(_, digest)| digest.iter().any(|byte| *byte != 0)) {
+            present[n / 8] |= 1 << (n % 8);
+            digests.extend_from_slice(digest);
+        }
+        (present, digests)
+    }
+
+    /// The opposite of [`RamFile::sparse`].
+    fn dense(&self, present: &[u8], digests: &[u8]) -> Result<Vec<u8>, SnapshotError> {
+        let chunks = usize::try_from(self.chunks()).unwrap_or(usize::MAX);
+        let bits = |byte: &u8| usize::try_from(byte.count_ones()).unwrap_or(0);
+        let beyond = present.last().is_some_and(|last| !chunks.is_multiple_of(8) && last >> (chunks % 8) != 0);
+        if present.len() != chunks.div_ceil(8) || beyond {
+            let why = format!("{} bytes are not a bit for each of {chunks} chunks", present.len());
+            return Err(SnapshotError::field("ram.present", why));
+        }
+        let count: usize = present.iter().map(bits).sum();
+        if digests.len() != count * DIGEST_BYTES {
+            let why = format!("{} bytes, but {count} chunks have {}", digests.len(), count * DIGEST_BYTES);
+            return Err(SnapshotError::field("ram.digests", why));
+        }
+        let mut all = vec![0; chunks * DIGEST_BYTES];
+        let set = (0..chunks).filter(|n| present[n / 8] >> (n % 8) & 1 == 1);
+        for (n, digest) in set.zip(digests.chunks_exact(DIGEST_BYTES)) {
+            all[n * DIGEST_BYTES..][..DIGEST_BYTES].copy_from_slice(digest);
+        }
+        Ok(all)
+    }
+
     fn check(&self, part: Part) -> Result<(), SnapshotError> {
         let length = self.length;
         if length == 0 || length > MAX_RAM_BYTES || !length.is_multiple_of(PAGE) {

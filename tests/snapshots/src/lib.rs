@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use guest::bare::Payload;
@@ -49,6 +50,26 @@ pub fn restore_to_its_end(rig: &Rig, name: &str, from: &Path, arguments: &[&str]
 pub fn files(of: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(of).unwrap().map(|entry| entry.unwrap());
     entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect()
+}
+
+/// Bytes that a snapshot takes on the disk.
+#[must_use]
+#[track_caller]
+pub fn allocated(of: &Path) -> u64 {
+    fs::read_dir(of).unwrap().map(|entry| entry.unwrap().metadata().unwrap().blocks() * 512).sum()
+}
+
+/// Bytes of RAM that a VM uses, as its engine has it mapped; only root may look.
+#[must_use]
+pub fn memory_in_use(vm: &Vm<'_>) -> Option<u64> {
+    let engine = vm.pids()["engine"];
+    let folder = fs::read_dir(format!("/proc/{engine}/map_files")).ok()?;
+    let mut sizes = folder.filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let is_ram = fs::read_link(&path).ok()?.to_str()?.contains("memfd:ram");
+        is_ram.then(|| fs::metadata(&path).ok()).flatten()
+    });
+    sizes.next().map(|found| found.blocks() * 512)
 }
 
 /// Run state and what it would resume to.

@@ -142,7 +142,11 @@ fn a_foreign_message_is_refused_field_by_field() {
     let missing = foreign(&|m| m.init_config().set_name("x".repeat(MAX_CONFIG_BYTES)));
     assert!(missing.contains("'config'"), "{missing}");
     let short = foreign(&|m| m.get_ram().unwrap().set_digests(&[0; 96]));
-    assert!(short.contains("'ram.digests'") && short.contains("4 chunks have 128"), "{short}");
+    assert!(short.contains("'ram.digests'") && short.contains("1 chunks have 32"), "{short}");
+    for present in [&[][..], &[2, 0], &[0x12]] {
+        let wrong = foreign(&|m| m.get_ram().unwrap().set_present(present));
+        assert!(wrong.contains("'ram.present'") && wrong.contains("4 chunks"), "{wrong}");
+    }
     let mut none: Builder<HeapAllocator> = Builder::new_default();
     none.init_root::<manifest::Builder<'_>>().set_format(1);
     let none = read_manifest(&seal(&serialize::write_message_to_words(&none))).unwrap_err().to_string();

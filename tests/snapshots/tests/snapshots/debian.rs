@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use guest::{Guest, MARKER, Mode, PROMPT};
 use rig::{Rig, SOON, Vm, boot_time, count};
-use snapshots::{Round, kinds, restore, round, save, state};
+use snapshots::{Round, allocated, kinds, memory_in_use, restore, round, save, state};
 
 /// Debian with this task, or nothing where there is no guest.
 fn boot<'a>(rig: &'a Rig, mode: Mode) -> Option<Vm<'a>> {
@@ -44,6 +44,11 @@ fn debian_goes_on_where_it_was_after_every_restore() {
             last = next;
         }
         let path = save(&rig, "debian", "debian");
+        if let (0, Some(in_use)) = (number, memory_in_use(&vm)) {
+            let disk = allocated(&path);
+            println!("{disk} bytes on disk, {in_use} bytes of RAM in use");
+            assert!(disk <= in_use + in_use / 100, "{disk} > {in_use} + 1 %");
+        }
         // It ran on; what it did since is not in the snapshot.
         rig.atoll(["kill", "debian"]).ok();
         vm.wait(SOON);
