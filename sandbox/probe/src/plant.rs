@@ -119,8 +119,10 @@ pub fn seal(profile: &Profile, gate: &ThreadGate, loosening: &str) -> Result<(),
 fn map(protection: libc::c_int, flags: libc::c_int, file: Option<&OwnedFd>) -> Result<(), Errno> {
     use std::os::fd::AsRawFd;
     let file = file.map_or(-1, AsRawFd::as_raw_fd);
-    // SAFETY: a fresh map at an address of the kernel's choice touches no existing memory.
-    match unsafe { libc::mmap(ptr::null_mut(), PAGE, protection, flags, file, 0) } {
+    // Far from everything, since the kernel would make one map of it and a neighbour.
+    let there = ptr::without_provenance_mut(1 << 32);
+    // SAFETY: without MAP_FIXED the address is a wish, and a fresh map touches no existing memory.
+    match unsafe { libc::mmap(there, PAGE, protection, flags, file, 0) } {
         libc::MAP_FAILED => Err(Errno::last()),
         _ => Ok(()),
     }
