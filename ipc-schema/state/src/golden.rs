@@ -106,7 +106,15 @@ impl Golden {
         if write && !self.path.exists() {
             return self.write(message);
         }
-        let (old, new) = (self.read()?, Saved::written("what this version writes", message)?);
+        self.compare_saved(&Saved::written("what this version writes", message)?)
+    }
+
+    /// As [`Golden::compare`], for a state that lies in a file. Nothing is written.
+    ///
+    /// # Errors
+    /// [`StateError::Golden`] with what differs; a file that cannot be read.
+    pub fn compare_saved(&self, new: &Saved) -> Result<(), StateError> {
+        let old = self.read()?;
         let mut differences = differences(&old.dump()?, &new.dump()?);
         let of_schema = |path: &str| ABOUT_SCHEMA.contains(&path.split('[').next().unwrap_or_default());
         differences.fields.retain(|difference| !of_schema(&difference.path));

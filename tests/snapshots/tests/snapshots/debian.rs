@@ -7,7 +7,7 @@ use rig::{Rig, SOON, Vm, boot_time, count};
 use snapshots::{Round, allocated, kinds, memory_in_use, restore, round, save, state};
 
 /// Debian with this task, or nothing where there is no guest.
-fn boot<'a>(rig: &'a Rig, mode: Mode) -> Option<Vm<'a>> {
+pub fn boot<'a>(rig: &'a Rig, mode: Mode) -> Option<Vm<'a>> {
     let guest = match Guest::find() {
         Ok(guest) => guest,
         Err(why) => {

@@ -5,5 +5,6 @@
 
 mod damage;
 mod debian;
+mod golden;
 mod run_states;
 mod save;
