@@ -15,9 +15,9 @@ use enter::ThreadGate;
 use enter::status::StatusPage;
 use link::capnp::recv_message;
 use link::{Deadline, Inbox, Link, Peer};
-use nix::poll::ppoll;
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
-use probe::escape::{Item, Place, TABLE, survive_traps};
+use probe::escape::{Item, Place, TABLE, placed, survive_traps};
 use profile::Kind;
 use wire::islet_capnp::{setup, streamer_setup, to_islet};
 
@@ -129,8 +129,14 @@ fn attempt(kind: Kind, place: &Place, restrict: impl Fn() -> anyhow::Result<()>)
         }
     }
     say(kind, "all", "made");
-    // Whoever started the VM waits for this process, and reads the log meanwhile. It is ended by a signal.
-    ppoll(&mut [], Some(TimeSpec::from(PATIENCE)), None)?;
+    if kind == Kind::Supervisor {
+        // Its keeper starts another one, and the VM can be ended meanwhile; one that does not answer would be waited for.
+        bail!("the attempts are made");
+    }
+    // Whoever started the VM waits for this process, and the log can be read meanwhile, until the other end is gone.
+    let control = placed(CONTROL);
+    ppoll(&mut [PollFd::new(control.as_fd(), PollFlags::empty())], Some(TimeSpec::from(PATIENCE)), None)?;
+    std::mem::forget(control);
     Ok(())
 }
 
