@@ -31,7 +31,7 @@ use serde_json::Value;
 
 pub use counts::{count, long, random};
 pub use stream::Stream;
-pub use vm::{Connection, Vm, runs};
+pub use vm::{Connection, Vm, is_ignored, runs};
 
 /// Binaries that a VM needs.
 const BINARIES: [&str; 8] = ["atoll", "keeper", "supervisor", "engine", "board", "serial", "loader", "streamer"];

@@ -238,6 +238,20 @@ impl Drop for Connection {
     }
 }
 
+/// Whether this test, and so every launcher that it starts, was told to ignore a signal, as a shell tells what it starts in the
+/// background. A launcher heeds that, so such a signal cannot be tested; says so.
+#[must_use]
+pub fn is_ignored(signal: Signal) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let ignored = mask & (1 << (signal.as_raw() - 1)) != 0;
+    if ignored {
+        println!("skipped: {signal:?} is ignored here");
+    }
+    ignored
+}
+
 /// Whether a process runs (a zombie does not).
 #[must_use]
 pub fn runs(pid: i32) -> bool {
