@@ -4,6 +4,7 @@
 //! its call. A parcel is bounded in size, in number and in time; one that nobody asks for is closed.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,12 +17,15 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// Descriptors in a parcel: more than any call needs.
 const MAX_DESCRIPTORS: usize = 32;
 /// Parcels that wait for their call.
 const MAX_PARCELS: usize = 8;
+/// Connections on which a parcel has not come yet.
+const MAX_SENDERS: usize = 8;
 /// How long a parcel waits, and how long its sender may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The wait after a connection that could not be accepted.
@@ -57,17 +61,28 @@ impl Parcels {
 }
 
 /// Takes one parcel of each connection. The sender knows that it was taken when its connection is closed.
+///
+/// Whoever connects and sends nothing is waited for, but nobody waits behind: where too many are silent, the one that has been so
+/// longest goes.
 pub async fn accept(listener: UnixListener, parcels: Rc<Parcels>) {
+    let mut silent: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                // One at a time: a slow sender delays others by its patience at most.
-                if let Ok(Some((token, descriptors))) = tokio::time::timeout(PATIENCE, receive(&stream)).await {
-                    parcels.put(token, descriptors);
-                }
-            }
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        silent.retain(|sender| !sender.is_finished());
+        if silent.len() >= MAX_SENDERS
+            && let Some(sender) = silent.pop_front()
+        {
+            sender.abort();
         }
+        let parcels = Rc::clone(&parcels);
+        silent.push_back(tokio::task::spawn_local(async move {
+            if let Ok(Some((token, descriptors))) = tokio::time::timeout(PATIENCE, receive(&stream)).await {
+                parcels.put(token, descriptors);
+            }
+        }));
     }
 }
 
