@@ -54,6 +54,10 @@ pub const ROWS: [Row; 6] = [
     row(Kind::Loader, "loader", 1, 16, 4, 8),
 ];
 
+/// The streamers, which live while a snapshot is written, or read.
+pub const STREAMERS: [Row; 2] =
+    [row(Kind::StreamerSource, "streamer", 1, 18, 5, 256), row(Kind::StreamerTarget, "streamer", 1, 18, 5, 256)];
+
 /// Areas of the windows memfd.
 const BOARD: u16 = 0;
 const SERIAL: u16 = 1;
@@ -66,7 +70,7 @@ impl Row {
     /// The row of this kind.
     #[must_use]
     pub fn of(kind: Kind) -> Option<&'static Row> {
-        ROWS.iter().find(|row| row.kind == kind)
+        ROWS.iter().chain(&STREAMERS).find(|row| row.kind == kind)
     }
 
     /// The page of the status memfd of a process other than the keeper.
@@ -97,6 +101,10 @@ impl Row {
             Kind::EngineTcg => state(engine(expected, shape), 0),
             Kind::Board => state(board(expected), 1),
             Kind::Serial => state(serial(expected, shape), 2),
+            Kind::StreamerSource => streamer(expected, Access::Read, Access::ReadWrite, outside),
+            Kind::StreamerTarget => {
+                streamer(expected, Access::ReadWrite, Access::Read, outside).descriptors(1, "userfaultfd", Access::Read)
+            }
             _ => loader(expected, shape),
         }
     }
@@ -159,6 +167,17 @@ fn supervisor(mut expected: Expectation, shape: &Shape) -> Expectation {
     // The event loop: to wait, to change what is waited for, to be woken.
     let expected = expected.descriptors(2, "eventpoll", Access::ReadWrite).descriptors(1, "eventfd", Access::ReadWrite);
     windows(expected, "r--s", CLOCK_PAGES)
+}
+
+/// It maps nothing of the VM: it reads and writes what it moves, in one direction only.
+fn streamer(mut expected: Expectation, memory: Access, files: Access, outside: &Outside) -> Expectation {
+    for memfd in ["ram", "state"] {
+        expected = expected.descriptors(1, &format!("/memfd:{memfd}"), memory);
+    }
+    for file in ["manifest", "memory", "engine.state", "board.state", "serial0.state"] {
+        expected = expected.descriptors(1, &outside.snapshot.join(file).display().to_string(), files);
+    }
+    expected
 }
 
 fn engine(expected: Expectation, shape: &Shape) -> Expectation {

@@ -26,6 +26,8 @@ pub struct Outside {
     pub lock: PathBuf,
     /// The log of a VM in the background.
     pub log: PathBuf,
+    /// The directory of the snapshot that is written or read at this moment.
+    pub snapshot: PathBuf,
     /// The Landlock ABI that an islet can have here.
     pub landlock: u32,
 }

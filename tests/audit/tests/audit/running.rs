@@ -1,7 +1,8 @@
 //! A VM as it should be: nothing is found, and the table of its processes.
 
 use std::fmt::Write;
-use std::fs::File;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 
 use audit::filter::{allowed, differences};
 use audit::manifest::{ROWS, Row, Shape};
@@ -141,7 +142,7 @@ fn the_loader_has_exactly_what_the_design_says_while_it_loads() {
     let shape = Shape { ram: MEMORY, initrd: true, console: true, foreground: true, loading: true };
     // The next loader comes with a reset, if this one was too fast.
     for round in 0.. {
-        if let Some(pid) = stop_loader(keeper) {
+        if let Some(pid) = stop(keeper, "loader") {
             check_loader(keeper, &shape, &outside);
             send(pid, Signal::CONT).expect("it is stopped, so it is there");
             break;
@@ -158,9 +159,17 @@ fn send(pid: i32, signal: Signal) -> Option<()> {
     pidfd_send_signal(&descriptor, signal).ok()
 }
 
-/// Stops the next loader behind its lock-down; `None` if it got away.
-fn stop_loader(keeper: i32) -> Option<i32> {
-    let pid = until("no loader comes", || vm::find(keeper, "loader"));
+/// Stops the next process of this binary behind its lock-down; `None` if it got away.
+fn stop(keeper: i32, binary: &str) -> Option<i32> {
+    stop_unless(keeper, binary, || false)
+}
+
+/// The same, if it comes before there is an `end` of what it is for.
+fn stop_unless(keeper: i32, binary: &str, mut end: impl FnMut() -> bool) -> Option<i32> {
+    let pid = until(&format!("no {binary} comes"), || {
+        let found = vm::find(keeper, binary);
+        if found.is_none() && end() { Some(None) } else { found.map(Some) }
+    })?;
     let field = |name: &str| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         status.lines().find_map(|line| line.strip_prefix(name)).map(|text| text.trim().to_owned())
@@ -168,7 +177,7 @@ fn stop_loader(keeper: i32) -> Option<i32> {
     // Its own filter comes on top of the keeper's.
     while field("Seccomp_filters:")? != "2" {}
     send(pid, Signal::STOP)?;
-    until("the loader neither stops nor ends", || {
+    until("it neither stops nor ends", || {
         let state = field("State:").unwrap_or_default();
         match state.chars().next() {
             Some('T') => Some(Some(pid)),
@@ -191,4 +200,64 @@ fn check_loader(keeper: i32, shape: &Shape, outside: &Outside) {
     println!("while the loader is stopped:\n{table}");
     gaps(&[&looked]);
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Where the files of a snapshot are: until it is whole, in a folder beside it.
+fn files_of(snapshot: &Path) -> PathBuf {
+    let (folder, name) = (snapshot.parent().unwrap(), snapshot.file_name().unwrap().to_str().unwrap());
+    let beside = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
+    let mut beside =
+        beside.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(&format!(".{name}.partial-")));
+    beside.next().unwrap_or_else(|| snapshot.to_owned())
+}
+
+/// Stops the streamer of a job, looks at it, and lets it end. False if it was too fast.
+fn check_streamer(rig: &Rig, name: &str, kind: Kind, snapshot: &Path, arguments: &[&str]) -> bool {
+    let mut job = rig.command(arguments).spawn().unwrap();
+    let keeper = keeper(rig, name);
+    let Some(pid) = stop_unless(keeper, "streamer", || job.try_wait().unwrap().is_some()) else {
+        assert!(job.wait().unwrap().success());
+        return false;
+    };
+    let (mut table, mut wrong) = (head(), Vec::new());
+    let row = Row::of(kind).unwrap();
+    let outside = Outside { snapshot: files_of(snapshot), ..outside(rig, name, rig.binaries()) };
+    // Nothing of it is the streamer's.
+    let shape = Shape { ram: RAM, initrd: true, console: false, foreground: false, loading: false };
+    let looked = look(keeper, row, &shape, &outside);
+    report(row, &looked, &mut table, &mut wrong);
+    println!("while the {kind} is stopped:\n{table}");
+    gaps(&[&looked]);
+    send(pid, Signal::CONT).expect("it is stopped, so it is there");
+    assert!(job.wait().unwrap().success());
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    true
+}
+
+/// A streamer lives while a snapshot is written or read; it is stopped as soon as its lock-down is complete.
+#[test]
+fn streamers_have_exactly_what_the_design_says_while_they_work() {
+    const BYTES: usize = 40 << 20;
+    let _one = alone();
+    let rig = Rig::new("audit-streamer");
+    let kernel = rig.file("beat", BEAT.image).display().to_string();
+    let options = ["--detach", "--console", "none"];
+    // So much has to be moved that there is time to look.
+    let initrd = rig.file("initrd", &vec![0x5a; BYTES]).display().to_string();
+    let run = ["run", "--name", "source", "--memory", "64M", "--kernel", &kernel, "--initrd", &initrd];
+    rig.atoll(run.iter().chain(&options)).ok();
+    let mut path = rig.path("");
+    let written = (0..20).any(|round| {
+        path = fs::canonicalize(rig.path("")).unwrap().join(format!("snapshot-{round}"));
+        let text = path.display().to_string();
+        check_streamer(&rig, "source", Kind::StreamerSource, &path, &["snapshot", "source", &text])
+    });
+    assert!(written, "the streamer that writes is always gone before it can be stopped");
+    let text = path.display().to_string();
+    let read = (0..20).any(|round| {
+        let name = format!("target-{round}");
+        let restore = ["restore", "--name", &name, "--on-demand", &text, options[0], options[1], options[2]];
+        check_streamer(&rig, &name, Kind::StreamerTarget, &path, &restore)
+    });
+    assert!(read, "the streamer that reads is always gone before it can be stopped");
 }

@@ -1,7 +1,7 @@
 //! What both kinds of tests need: the VM's outside, its keeper, and comparing one of its processes.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,6 +39,7 @@ pub fn outside(rig: &Rig, name: &str, binaries: &Path) -> Outside {
         binaries: fs::canonicalize(binaries).unwrap(),
         lock: place.join("lock"),
         log: place.join("log"),
+        snapshot: PathBuf::new(),
         landlock: vm::landlock(),
     }
 }
