@@ -10,7 +10,7 @@ use super::handle::{Out, emit};
 use super::{Command, CommandId, Core, Islet, Output, Progress, Script, Step, Verb};
 
 /// Jobs that are remembered.
-const MAX_JOBS: usize = 16;
+pub(super) const MAX_JOBS: usize = 16;
 
 impl Core {
     /// Every job that is remembered, the oldest first.

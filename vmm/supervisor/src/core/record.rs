@@ -6,6 +6,7 @@ use capnp::message::{Builder, HeapAllocator};
 use control::types::{Job, JobState, Problem, Status};
 use wire::vm_capnp::adoption_record::{self, PowerButton as WirePowerButton};
 
+use super::jobs::MAX_JOBS;
 use super::{
     Command, Core, Ending, Faults, Islet, Options, PowerButton, Progress, Request, SavedState, Script, Slot, Verb,
 };
@@ -158,8 +159,17 @@ fn write_slot(islet: Islet, from: &Slot, mut to: adoption_record::adopted_proces
 /// # Errors
 /// [`RecordError`] for anything that [`encode`] does not write.
 pub fn decode(mut bytes: &[u8], options: Options) -> Result<(Core, Facts), RecordError> {
+    let words = (bytes.len() / 8) as u64;
     let message = capnp::serialize::read_message(&mut bytes, link::capnp::reader_options())?;
     let from: adoption_record::Reader<'_> = message.get_root()?;
+    // What is read is written again, and must not be longer then: no part counts twice, and no list is longer than its bytes.
+    if from.total_size()?.word_count > words {
+        return Err(RecordError("a part of it is pointed at more than once".into()));
+    }
+    let jobs = from.get_jobs()?.len();
+    if jobs as usize > MAX_JOBS {
+        return Err(RecordError(format!("{jobs} jobs")));
+    }
     let mut core = Core::new(options);
     let status = Status::ALL.get(usize::from(from.get_status()));
     core.status = *status.ok_or_else(|| RecordError(format!("status {}", from.get_status())))?;

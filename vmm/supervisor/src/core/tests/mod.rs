@@ -428,3 +428,29 @@ fn records_that_nobody_wrote_are_refused() {
     }
     assert!(record::decode(&[], Options::default()).is_err());
 }
+
+#[test]
+fn a_record_that_would_be_written_longer_is_refused() {
+    use wire::vm_capnp::adoption_record;
+    let decode = |bytes: &[u8]| record::decode(bytes, Options::default());
+    let mut message: capnp::message::Builder<capnp::message::HeapAllocator> = Default::default();
+    message.init_root::<adoption_record::Builder<'_>>().init_jobs(17);
+    let jobs = capnp::serialize::write_message_to_words(&message);
+    assert!(decode(&jobs).unwrap_err().to_string().contains("17 jobs"));
+    // Two texts of one record that are the same bytes of it.
+    let mut message: capnp::message::Builder<capnp::message::HeapAllocator> = Default::default();
+    let mut root = message.init_root::<adoption_record::Builder<'_>>();
+    root.set_kernel_summary("k".repeat(4000));
+    root.set_reset_cause("");
+    let mut bytes = capnp::serialize::write_message_to_words(&message);
+    assert!(decode(&bytes).is_ok());
+    let wanted = 4001u32 << 3 | 2;
+    let pointer = bytes.chunks_exact(8).position(|word| word[4..] == wanted.to_le_bytes()).unwrap() * 8;
+    let empty = bytes.chunks_exact(8).position(|word| word[4..] == (1u32 << 3 | 2).to_le_bytes()).unwrap() * 8;
+    let distance = u32::from_le_bytes(bytes[pointer..pointer + 4].try_into().unwrap()) >> 2;
+    let target = pointer as u32 / 8 + distance;
+    let other = target.wrapping_sub(empty as u32 / 8) << 2 | 1;
+    bytes[empty..empty + 4].copy_from_slice(&other.to_le_bytes());
+    bytes[empty + 4..empty + 8].copy_from_slice(&wanted.to_le_bytes());
+    assert!(decode(&bytes).unwrap_err().to_string().contains("more than once"));
+}
