@@ -5,7 +5,7 @@
 //! answers that it got, and by the test, which looks at the VM as a user does. The stories are in `python`; `prepare` makes the
 //! Python environment and says what is missing, so that the tests can say that they skip, and why.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "these are the assertions of tests")]
+#![expect(clippy::unwrap_used, reason = "these are the assertions of tests")]
 
 use std::env;
 use std::fs;

@@ -7,6 +7,7 @@
 pub mod graph;
 pub mod repository;
 pub mod source;
+pub mod suites;
 pub mod text;
 
 use std::fmt;

@@ -80,7 +80,7 @@ pub fn read_all(root: &Path) -> Result<Vec<File>, Error> {
 }
 
 impl File {
-    fn is_rust(&self) -> bool {
+    pub(crate) fn is_rust(&self) -> bool {
         self.path.ends_with(".rs")
     }
 

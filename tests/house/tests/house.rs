@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use house::graph::{self, Graph};
 use house::repository::{self, Outcome, root};
 use house::source::{self, File};
+use house::suites;
 use house::{Error, Violation};
 
 static FILES: LazyLock<Vec<File>> = LazyLock::new(|| source::read_all(&root()).unwrap());
@@ -84,6 +85,11 @@ fn no_words_of_one_machine_or_of_unfinished_work() {
 #[test]
 fn the_commands_are_there_and_documented() {
     none(repository::commands(&FILES));
+}
+
+#[test]
+fn every_test_is_in_a_suite() {
+    none(suites::suites(&FILES));
 }
 
 #[test]
