@@ -180,8 +180,8 @@ pub fn decode(mut bytes: &[u8], options: Options) -> Result<(Core, Facts), Recor
         let script = Script::by_name(&script).ok_or_else(|| RecordError(format!("sequence '{script}'")))?;
         core.script = Some((script, from.get_step().into()));
     }
-    core.resets = from.get_resets();
-    core.last_request = from.get_last_request();
+    core.resets = count("resets", from.get_resets())?;
+    core.last_request = count("lastRequest", from.get_last_request())?;
     core.guest_reset = from.get_guest_reset();
     core.power_button = match from.get_power_button()? {
         WirePowerButton::None => PowerButton::None,
@@ -199,7 +199,7 @@ pub fn decode(mut bytes: &[u8], options: Options) -> Result<(Core, Facts), Recor
     core.restores = from.get_restores();
     core.on_demand = from.get_on_demand();
     core.damaged = from.get_damaged();
-    core.last_job = from.get_last_job();
+    core.last_job = count("lastJob", from.get_last_job())?;
     if from.has_faults() {
         let faults = from.get_faults()?;
         core.faults = Some(Faults { base: faults.get_base(), length: faults.get_length() });
@@ -226,11 +226,21 @@ pub fn decode(mut bytes: &[u8], options: Options) -> Result<(Core, Facts), Recor
         *core.slot_mut(islet) = read_slot(process)?;
     }
     let facts = Facts {
-        last_event: from.get_last_event(),
+        last_event: count("lastEvent", from.get_last_event())?,
         wall_clock_seconds: from.get_wall_clock_seconds(),
         started_unix_seconds: from.get_started_unix_seconds(),
     };
     Ok((core, facts))
+}
+
+/// A number that is counted up: far from where it would start over, as every real one is.
+fn count(name: &str, value: u64) -> Result<u64, RecordError> {
+    if value < 1 << 62 { Ok(value) } else { Err(RecordError(format!("{name} {value}"))) }
+}
+
+/// The same for what is counted of a process.
+fn count_starts(name: &str, value: u32) -> Result<u32, RecordError> {
+    if value < 1 << 31 { Ok(value) } else { Err(RecordError(format!("{name} {value}"))) }
 }
 
 fn text(field: capnp::Result<capnp::text::Reader<'_>>) -> Result<String, RecordError> {
@@ -269,14 +279,14 @@ fn read_slot(from: adoption_record::adopted_process::Reader<'_>) -> Result<Slot,
         id => Some(Request { id, verb: Verb::by_name(&verb).ok_or_else(|| RecordError(format!("verb '{verb}'")))? }),
     };
     Ok(Slot {
-        incarnation: from.get_incarnation(),
+        incarnation: count_starts("incarnation", from.get_incarnation())?,
         progress: progress.ok_or_else(|| RecordError(format!("state '{state}'")))?,
         process: Some(from.get_process_id()).filter(|id| *id != 0),
         request,
         runs: from.get_runs(),
         step_done: from.get_step_done(),
-        restarts: from.get_restarts(),
-        deaths: from.get_unproductive_deaths(),
+        restarts: count_starts("restarts", from.get_restarts())?,
+        deaths: count_starts("unproductiveDeaths", from.get_unproductive_deaths())?,
         last_cause: text(from.get_last_cause())?,
         killed_for: text(from.get_killed_for())?,
         saved: if from.has_saved() { Some(read_saved(from.get_saved()?)?) } else { None },

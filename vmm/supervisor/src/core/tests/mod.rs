@@ -454,3 +454,27 @@ fn a_record_that_would_be_written_longer_is_refused() {
     bytes[empty + 4..empty + 8].copy_from_slice(&wanted.to_le_bytes());
     assert!(decode(&bytes).unwrap_err().to_string().contains("more than once"));
 }
+
+#[test]
+fn a_record_whose_counts_are_at_their_end_is_refused() {
+    use wire::vm_capnp::adoption_record::{self, Builder};
+    let cases: [(&str, fn(Builder<'_>)); 5] = [
+        ("lastRequest", |mut record| record.set_last_request(u64::MAX)),
+        ("lastJob", |mut record| record.set_last_job(1 << 63)),
+        ("resets", |mut record| record.set_resets(u64::MAX)),
+        ("lastEvent", |mut record| record.set_last_event(u64::MAX)),
+        ("incarnation", |record| {
+            let mut process = record.init_processes(1).get(0);
+            process.set_name("board");
+            process.set_state("ready");
+            process.set_incarnation(u32::MAX);
+        }),
+    ];
+    for (name, change) in cases {
+        let mut message: capnp::message::Builder<capnp::message::HeapAllocator> = Default::default();
+        change(message.init_root::<adoption_record::Builder<'_>>());
+        let bytes = capnp::serialize::write_message_to_words(&message);
+        let error = record::decode(&bytes, Options::default()).unwrap_err().to_string();
+        assert!(error.contains(name), "{name}: {error}");
+    }
+}
