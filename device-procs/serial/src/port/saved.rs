@@ -67,6 +67,17 @@ impl Port {
         self.server.update(&mut self.serial, |state, _| state.held = 1);
         let (serial, state) = (&self.serial, *self.server.state());
         let (start, arrived) = (serial.start(&state), serial.input.position(&serial.area));
+        // The engine can write to where these positions lie, at any time.
+        for (field, count, most) in [
+            ("serial.output", state.produced.saturating_sub(start), OUT_RING_LEN),
+            ("serial.input", arrived.saturating_sub(state.taken), IN_RING_LEN),
+        ] {
+            if count > most {
+                let why =
+                    format!("{count} bytes are said to wait in a ring of {most}; somebody has moved its position");
+                return Err(StateError::field(field, why));
+            }
+        }
         let mut output: Vec<u8> = (start..state.produced).map(|at| serial.output.get(&serial.area, at)).collect();
         let (mut uart, mut taken) = (state.uart, state.taken);
         self.server.waiting(|access| {
