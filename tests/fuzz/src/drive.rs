@@ -141,11 +141,13 @@ struct Run {
     known: HashSet<u64>,
     figures: Figures,
     seen: Seen,
+    /// How many of the kept inputs were given.
+    first: usize,
 }
 
 impl Run {
-    /// Tries an input and keeps it if it is new; answers whether the run goes on.
-    fn take(&mut self, input: Vec<u8>) -> bool {
+    /// Tries an input and keeps it if it is new, or in any case; answers whether the run goes on.
+    fn take(&mut self, input: Vec<u8>, keep: bool) -> bool {
         self.watch.input.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&input);
         self.figures.executions += 1;
         self.watch.executions.store(self.figures.executions, Ordering::Release);
@@ -153,17 +155,22 @@ impl Run {
         self.figures.failure = attempt(self.target, &input, self.plant, &mut self.seen);
         let before = self.known.len();
         self.known.extend(self.seen.features());
-        if self.known.len() > before && self.figures.kept.len() < MOST_KEPT {
+        if keep || self.known.len() > before && self.figures.kept.len() < MOST_KEPT {
             self.figures.kept.push((input, self.seen.features().to_vec()));
         }
         self.figures.failure.is_none()
     }
 
-    /// An input to change: the newer half of the time one of the last, since those are at the edge of what is known.
+    /// An input to change: often one of the first, which are whole, or one of the last, which are at the edge of what is
+    /// known.
     fn choose(&self, random: &mut Random) -> &[u8] {
         let kept = &self.figures.kept;
-        let from = if random.once_in(2) { kept.len() - kept.len().min(16) } else { 0 };
-        kept.get(from + random.below(kept.len() - from)).map_or(&[], |(input, _)| input)
+        let (from, to) = match random.below(3) {
+            0 => (0, self.first.min(kept.len())),
+            1 => (kept.len().saturating_sub(16), kept.len()),
+            _ => (0, kept.len()),
+        };
+        kept.get(from + random.below(to - from)).map_or(&[], |(input, _)| input)
     }
 }
 
@@ -180,6 +187,7 @@ pub fn drive(target: &'static Target, plant: Plant, inputs: Vec<Vec<u8>>, option
         known: HashSet::new(),
         figures: Figures::default(),
         seen: Seen::default(),
+        first: 0,
     };
     let start = Instant::now();
     let work = move || {
@@ -218,10 +226,11 @@ pub fn drive(target: &'static Target, plant: Plant, inputs: Vec<Vec<u8>>, option
 fn work(mut run: Run, inputs: Vec<Vec<u8>>, options: Options) -> Figures {
     let (start, mut random) = (Instant::now(), Random::new(options.seed));
     let mutator = run.target.mutator();
-    let mut goes_on = inputs.into_iter().all(|input| run.take(input));
+    let mut goes_on = inputs.into_iter().all(|input| run.take(input, true));
+    run.first = run.figures.kept.len();
     while goes_on && start.elapsed() < options.time && run.figures.executions < options.executions {
         let new = mutator.change(run.choose(&mut random), run.choose(&mut random), &mut random);
-        goes_on = run.take(new);
+        goes_on = run.take(new, false);
     }
     run.figures.time = start.elapsed();
     run.figures.features = run.known.len();
@@ -232,12 +241,8 @@ fn work(mut run: Run, inputs: Vec<Vec<u8>>, options: Options) -> Figures {
 mod tests {
     use super::*;
 
-    const OPTIONS: Options = Options {
-        seed: 3,
-        time: Duration::from_secs(60),
-        executions: 200_000,
-        patience: Duration::from_millis(300),
-    };
+    const OPTIONS: Options =
+        Options { seed: 3, time: Duration::from_secs(60), executions: 200_000, patience: Duration::from_millis(300) };
 
     fn run(input: &[u8], seen: &mut Seen, plant: Plant) -> Result<(), String> {
         let depth = input.iter().zip(b"ABCD").take_while(|(a, b)| a == b).count();
@@ -258,6 +263,7 @@ mod tests {
         seeds: || vec![b"    ".to_vec()],
         words: Vec::new,
         longest: 8,
+        head: 0,
         plants: &["says so", "panics", "hangs"],
     };
 

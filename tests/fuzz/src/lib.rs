@@ -57,6 +57,8 @@ pub struct Target {
     pub words: fn() -> Vec<Vec<u8>>,
     /// The longest input, in bytes.
     pub longest: usize,
+    /// Bytes in front of what has aligned fields.
+    pub head: usize,
     /// What each planted bug is.
     pub plants: &'static [&'static str],
 }
@@ -65,6 +67,6 @@ impl Target {
     /// A mutator with the target's words.
     #[must_use]
     pub fn mutator(&self) -> Mutator {
-        Mutator::new((self.words)(), self.longest)
+        Mutator::new((self.words)(), self.longest, self.head)
     }
 }

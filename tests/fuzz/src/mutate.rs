@@ -45,25 +45,29 @@ const EDGES: &[u64] = &[
     0xffff_ffff_ffff_ffff,
 ];
 
+/// Those that most often do.
+const FIRST: &[u64] = &[0, 1, 0xffff_ffff_ffff_ffff];
+
 /// Changes inputs.
 #[derive(Clone, Debug)]
 pub struct Mutator {
     words: Vec<Vec<u8>>,
     longest: usize,
+    head: usize,
 }
 
 impl Mutator {
-    /// With these words, for inputs of at most `longest` bytes.
+    /// With these words, for inputs of at most `longest` bytes, whose fields are aligned behind the first `head` bytes.
     #[must_use]
-    pub const fn new(words: Vec<Vec<u8>>, longest: usize) -> Self {
-        Self { words, longest }
+    pub const fn new(words: Vec<Vec<u8>>, longest: usize, head: usize) -> Self {
+        Self { words, longest, head }
     }
 
     /// A new input out of `input`, and perhaps parts of `other`.
     #[must_use]
     pub fn change(&self, input: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
         let mut new = input.to_vec();
-        for _ in 0..1 << random.below(4) {
+        for _ in 0..1 << random.below(3) {
             self.step(&mut new, other, random);
         }
         new.truncate(self.longest);
@@ -71,41 +75,43 @@ impl Mutator {
     }
 
     fn step(&self, input: &mut Vec<u8>, other: &[u8], random: &mut Random) {
+        let head = self.head;
         match random.below(16) {
             0 | 1 => {
-                let (at, bit) = (random.below(input.len()), random.below(8));
+                let (at, bit) = (place(input.len(), head, random), random.below(8));
                 change_byte(input, at, |byte| byte ^ 1 << bit);
             }
             2 => {
-                let (at, value) = (random.below(input.len()), random.word() as u8);
+                let (at, value) = (place(input.len(), head, random), random.word() as u8);
                 change_byte(input, at, |_| value);
             }
             3..=6 => {
-                let value = random.pick(EDGES).copied().unwrap_or(0);
+                let edges = if random.once_in(2) { FIRST } else { EDGES };
+                let value = random.pick(edges).copied().unwrap_or(0);
                 let value = if random.once_in(4) { value.wrapping_neg() } else { value };
-                write_number(input, value, random);
+                write_number(input, head, value, random);
             }
-            7 | 8 => add(input, random),
+            7 | 8 => add(input, head, random),
             9 | 10 => {
                 if let Some(word) = random.pick(&self.words) {
-                    let at = place(input.len(), random);
+                    let at = place(input.len(), head, random);
                     if random.once_in(3) { insert(input, at, word) } else { overwrite(input, at, word) }
                 }
             }
-            11 => copy(input, random),
+            11 => copy(input, head, random),
             12 => {
-                let (start, end) = range(input.len(), random);
+                let (start, end) = range(input.len(), head, random);
                 input.drain(start..end);
             }
             13 => {
-                let (start, end) = range(input.len(), random);
+                let (start, end) = range(input.len(), head, random);
                 let block = input.get(start..end).unwrap_or_default().to_vec();
-                insert(input, place(input.len(), random), &block);
+                insert(input, place(input.len(), head, random), &block);
             }
             14 => {
-                let (start, end) = range(other.len(), random);
+                let (start, end) = range(other.len(), head, random);
                 let block = other.get(start..end).unwrap_or_default();
-                let at = place(input.len(), random);
+                let at = place(input.len(), head, random);
                 if random.once_in(2) { insert(input, at, block) } else { overwrite(input, at, block) }
             }
             _ => {
@@ -124,16 +130,17 @@ fn change_byte(input: &mut [u8], at: usize, change: impl FnOnce(u8) -> u8) {
     }
 }
 
-/// A position, half of the time one that is aligned as fields are.
-fn place(length: usize, random: &mut Random) -> usize {
-    let at = random.below(length + 1);
+/// A position: half of the time near the begin, where headers are, and half of the time aligned as fields are.
+fn place(length: usize, head: usize, random: &mut Random) -> usize {
+    let most = if random.once_in(2) { length.min(1 << random.below(12)) } else { length };
+    let at = random.below(most + 1);
     let align = random.pick(&[1, 1, 2, 4, 8, 8]).copied().unwrap_or(1);
-    at / align * align
+    if at < head { at } else { (at - head) / align * align + head }
 }
 
 /// A range that is more often short than long.
-fn range(length: usize, random: &mut Random) -> (usize, usize) {
-    let start = place(length, random);
+fn range(length: usize, head: usize, random: &mut Random) -> (usize, usize) {
+    let start = place(length, head, random);
     let most = (length - start).min(1 << random.below(11));
     (start, start + random.below(most + 1))
 }
@@ -150,17 +157,17 @@ fn insert(input: &mut Vec<u8>, at: usize, word: &[u8]) {
     input.splice(at..at, word.iter().copied());
 }
 
-fn write_number(input: &mut [u8], value: u64, random: &mut Random) {
+fn write_number(input: &mut [u8], head: usize, value: u64, random: &mut Random) {
     let width = 1 << random.below(4);
-    let at = place(input.len(), random);
+    let at = place(input.len(), head, random);
     let new = value.to_le_bytes();
     input.iter_mut().skip(at).zip(new.iter().take(width)).for_each(|(byte, new)| *byte = *new);
 }
 
 /// Adds a little to a number.
-fn add(input: &mut [u8], random: &mut Random) {
+fn add(input: &mut [u8], head: usize, random: &mut Random) {
     let width = 1 << random.below(4);
-    let at = place(input.len(), random);
+    let at = place(input.len(), head, random);
     let Some(bytes) = input.get_mut(at..at + width) else { return };
     let mut number = [0; 8];
     number.iter_mut().zip(bytes.iter()).for_each(|(to, from)| *to = *from);
@@ -170,9 +177,9 @@ fn add(input: &mut [u8], random: &mut Random) {
 }
 
 /// Copies a block over another place.
-fn copy(input: &mut [u8], random: &mut Random) {
-    let (start, end) = range(input.len(), random);
-    let to = place(input.len(), random);
+fn copy(input: &mut [u8], head: usize, random: &mut Random) {
+    let (start, end) = range(input.len(), head, random);
+    let to = place(input.len(), head, random);
     let length = (end - start).min(input.len() - to);
     input.copy_within(start..start + length, to);
 }
@@ -183,7 +190,7 @@ mod tests {
 
     #[test]
     fn any_input_can_be_changed_and_none_grows_too_long() {
-        let mutator = Mutator::new(vec![b"word".to_vec(), vec![]], 64);
+        let mutator = Mutator::new(vec![b"word".to_vec(), vec![]], 64, 1);
         let mut random = Random::new(5);
         let (mut input, mut longest) = (Vec::new(), 0);
         for round in 0..20_000 {
@@ -198,7 +205,7 @@ mod tests {
 
     #[test]
     fn words_and_edges_get_in() {
-        let mutator = Mutator::new(vec![b"magic".to_vec()], 64);
+        let mutator = Mutator::new(vec![b"magic".to_vec()], 64, 0);
         let mut random = Random::new(6);
         let found = |needle: &[u8], random: &mut Random| {
             (0..2000).any(|_| mutator.change(&[9; 20], &[8; 30], random).windows(needle.len()).any(|w| w == needle))

@@ -5,6 +5,9 @@
 
 use crate::random::mix;
 
+/// How much of a message counts, in characters.
+const MOST_TEXT: usize = 300;
+
 /// The features of one input.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
@@ -27,25 +30,24 @@ impl Seen {
         self.hit(label, u64::from(u64::BITS - count.leading_zeros()));
     }
 
-    /// A message was given. Numbers in it, and what stands in quotes, are left out.
+    /// A message was given. What may come from the input is left out: what stands in quotes, and words with digits or of
+    /// two characters at most.
     pub fn text(&mut self, label: &str, text: &str) {
-        let (mut quoted, mut number) = (None, false);
-        let mut kept = Vec::with_capacity(text.len().min(200));
-        for byte in text.bytes().take(200) {
-            match (quoted, byte) {
-                (Some(end), _) if byte == end => quoted = None,
+        let (mut quoted, mut escaped) = (None, false);
+        let mut plain = String::with_capacity(text.len().min(MOST_TEXT));
+        for character in text.chars().take(MOST_TEXT) {
+            match (quoted, character) {
+                _ if escaped => escaped = false,
+                (_, '\\') => escaped = true,
+                (Some(end), _) if character == end => quoted = None,
                 (Some(_), _) => {}
-                (None, b'\'' | b'"') => quoted = Some(byte),
-                // A number, with the letters of a hexadecimal one.
-                (None, b'0'..=b'9') => number = true,
-                (None, b'a'..=b'f' | b'x' | b'A'..=b'F') if number => {}
-                _ => {
-                    number = false;
-                    kept.push(byte);
-                }
+                (None, '\'' | '"') => quoted = Some(character),
+                _ => plain.push(character),
             }
         }
-        self.features.push(hash(label.bytes().chain(kept)));
+        let words = plain.split(|c: char| !c.is_ascii_alphanumeric());
+        let words = words.filter(|word| word.len() > 2 && word.bytes().all(|byte| byte.is_ascii_alphabetic()));
+        self.features.push(hash(label.bytes().chain(words.flat_map(|word| word.bytes().chain([b' '])))));
     }
 
     /// The features.
@@ -72,7 +74,7 @@ mod tests {
 
     #[test]
     fn messages_differ_by_their_words_alone() {
-        assert_eq!(text("byte 0x1f of 'a' is 7"), text("byte 23 of 'bcd' is 0xdead"));
+        assert_eq!(text("byte 0x1f of 'a' is 7"), text("byte 23 of 'b\\'d' is 0xdead, eb"));
         assert_ne!(text("byte 1 is bad"), text("word 1 is bad"));
     }
 
