@@ -242,7 +242,7 @@ mod tests {
     use super::*;
 
     const OPTIONS: Options =
-        Options { seed: 3, time: Duration::from_secs(60), executions: 200_000, patience: Duration::from_millis(300) };
+        Options { seed: 3, time: Duration::from_secs(60), executions: 3_000_000, patience: Duration::from_millis(300) };
 
     fn run(input: &[u8], seen: &mut Seen, plant: Plant) -> Result<(), String> {
         let depth = input.iter().zip(b"ABCD").take_while(|(a, b)| a == b).count();

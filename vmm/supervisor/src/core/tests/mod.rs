@@ -458,7 +458,8 @@ fn a_record_that_would_be_written_longer_is_refused() {
 #[test]
 fn a_record_whose_counts_are_at_their_end_is_refused() {
     use wire::vm_capnp::adoption_record::{self, Builder};
-    let cases: [(&str, fn(Builder<'_>)); 5] = [
+    type Change = fn(Builder<'_>);
+    let cases: [(&str, Change); 5] = [
         ("lastRequest", |mut record| record.set_last_request(u64::MAX)),
         ("lastJob", |mut record| record.set_last_job(1 << 63)),
         ("resets", |mut record| record.set_resets(u64::MAX)),
