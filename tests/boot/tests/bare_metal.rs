@@ -57,7 +57,6 @@ fn more_than_any_buffer_holds_arrives_whole() {
 
 #[test]
 fn a_slow_reader_gets_everything_that_the_guest_printed_before_its_end() {
-    use std::io::Read;
     let rig = Rig::new("slow-reader");
     let text: Vec<u8> = (0..600_000u32).map(|n| b'a' + (n % 26) as u8).collect();
     let kernel = rig.file("payload", &Payload::new().print(&text).debug_exit(0).finish());
@@ -69,7 +68,7 @@ fn a_slow_reader_gets_everything_that_the_guest_printed_before_its_end() {
     loop {
         // Slower than the guest, so that serial port, sockets and launcher are full when it ends.
         std::thread::sleep(std::time::Duration::from_millis(4));
-        match output.read(&mut buffer).unwrap() {
+        match rig::read_some(&mut output, &mut buffer).unwrap() {
             0 => break,
             count => got.extend_from_slice(&buffer[..count]),
         }

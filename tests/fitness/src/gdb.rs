@@ -129,7 +129,10 @@ impl Gdb {
                 return Ok(text);
             }
             let mut part = [0; 8192];
-            let n = self.stream.read(&mut part).context("wait for qemu's stub")?;
+            let n = match self.stream.read(&mut part) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                n => n.context("wait for qemu's stub")?,
+            };
             ensure!(n != 0, "qemu has gone");
             self.buffer.extend_from_slice(&part[..n]);
         }

@@ -30,7 +30,7 @@ use std::{env, fs, process, thread};
 use serde_json::Value;
 
 pub use counts::{count, long, random};
-pub use stream::Stream;
+pub use stream::{Stream, read_some};
 pub use vm::{Connection, Vm, is_ignored, runs};
 
 /// Binaries that a VM needs.

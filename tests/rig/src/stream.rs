@@ -3,10 +3,24 @@
 //! The idea: a thread reads, and whoever expects a text looks from where the last expectation ended, so that no text is found
 //! twice and none is missed because it came early.
 
-use std::io::Read;
+use std::io::{self, ErrorKind, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// Reads once. A signal, and on a socket with a time limit also a stop of the whole machine or group, interrupts the system
+/// call; that is nobody's failure.
+///
+/// # Errors
+/// Those of [`Read::read`], but not [`ErrorKind::Interrupted`].
+pub fn read_some(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match source.read(buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            end => return end,
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Content {
@@ -28,11 +42,10 @@ impl Stream {
         thread::spawn(move || {
             let mut buffer = [0; 4096];
             loop {
-                let count = source.read(&mut buffer);
+                let count = read_some(&mut source, &mut buffer);
                 let mut content = shared.lock();
                 match count {
                     Ok(count @ 1..) => content.bytes.extend_from_slice(&buffer[..count]),
-                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                     Ok(0) | Err(_) => content.ended = true,
                 }
                 shared.0.1.notify_all();

@@ -1,6 +1,6 @@
 //! The payloads by themselves, on a VM without keeper and supervisor: so that a failure of another test is not theirs.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn read(vm: &mut Vm, count: usize) -> Vec<u8> {
     let mut bytes = vec![0; count];
     let mut at = 0;
     while at < count {
-        match vm.console.read(&mut bytes[at..]) {
+        match rig::read_some(&mut vm.console, &mut bytes[at..]) {
             Ok(n @ 1..) => at += n,
             end => {
                 let said = vm.board.hear(Duration::ZERO);

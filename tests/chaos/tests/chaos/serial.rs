@@ -1,13 +1,13 @@
 //! The serial port dies; the guest and its user notice nothing but a pause.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use chaos::{Followed, Processes, figures};
 use guest::bare::{ECHO, PENDING, PENDING_FILLER, checksum};
 use rand::Rng;
-use rig::{Rig, SOON, random};
+use rig::{Rig, SOON, random, read_some};
 use serde_json::Value;
 
 use crate::{CONTENT, alone, read, start_with_console};
@@ -43,8 +43,8 @@ fn a_paste_of_a_mebibyte_comes_back_unharmed_while_the_serial_port_is_killed_a_h
     for at in kills.into_iter().chain([BYTES]) {
         while echoed.len() < at {
             let room = buffer.len().min(at - echoed.len());
-            let count =
-                socket.read(&mut buffer[..room]).unwrap_or_else(|error| panic!("{error} after {} bytes", echoed.len()));
+            let count = read_some(&mut socket, &mut buffer[..room])
+                .unwrap_or_else(|error| panic!("{error} after {} bytes", echoed.len()));
             assert!(count > 0, "the console ended after {} bytes: {}", echoed.len(), vm.said.text());
             echoed.extend_from_slice(&buffer[..count]);
             pauses.extend(killed.take().map(|at: Instant| at.elapsed()));

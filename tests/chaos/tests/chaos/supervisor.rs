@@ -3,7 +3,6 @@
 //! The guest prints a byte each millisecond of its own time, counting. That the count goes on proves that it is the same
 //! guest; the longest time between two bytes is how long it stood still, if it did.
 
-use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -13,7 +12,7 @@ use std::time::{Duration, Instant};
 use chaos::{Followed, Processes};
 use guest::bare::{BEAT, BEAT_MODULUS, ECHO, RESET, RESETS, checksum};
 use rand::Rng;
-use rig::{Rig, SOON, Vm, count, random};
+use rig::{Rig, SOON, Vm, count, random, read_some};
 
 use crate::{CONTENT, alone, read, start, start_with_console};
 
@@ -39,7 +38,7 @@ impl Beat {
         let (sender, reads) = channel();
         thread::spawn(move || {
             let mut buffer = [0; 4096];
-            while let Ok(count @ 1..) = socket.read(&mut buffer) {
+            while let Ok(count @ 1..) = read_some(&mut socket, &mut buffer) {
                 if sender.send((Instant::now(), buffer[..count].to_vec())).is_err() {
                     return;
                 }

@@ -173,8 +173,14 @@ pub fn read_byte(fd: i32) -> isize {
 /// Wait until there is something to read or the other side is gone; false after `ms` milliseconds.
 pub fn wait_readable(fd: i32, ms: i32) -> bool {
     let mut p = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-    // SAFETY: one entry.
-    unsafe { libc::poll(&raw mut p, 1, ms) > 0 }
+    loop {
+        // SAFETY: one entry.
+        let ready = unsafe { libc::poll(&raw mut p, 1, ms) };
+        // Interrupted, for instance when the whole group was stopped for a while, it waits anew.
+        if ready >= 0 || std::io::Error::last_os_error().kind() != std::io::ErrorKind::Interrupted {
+            return ready > 0;
+        }
+    }
 }
 
 /// Kill the child `pid`, which must be ours, and say how it ended.

@@ -301,6 +301,8 @@ fn seeds() -> Vec<Vec<u8>> {
 fn words() -> Vec<Vec<u8>> {
     // Numbers of union members, and pointers: to a struct, to lists of bytes and words, far, and to a capability.
     let mut words: Vec<Vec<u8>> = (0..24u8).map(|member| vec![member, 0]).collect();
+    // The upper halves of pointers to bytes: how many there are.
+    words.extend([0u32, 1, 17, 31, 33, 65, 129].map(|count| (count << 3 | 2).to_le_bytes().to_vec()));
     words.extend([
         vec![0, 0, 0, 0, 2, 0, 3, 0],
         vec![1, 0, 0, 0, 0x22, 0, 0, 0],
