@@ -122,6 +122,7 @@ struct ToIslet {
     save @11 :Text;         # leave the state in the state area as of this machine version; paused processes only
     load @12 :Load;         # take the state from the state area; before the first `run`, or paused
     wake @13 :Void;         # a board: the machine leaves S3, WAK_STS is set
+    ping @14 :UInt32;       # to show within so many milliseconds that each of its threads goes on
   }
 }
 

@@ -24,6 +24,7 @@ struct VmConfig {
   noReboot @15 :Bool;
   detach @16 :Bool;
   logTranslation @17 :Bool;
+  patienceSeconds @18 :UInt16 = 20;  # how long a process may take to answer before it is killed
 }
 
 struct Restore {

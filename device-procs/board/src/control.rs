@@ -149,6 +149,8 @@ pub enum Command {
     Pause,
     /// To the state after power-on, except the date.
     Reset,
+    /// Show that it goes on.
+    Ping,
     /// Report counters.
     Statistics,
     /// End the process.
@@ -196,6 +198,7 @@ pub fn read_command(
         Ok(to_islet::Run(())) => Ok(Command::Run),
         Ok(to_islet::Pause(())) => Ok(Command::Pause),
         Ok(to_islet::Reset(())) => Ok(Command::Reset),
+        Ok(to_islet::Ping(_)) => Ok(Command::Ping),
         Ok(to_islet::Statistics(())) => Ok(Command::Statistics),
         Ok(to_islet::Quit(())) => Ok(Command::Quit),
         Ok(to_islet::PowerButton(())) => Ok(Command::PowerButton),

@@ -236,6 +236,7 @@ impl Islet {
             Command::Wake => return Ok(Say::Failed(Problem::awake())),
             Command::Save(machine) => return self.save(&machine),
             Command::Load(left) => return self.load(left),
+            Command::Ping => return Ok(Say::Done),
             Command::Statistics => return Ok(Say::Statistics(self.board.counts())),
             // Ends the process before it comes here.
             Command::Quit => {}

@@ -221,6 +221,7 @@ impl Process {
                 port.run();
                 Ok(Report::default())
             }
+            Ok(to_islet::Ping(_)) => Ok(Report::default()),
             Ok(to_islet::Pause(())) => port.pause().map_err(Problem::window),
             Ok(to_islet::Reset(())) => port.reset().map_err(Problem::window),
             Ok(to_islet::AttachConsole(_)) => match incoming.descriptors.drain(..).next() {

@@ -387,7 +387,8 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// Introduces a VM. `link` is the other end of the keeper's descriptor 3.
+    /// Introduces a VM. `link` is the other end of the keeper's descriptor 3; `patience`, in seconds, is how long a supervisor may
+    /// stand still.
     ///
     /// # Errors
     /// [`ClientError::Link`].
@@ -396,11 +397,12 @@ impl Launcher {
         vm: Name,
         flags: BeginFlags,
         (uid, gid): (u32, u32),
+        patience: u32,
         deadline: Deadline,
     ) -> Result<Self, ClientError> {
         link.set_peer(Peer::new("keeper", 1));
         let mut launcher = Self { link, outbox: Vec::new(), held: 0 };
-        launcher.send(LauncherMessage::Begin { flags, uid, gid, vm }, &[], deadline)?;
+        launcher.send(LauncherMessage::Begin { flags, uid, gid, patience, vm }, &[], deadline)?;
         Ok(launcher)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! | message | body after the 24-byte header | bytes | with it |
 //! |---|---|---|---|
-//! | `Begin` | version u32, flags u32, uid u32, gid u32, VM name 32 | 48 | |
+//! | `Begin` | version u32, flags u32, uid u32, gid u32, patience u32, zero u32, VM name 32 | 56 | |
 //! | `Hold` | name 32, kind u32, zero u32 | 40 | 1 descriptor |
 //! | `Go` | number of descriptors held u32, zero u32 | 8 | |
 //! | answer | accepted u32, pid of the supervisor in the VM's namespace u32, text 512 | 520 | |
@@ -26,7 +26,7 @@ bitflags! {
     }
 }
 
-raw!(RawBegin, 48 { version: U32, flags: U32, uid: U32, gid: U32, vm: RawName });
+raw!(RawBegin, 56 { version: U32, flags: U32, uid: U32, gid: U32, patience: U32, zero: U32, vm: RawName });
 raw!(RawGo, 8 { held: U32, zero: U32 });
 raw!(RawAnswer, 520 { accepted: U32, pid: U32, text: RawText<MAX_TEXT> });
 
@@ -41,6 +41,8 @@ pub enum LauncherMessage {
         uid: u32,
         /// The same for the group.
         gid: u32,
+        /// Seconds, not 0, that a supervisor may stand still before it is killed.
+        patience: u32,
         /// The VM's name.
         vm: Name,
     },
@@ -72,13 +74,15 @@ impl LauncherMessage {
         Header { kind, incarnation: 0, id: 0 }.begin(out);
         let zero = U32::ZERO;
         match self {
-            Self::Begin { flags, uid, gid, vm } => put(
+            Self::Begin { flags, uid, gid, patience, vm } => put(
                 out,
                 &RawBegin {
                     version: U32::new(VERSION),
                     flags: U32::new(flags.bits()),
                     uid: U32::new(*uid),
                     gid: U32::new(*gid),
+                    patience: U32::new(*patience),
+                    zero,
                     vm: (*vm).into(),
                 },
             ),
@@ -107,8 +111,13 @@ impl LauncherMessage {
                     raw.flags.get(),
                     "has bits without meaning",
                 ))?;
+                zero(&body, raw.zero)?;
+                let patience = raw.patience.get();
+                if patience == 0 {
+                    return Err(body.field("patience", 0_u32, "no process answers in no time"));
+                }
                 let vm = raw.vm.check().map_err(body.name("VM name"))?;
-                Self::Begin { flags, uid: raw.uid.get(), gid: raw.gid.get(), vm }
+                Self::Begin { flags, uid: raw.uid.get(), gid: raw.gid.get(), patience, vm }
             }
             MessageKind::LauncherHold => {
                 let raw: &RawHold = body.take()?;

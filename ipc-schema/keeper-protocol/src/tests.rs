@@ -152,7 +152,7 @@ fn from_keeper() -> Vec<(Vec<u8>, FromKeeper)> {
 
 fn launcher() -> Vec<LauncherMessage> {
     vec![
-        LauncherMessage::Begin { flags: BeginFlags::FOREGROUND, uid: 0, gid: u32::MAX, vm: name("vm") },
+        LauncherMessage::Begin { flags: BeginFlags::FOREGROUND, uid: 0, gid: u32::MAX, patience: 20, vm: name("vm") },
         LauncherMessage::Hold { name: name("kernel"), kind: HeldKind::File },
         LauncherMessage::Go { held: 12 },
     ]
@@ -433,7 +433,7 @@ fn a_keeper_that_lies_about_its_tables_is_refused() {
 #[test]
 fn a_launcher_hears_why_its_vm_was_refused() {
     let (keeper, launcher) = pair();
-    let begun = Launcher::begin(launcher, name("vm"), BeginFlags::empty(), (0, 0), soon()).unwrap();
+    let begun = Launcher::begin(launcher, name("vm"), BeginFlags::empty(), (0, 0), 20, soon()).unwrap();
     let mut bytes = Vec::new();
     LauncherAnswer::Refused { why: "no bin:supervisor".into() }.encode(&mut bytes).unwrap();
     keeper.send(&bytes, &[], soon()).unwrap();

@@ -145,7 +145,7 @@ impl VcpuBus {
     /// The interrupt acknowledge cycle; `None` if it was withdrawn (it is asked again).
     pub fn acknowledge_external(&self) -> Option<u8> {
         let request = self.machine.gate.request(usize::from(self.index))?;
-        self.machine.board.interrupt_acknowledge(self.index, request.park_word()).ok()
+        request.wait_for_device(|park| self.machine.board.interrupt_acknowledge(self.index, park)).ok()
     }
 
     fn window_read(&self, space: Space, address: u64, width: u8, user: bool) -> Result<u64, Stop> {
@@ -153,9 +153,8 @@ impl VcpuBus {
         let Some(w) = self.machine.windows.find(space, address, width) else { return Ok(ones) };
         let Some(r) = self.machine.gate.request(usize::from(self.index)) else { return Ok(ones) };
         let attributes = Attributes { user, ..Attributes::default() };
-        self.machine
-            .windows
-            .read(w, address, width, self.index, attributes, r.park_word())
+        let windows = &self.machine.windows;
+        r.wait_for_device(|park| windows.read(w, address, width, self.index, attributes, park))
             .map_err(|u| self.unanswered(u))
     }
 
@@ -163,9 +162,8 @@ impl VcpuBus {
         let Some(w) = self.machine.windows.find(space, address, width) else { return Ok(()) };
         let Some(r) = self.machine.gate.request(usize::from(self.index)) else { return Ok(()) };
         let attributes = Attributes { user, ..Attributes::default() };
-        self.machine
-            .windows
-            .write(w, address, width, value, self.index, attributes, r.park_word())
+        let windows = &self.machine.windows;
+        r.wait_for_device(|park| windows.write(w, address, width, value, self.index, attributes, park))
             .map_err(|u| self.unanswered(u))
     }
 }

@@ -142,6 +142,7 @@ impl Control {
                 Ok(to_islet::Statistics(())) => self.statistics(engine, id),
                 Ok(to_islet::Save(machine)) => self.save(engine, id, machine?.to_str()?),
                 Ok(to_islet::Load(load)) => self.load(engine, id, load?),
+                Ok(to_islet::Ping(milliseconds)) => self.ping(engine, id, milliseconds),
                 Ok(to_islet::Quit(())) => return Ok(()),
                 _ => Err(anyhow::anyhow!("the engine does not know this request")),
             };
@@ -317,6 +318,17 @@ impl Control {
         engine.bells.deliver(&engine.machine);
         engine.machine.replace_held(&[]);
         self.done(id)
+    }
+
+    /// Show that every thread goes on.
+    fn ping(&self, engine: &Engine, id: u64, milliseconds: u32) -> Result<()> {
+        // The rest is for the answer.
+        let limit = Duration::from_millis(milliseconds.into()) / 2;
+        if let Some(vcpu) = engine.machine.gate.silent(limit) {
+            anyhow::bail!("the thread of vCPU {vcpu} stands still");
+        }
+        anyhow::ensure!(engine.bells.goes_on(limit / 2), "the thread of interrupts stands still");
+        Ok(self.0.send(id, |mut m| m.set_done(()))?)
     }
 
     fn statistics(&self, engine: &Engine, id: u64) -> Result<()> {

@@ -4,6 +4,8 @@
 //! and finds an eventfd empty knows that its interrupt has arrived.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use doorbell::EventFd;
 use nix::errno::Errno;
@@ -27,6 +29,8 @@ pub struct Bells {
     pub lines: Vec<Line>,
     /// The board's: lines that it raised itself, and its external interrupt output.
     pub notify: EventFd,
+    /// The thread is to show that it goes on, by taking this back.
+    pub beat: AtomicBool,
 }
 
 impl Bells {
@@ -52,6 +56,20 @@ impl Bells {
         }
     }
 
+    /// Whether the thread that delivers goes on within `limit`.
+    pub fn goes_on(&self, limit: Duration) -> bool {
+        let end = Instant::now() + limit;
+        self.beat.store(true, Ordering::SeqCst);
+        // A ring without a reason is harmless.
+        while self.notify.ring().is_ok() && Instant::now() < end {
+            if !self.beat.load(Ordering::SeqCst) {
+                return true;
+            }
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        false
+    }
+
     /// Deliver for ever.
     pub fn serve(&self, machine: &Machine) {
         let mut fds: Vec<PollFd<'_>> = self.all().map(|b| PollFd::new(descriptor(b), PollFlags::POLLIN)).collect();
@@ -60,6 +78,7 @@ impl Bells {
                 Ok(_) | Err(Errno::EINTR | Errno::EAGAIN) => {}
                 Err(e) => enter::exit::error(&format_args!("the interrupt thread cannot wait: {e}")),
             }
+            self.beat.store(false, Ordering::SeqCst);
             if fds.iter().any(|fd| fd.any().unwrap_or(false)) {
                 self.deliver(machine);
             }

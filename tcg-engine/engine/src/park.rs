@@ -4,7 +4,7 @@
 //! let go; from then on the control thread may lock, load, save and reset. Each vCPU has one request word that its run loop
 //! polls between blocks; whoever sets it also unparks the thread, so that a halted vCPU wakes.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -14,12 +14,17 @@ pub const LOOK: u32 = 1;
 /// Let go of the vCPU at the next block boundary.
 pub const PARK: u32 = 2;
 
+/// Show that the thread goes on, by taking this back.
+pub const BEAT: u32 = 4;
+
 /// One vCPU's request word and thread.
 #[derive(Debug, Default)]
 pub struct Request {
     word: AtomicU32,
     /// Non-zero while [`PARK`] is asked: waits for a device end for that, and not for an interrupt.
     park: AtomicU32,
+    /// A device owes an answer.
+    waits: AtomicBool,
     thread: OnceLock<Thread>,
 }
 
@@ -46,9 +51,17 @@ impl Request {
         self.word.load(Ordering::Relaxed)
     }
 
-    /// The word that ends a wait for a device.
-    pub fn park_word(&self) -> &AtomicU32 {
-        &self.park
+    /// Access a device: `access` is given the word that ends its wait.
+    pub fn wait_for_device<T>(&self, access: impl FnOnce(&AtomicU32) -> T) -> T {
+        self.waits.store(true, Ordering::Relaxed);
+        let answer = access(&self.park);
+        self.waits.store(false, Ordering::Relaxed);
+        answer
+    }
+
+    /// Whether the thread has gone on since [`BEAT`] was asked, or waits for a device, which is that device's fault.
+    fn goes_on(&self) -> bool {
+        self.word.load(Ordering::SeqCst) & BEAT == 0 || self.waits.load(Ordering::Relaxed)
     }
 
     /// Take the bits `bits` back; returns whether one was set.
@@ -121,10 +134,13 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// vCPU thread: wait until the gate is open, then count as running. Errands are run meanwhile.
-    pub fn enter(&self) {
+    /// Thread of vCPU `n`: wait until the gate is open, then count as running. Errands are run meanwhile.
+    pub fn enter(&self, n: usize) {
         let mut s = self.lock();
         loop {
+            if let Some(request) = self.request(n) {
+                request.clear(BEAT);
+            }
             if let Some(errand) = s.errand.take() {
                 drop(s);
                 errand();
@@ -149,6 +165,21 @@ impl Gate {
         // One that nobody has begun is not begun late.
         self.lock().errand = None;
         result
+    }
+
+    /// The first vCPU whose thread does not go on within `limit`, be it running, halted or parked.
+    pub fn silent(&self, limit: Duration) -> Option<usize> {
+        let end = Instant::now() + limit;
+        self.ask_all(BEAT);
+        let mut s = self.lock();
+        self.changed.notify_all();
+        loop {
+            let silent = self.requests.iter().position(|request| !request.goes_on());
+            if silent.is_none() || Instant::now() >= end {
+                return silent;
+            }
+            s = self.changed.wait_timeout(s, Duration::from_millis(1)).unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     /// vCPU thread: the vCPU's lock is released; count as parked.
@@ -216,7 +247,7 @@ mod tests {
         let thread = gate.clone();
         std::thread::spawn(move || {
             loop {
-                thread.enter();
+                thread.enter(0);
                 while thread.request(0).unwrap().get() & PARK == 0 {
                     std::thread::yield_now();
                 }
@@ -235,6 +266,42 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_stands_still_is_found_wherever_it_is() {
+        let gate = Arc::new(Gate::new(2));
+        let (stand, wait) = mpsc::channel::<()>();
+        let mut wait = Some(wait);
+        for n in 0..2 {
+            let gate = gate.clone();
+            let wait = if n == 1 { wait.take() } else { None };
+            std::thread::spawn(move || {
+                let request = gate.request(n).unwrap();
+                request.register();
+                loop {
+                    gate.enter(n);
+                    if let Some(wait) = &wait {
+                        request.wait_for_device(|_| wait.recv().unwrap());
+                        wait.recv().unwrap();
+                    }
+                    while request.get() & PARK == 0 {
+                        request.clear(BEAT);
+                        request.sleep(None);
+                    }
+                    gate.leave();
+                }
+            });
+        }
+        let (long, short) = (Duration::from_secs(20), Duration::from_millis(5));
+        assert_eq!(gate.silent(long), None, "parked");
+        gate.open();
+        assert_eq!(gate.silent(long), None, "one is halted, the other one waits for a device");
+        stand.send(()).unwrap();
+        while gate.silent(short).is_none() {}
+        assert_eq!(gate.silent(short), Some(1), "one stands still");
+        stand.send(()).unwrap();
+        assert_eq!(gate.silent(long), None, "both are halted");
+    }
+
+    #[test]
     fn a_closed_gate_means_nobody_runs() {
         let gate = Arc::new(Gate::new(2));
         let count = Arc::new(AtomicU64::new(0));
@@ -244,7 +311,7 @@ mod tests {
                 let request = gate.request(n).unwrap();
                 request.register();
                 loop {
-                    gate.enter();
+                    gate.enter(n);
                     while request.get() & PARK == 0 {
                         count.fetch_add(1, Ordering::SeqCst);
                         if n == 1 {

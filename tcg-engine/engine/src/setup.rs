@@ -142,7 +142,7 @@ pub fn prepare(engine: engine_setup::Reader<'_>, named: &Named) -> Result<Prepar
     for r in engine.get_routes()? {
         lines.push(Line { number: usize::from(r.get_line()), bell: named.bell(r.get_descriptor()?.to_str()?)? });
     }
-    let bells = Bells { lines, notify: named.bell(engine.get_notify()?.to_str()?)? };
+    let bells = Bells { lines, notify: named.bell(engine.get_notify()?.to_str()?)?, beat: false.into() };
     Ok(Prepared { machine: Arc::new(machine), bells, faults })
 }
 

@@ -108,7 +108,7 @@ pub fn engine() -> (Engine, Board) {
     let engine = Engine {
         vcpus: vec![Arc::new(Mutex::new(Vcpu::new(&machine, 0)))],
         machine,
-        bells: Arc::new(Bells { lines, notify: EventFd::new().unwrap() }),
+        bells: Arc::new(Bells { lines, notify: EventFd::new().unwrap(), beat: false.into() }),
         identity: Identity { name: "engine".to_owned(), machine: "q35-0".to_owned(), area },
         on_demand: false,
     };

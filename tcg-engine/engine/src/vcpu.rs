@@ -14,7 +14,7 @@ use vcpu_devices::inbox;
 use crate::bus::VcpuBus;
 use crate::control::{Event, Events};
 use crate::machine::{Machine, VcpuCounters};
-use crate::park::{LOOK, PARK, Request};
+use crate::park::{BEAT, LOOK, PARK, Request};
 
 /// Blocks between two looks at requests and the clock.
 const BLOCKS_PER_LOOK: u32 = 64;
@@ -172,8 +172,11 @@ impl Vcpu {
 
     /// Look at what is asked, deliver what can be delivered, and run some blocks.
     fn turn(&mut self, request: &Request, counters: &VcpuCounters) -> Turn {
-        if request.clear(LOOK) {
-            self.take_in();
+        if request.get() != 0 {
+            request.clear(BEAT);
+            if request.clear(LOOK) {
+                self.take_in();
+            }
         }
         if self.bus().check_timer() {
             self.held = true;
@@ -286,7 +289,7 @@ pub fn thread(machine: &Arc<Machine>, index: usize, vcpu: &Mutex<Vcpu>, events: 
     let (Some(request), Some(counters)) = (machine.gate.request(index), machine.counters.get(index)) else { return };
     request.register();
     loop {
-        machine.gate.enter();
+        machine.gate.enter(index);
         vcpu.lock().unwrap_or_else(PoisonError::into_inner).run(request, counters, events);
         machine.gate.leave();
     }

@@ -150,8 +150,8 @@ fn keeper(mut expected: Expectation, shape: &Shape, outside: &Outside) -> Expect
     // Doorbells of board, engine and serial port, and the interrupt of the serial port.
     expected = expected.descriptors(4, "eventfd", Access::ReadWrite).descriptors(1, "signalfd", Access::ReadWrite);
     expected = expected.descriptors(1, &outside.lock.display().to_string(), Access::ReadWrite);
-    // The status pages of the islets, for their last words.
-    for row in ROWS.iter().filter(|row| !matches!(row.kind, Kind::Keeper | Kind::Supervisor)) {
+    // Their status pages, for their last words, and the supervisor's for its heartbeat.
+    for row in ROWS.iter().filter(|row| row.kind != Kind::Keeper) {
         expected = expected.shared("/memfd:status", "rw-s", row.status * PAGE, PAGE);
     }
     expected.filters(1).thread_namespace("spawn", Namespace::Net).private_memory(KEEPER_MEMORY)

@@ -111,13 +111,22 @@ impl Processes {
     /// There is none in time.
     #[track_caller]
     pub fn kill(&self, binary: &str) -> i32 {
+        self.signal(binary, Signal::KILL)
+    }
+
+    /// Sends a signal to the process of this binary, as soon as there is one; returns its pid.
+    ///
+    /// # Panics
+    /// There is none in time.
+    #[track_caller]
+    pub fn signal(&self, binary: &str, signal: Signal) -> i32 {
         loop {
             let pid = self.wait_other(binary, 0);
             // First the descriptor, then the look: what was looked at is then what is killed.
             let Some(Ok(descriptor)) = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
                 continue;
             };
-            if self.belongs(pid).as_deref() == Some(binary) && pidfd_send_signal(&descriptor, Signal::KILL).is_ok() {
+            if self.belongs(pid).as_deref() == Some(binary) && pidfd_send_signal(&descriptor, signal).is_ok() {
                 return pid;
             }
         }

@@ -145,7 +145,7 @@ fn introduce(
     let name = |text: &str| Name::new(text).map_err(|error| ClientError::NotStarted(format!("'{text}': {error}")));
     let flags = if plan.detach { BeginFlags::empty() } else { BeginFlags::FOREGROUND };
     let ids = (geteuid().as_raw(), getegid().as_raw());
-    let mut launcher = Launcher::begin(link, name(&place.name)?, flags, ids, soon())?;
+    let mut launcher = Launcher::begin(link, name(&place.name)?, flags, ids, plan.patience.into(), soon())?;
     for (text, kind, fd) in held {
         launcher.hold(name(text)?, *kind, *fd, soon())?;
     }
@@ -232,6 +232,7 @@ fn config(plan: &Plan, place: &Place) -> io::Result<Vec<u8>> {
     config.set_command_line(&plan.command_line);
     config.set_paused(plan.paused);
     config.set_no_reboot(plan.no_reboot);
+    config.set_patience_seconds(plan.patience);
     config.set_detach(plan.detach);
     let mut console = config.init_console();
     match &plan.console {

@@ -52,6 +52,10 @@ pub struct Options {
     /// CPU model
     #[arg(long, value_name = "NAME")]
     pub cpu_model: Option<String>,
+    /// How long a process of the VM may take to answer before it is killed [default: 20]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub patience: Option<String>,
     /// Do not let the guest run before 'atoll resume'
     #[arg(long)]
     pub paused: bool,
@@ -117,6 +121,7 @@ impl Merged {
             console: over.console.or(file.console.map(|console| console_beside(&console, folder))),
             machine: over.machine.or(file.machine),
             cpu_model: over.cpu_model.or(file.cpu_model),
+            patience: over.patience.or(file.patience),
             paused: over.paused || file.paused,
             no_reboot: over.no_reboot || file.no_reboot,
             detach: over.detach || file.detach,
@@ -132,6 +137,7 @@ impl Merged {
             kernel: over.kernel.or(saved.kernel),
             initrd: over.initrd.or(saved.initrd),
             console: over.console,
+            patience: over.patience.or(saved.patience),
             paused: over.paused,
             detach: over.detach,
             ..saved
@@ -153,6 +159,7 @@ impl Merged {
             "console" => over.console.is_some(),
             "machine" => over.machine.is_some(),
             "cpu-model" => over.cpu_model.is_some(),
+            "patience" => over.patience.is_some(),
             _ => false,
         };
         match &self.file {
@@ -216,6 +223,7 @@ mod tests {
             console = "file:out"
             machine = "q35-0"
             cpu-model = "atoll-v2"
+            patience = 5
             paused = true
             no-reboot = true
             detach = true
@@ -223,6 +231,7 @@ mod tests {
         let options = parse(text, Path::new("vm.toml")).unwrap();
         assert_eq!(options.cpus.as_deref(), Some("1"));
         assert_eq!(options.cpu_model.as_deref(), Some("atoll-v2"));
+        assert_eq!(options.patience.as_deref(), Some("5"));
         assert!(options.paused && options.no_reboot && options.detach);
     }
 

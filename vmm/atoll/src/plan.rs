@@ -15,6 +15,8 @@ const DEFAULT_MEMORY: &str = "512M";
 const DEFAULT_MACHINE: &str = "q35-0";
 const DEFAULT_CPU_MODEL: &str = "atoll-v2";
 const DEFAULT_COMMAND_LINE: &str = "console=ttyS0";
+const DEFAULT_PATIENCE: &str = "20";
+const LONGEST_PATIENCE: u16 = 3600;
 /// Least guest RAM: a kernel that does nothing needs a part of the first MiB, and RAM comes in pages of 4 KiB.
 const LEAST_MEMORY: u64 = 1 << 20;
 const PAGE: u64 = 4096;
@@ -47,6 +49,8 @@ pub struct Plan {
     pub initrd: Option<PathBuf>,
     pub command_line: String,
     pub console: Console,
+    /// In seconds.
+    pub patience: u16,
     pub paused: bool,
     pub no_reboot: bool,
     pub detach: bool,
@@ -84,6 +88,7 @@ impl Plan {
             initrd: options.initrd.clone(),
             command_line: command_line(merged)?,
             console: console(merged)?,
+            patience: patience(merged)?,
             paused: options.paused,
             no_reboot: options.no_reboot,
             detach: options.detach,
@@ -155,6 +160,17 @@ fn command_line(merged: &Merged) -> Result<String> {
     }
 }
 
+fn patience(merged: &Merged) -> Result<u16> {
+    let text = merged.options.patience.as_deref().unwrap_or(DEFAULT_PATIENCE);
+    match text.trim().parse() {
+        Ok(seconds @ 1..=LONGEST_PATIENCE) => Ok(seconds),
+        _ => {
+            let why = format!("it is no whole number of seconds from 1 to {LONGEST_PATIENCE}");
+            Err(wrong(merged, "patience", text, why, "leave it out, or choose a longer one where hosts are very busy"))
+        }
+    }
+}
+
 fn console(merged: &Merged) -> Result<Console> {
     let detach = merged.options.detach;
     let Some(text) = merged.options.console.as_deref() else {
@@ -195,6 +211,7 @@ mod tests {
                 "console" => options.console = value,
                 "machine" => options.machine = value,
                 "cpu-model" => options.cpu_model = value,
+                "patience" => options.patience = value,
                 _ => options.cmdline = value,
             }
         };

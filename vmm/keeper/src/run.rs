@@ -149,7 +149,7 @@ impl<'a> Keeper<'a> {
                 flags.set(PollFlags::IN, supervisor.takes_answers());
                 flags.set(PollFlags::OUT, supervisor.has_queued());
                 all.extend(supervisor.link.as_ref().map(|link| (Watched::Supervisor, link.as_fd(), flags)));
-                supervisor.kill_at
+                Some(supervisor.due())
             }
         };
         for (id, process) in self.table.processes() {
@@ -199,7 +199,7 @@ impl<'a> Keeper<'a> {
             let lived = since.elapsed();
             let status = self.table.status_page(SUPERVISOR_STATUS_SLOT).map(|page| page.snapshot());
             let cause = ExitCause::decode(exit, status.as_ref());
-            let end = format!("supervisor[{}] {cause}", supervisor.incarnation);
+            let end = format!("supervisor[{}] {cause}{}", supervisor.incarnation, supervisor.killed_for);
             return self.supervisor_ended(lived, end);
         }
         if let Some(id) = self.table.find_pid(pid.cast_unsigned()) {
@@ -252,7 +252,8 @@ impl<'a> Keeper<'a> {
         let (child, log) = requests::launch(&self.spawner, "supervisor", incarnation, &image, theirs.as_fd())?;
         let pid = child.pid().cast_unsigned();
         self.incarnation = incarnation;
-        self.seat = Seat::Taken(Box::new(Supervisor::new(child, log, incarnation, ours)), Instant::now());
+        self.seat =
+            Seat::Taken(Box::new(Supervisor::new(child, log, incarnation, ours, self.vm.patience)), Instant::now());
 
         let exits: Vec<Exited> =
             self.table.processes().filter_map(|(_, process)| process.state.exit()).cloned().collect();
@@ -314,7 +315,8 @@ impl<'a> Keeper<'a> {
     fn flush(&mut self) {
         self.sink.flush();
         let Some(supervisor) = self.seat.supervisor() else { return };
-        supervisor.kill_if_due();
+        let page = self.table.status_page(SUPERVISOR_STATUS_SLOT);
+        supervisor.kill_if_due(|| page.map_or(0, |page| page.snapshot().heartbeat));
         if let Err(error) = supervisor.flush() {
             self.sink.line("keeper", &error.to_string());
             supervisor.dismiss();

@@ -30,12 +30,31 @@ pub struct Supervisor {
     /// `None` once it has closed its end.
     pub link: Option<Link>,
     pub kill_at: Option<Instant>,
+    /// Why the keeper has killed it, as the end of a sentence.
+    pub killed_for: &'static str,
+    /// Whether it goes on, and when to look next.
+    pulse: Pulse,
+    look_at: Instant,
+    look_every: Duration,
     queue: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
 }
 
 impl Supervisor {
-    pub fn new(child: Child, log: Source, incarnation: u32, link: Link) -> Self {
-        Self { child, log, incarnation, link: Some(link), kill_at: None, queue: VecDeque::new() }
+    /// `patience` is how long it may stand still.
+    pub fn new(child: Child, log: Source, incarnation: u32, link: Link, patience: Duration) -> Self {
+        let look_every = patience / LOOKS;
+        Self {
+            child,
+            log,
+            incarnation,
+            link: Some(link),
+            kill_at: None,
+            killed_for: "",
+            pulse: Pulse::default(),
+            look_at: Instant::now() + look_every,
+            look_every,
+            queue: VecDeque::new(),
+        }
     }
 
     /// Queues a message.
@@ -78,13 +97,48 @@ impl Supervisor {
         self.kill_at = Some(Instant::now() + GRACE);
     }
 
-    /// Kills it if its moment is over.
-    pub fn kill_if_due(&mut self) {
-        if self.kill_at.is_some_and(|at| at <= Instant::now()) {
+    /// When there is something to do about it without a word of its.
+    pub fn due(&self) -> Instant {
+        self.kill_at.map_or(self.look_at, |at| at.min(self.look_at))
+    }
+
+    /// Kills it if its moment is over, or if it stands still. `heartbeat` reads the count of its status page.
+    pub fn kill_if_due(&mut self, heartbeat: impl FnOnce() -> u64) {
+        let now = Instant::now();
+        if self.look_at <= now {
+            self.look_at = now + self.look_every;
+            if !self.pulse.look(heartbeat()) && self.killed_for.is_empty() {
+                self.killed_for = " by the keeper, since it stood still";
+                self.kill_at = Some(now);
+            }
+        }
+        if self.kill_at.is_some_and(|at| at <= now) {
             self.kill_at = None;
             // If it has ended already, that will be seen.
             let _ = self.child.kill();
         }
+    }
+}
+
+/// Whether a supervisor goes on, by the count that it keeps in its status page. Pure.
+///
+/// Looks are counted, not time: a keeper that stood still itself, with its supervisor, has no reason to complain.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    last: u64,
+    /// Looks in a row at the same count.
+    unchanged: u32,
+}
+
+/// Looks in a row at a count that stands before its supervisor is taken for dead.
+pub const LOOKS: u32 = 8;
+
+impl Pulse {
+    /// Takes a look, each time that a [`LOOKS`]th of the patience has passed. False once nothing has moved for too long.
+    pub fn look(&mut self, count: u64) -> bool {
+        self.unchanged = if count == self.last { self.unchanged + 1 } else { 0 };
+        self.last = count;
+        self.unchanged <= LOOKS
     }
 }
 

@@ -18,6 +18,8 @@ pub struct Vm {
     pub flags: BeginFlags,
     pub uid: u32,
     pub gid: u32,
+    /// How long a supervisor may stand still.
+    pub patience: Duration,
     /// In the order of their ids, from 1.
     pub held: Vec<Held>,
     /// How many may be held.
@@ -31,10 +33,11 @@ pub fn receive(launcher: &Link, capacity: usize) -> anyhow::Result<Vm> {
         let decoded = LauncherMessage::decode(&message.bytes, message.descriptors.len())?;
         Ok((decoded, message.descriptors.pop()))
     };
-    let LauncherMessage::Begin { flags, uid, gid, vm: name } = next("the launcher's first message")?.0 else {
+    let LauncherMessage::Begin { flags, uid, gid, patience, vm: name } = next("the launcher's first message")?.0 else {
         bail!("the launcher's first message must be Begin");
     };
-    let mut vm = Vm { name, flags, uid, gid, held: Vec::new(), capacity };
+    let patience = Duration::from_secs(patience.into());
+    let mut vm = Vm { name, flags, uid, gid, patience, held: Vec::new(), capacity };
     loop {
         match next("the launcher's descriptors")? {
             (LauncherMessage::Hold { name, kind }, Some(fd)) => {

@@ -347,6 +347,7 @@ impl Session {
                     None if self.waiting.len() < MAX_WAITING => self.waiting.push(id),
                     None => return Err(Problem::message("it was told to run, again and again").into()),
                 },
+                Ok(to_islet::Ping(_)) => self.answer(id, |mut m| m.set_done(())).map_err(stop)?,
                 Ok(to_islet::Quit(())) => {
                     self.answer(id, |mut m| m.set_done(())).map_err(stop)?;
                     return Err(Stop::Quit);

@@ -2,6 +2,8 @@
 //!
 //! The launcher has checked it already, with better messages; here only what the rest relies on is.
 
+use std::time::Duration;
+
 use machine_model::{Machine, MachineVersion, limits};
 use snapshot::{Manifest, Part, RamFile, Status};
 use wire::vm_capnp::{restore, vm_config};
@@ -173,6 +175,10 @@ impl Config {
             return Err(ConfigError(format!("{vcpus} vCPUs: 1 to {} are possible", limits::MAX_VCPUS)));
         }
         machine.memory.ram(memory_bytes).map_err(|error| ConfigError(error.to_string()))?;
+        let patience = from.get_patience_seconds();
+        if patience == 0 {
+            return Err(ConfigError("a patience of 0 s: no process answers in no time".into()));
+        }
         let console = match from.get_console().which() {
             Ok(vm_config::console::None(())) => Console::None,
             Ok(vm_config::console::Stdio(())) => Console::Stdio,
@@ -192,7 +198,11 @@ impl Config {
             initrd_name: text(from.get_initrd_name())?,
             command_line: text(from.get_command_line())?,
             console,
-            options: Options { paused: from.get_paused(), no_reboot: from.get_no_reboot() },
+            options: Options {
+                paused: from.get_paused(),
+                no_reboot: from.get_no_reboot(),
+                patience: Duration::from_secs(patience.into()),
+            },
             log_translation: from.get_log_translation(),
             message: all.to_vec(),
         })
@@ -229,7 +239,7 @@ pub(crate) mod tests {
         });
         let read = read.unwrap();
         assert_eq!((read.vcpus, read.memory_bytes, read.machine.name), (1, 5 << 30, "q35-0"));
-        assert_eq!(read.options, Options { paused: true, no_reboot: false });
+        assert_eq!(read.options, Options { paused: true, ..Options::default() });
         assert_eq!(read.console.to_string(), "socket:there");
     }
 

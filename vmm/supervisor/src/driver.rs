@@ -6,7 +6,7 @@
 //! time.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use control::types::{Event, Problem};
 use doorbell::Header;
-use enter::status::{COUNTERS, STATUS_PAGE_SIZE};
+use enter::status::{COUNTERS, STATUS_PAGE_SIZE, StatusPage};
 use keeper_protocol::client::{ClientError, Keeper};
 use keeper_protocol::{CauseKind, Exited, Grant, HeldId, HeldKind, ProcessId, Spawn};
 use link::capnp::try_send_message;
@@ -30,6 +30,7 @@ use supervisor::journal::Journal;
 use supervisor::log::Log;
 use supervisor::messages::{self, Answer, Circumstances, DRIVER_REQUESTS, Heard, Message, Streaming, Subject};
 use supervisor::plan::{self, CONSOLE_CONNECTION, FAULTS, JOB_FILE, Surroundings};
+use supervisor::timers::Timers;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use wire::islet_capnp::from_islet;
@@ -44,8 +45,8 @@ use crate::tasks;
 const STATUS_COUNTERS: u64 = 584;
 /// How long a process may take to answer a question of the driver's own.
 pub const DEADLINE: Duration = Duration::from_secs(20);
-/// Timers that are kept before those without meaning are forgotten.
-const TIMERS: usize = 64;
+/// Pulses of a supervisor within the patience with it.
+const PULSES: u32 = 8;
 /// How long a process may live on after it has closed its control socket.
 const ORPHAN: Duration = Duration::from_secs(2);
 
@@ -75,11 +76,14 @@ pub struct Driver {
     pub log: Log,
     journal: Journal,
     status: File,
+    own_page: &'static StatusPage,
     pub clock: Header,
     report: Option<Link>,
     reported: bool,
     links: [Option<IsletLink>; Islet::ALL.len()],
-    timers: BTreeSet<(Instant, u64)>,
+    /// What the timers count from.
+    began: Instant,
+    timers: Timers,
     pub timers_changed: Rc<Notify>,
     /// Room for one message.
     buffer: Vec<u8>,
@@ -101,8 +105,10 @@ pub struct Driver {
 
 impl Driver {
     pub fn new(ready: Ready) -> Rc<RefCell<Self>> {
-        let Ready { keeper, held, config, core, facts, log, journal, status, clock, report, .. } = ready;
+        let Ready { keeper, held, config, core, facts, log, journal, status, page: own_page, clock, report, .. } =
+            ready;
         let (console_connection, pid) = (ready.console_connection, ready.pid);
+        let timers = Timers::new(Duration::ZERO, config.options.patience / PULSES);
         Rc::new_cyclic(|me| {
             RefCell::new(Self {
                 me: me.clone(),
@@ -115,11 +121,13 @@ impl Driver {
                 log,
                 journal,
                 status,
+                own_page,
                 clock,
                 report,
                 reported: false,
                 links: Default::default(),
-                timers: BTreeSet::new(),
+                began: Instant::now(),
+                timers,
                 timers_changed: Rc::default(),
                 buffer: vec![0; link::MAX_MESSAGE],
                 console_connection,
@@ -382,29 +390,33 @@ impl Driver {
         Ok(())
     }
 
-    /// Sets a timer. Most are overtaken by what they wait for, so those are forgotten from time to time.
     fn arm(&mut self, timer: u64, after: Duration) {
-        if self.timers.len() >= TIMERS {
-            let core = &self.core;
-            self.timers.retain(|(_, timer)| core.waits_for(*timer));
-        }
-        self.timers.insert((Instant::now() + after, timer));
+        let core = &self.core;
+        self.timers.arm(self.began.elapsed(), timer, after, |timer| core.waits_for(timer));
         self.timers_changed.notify_one();
     }
 
     /// When the next timer runs out.
     pub fn next_timer(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        self.timers.next().map(|after| self.began + after)
+    }
+
+    /// The time from one pulse to the next.
+    pub const fn pulse(&self) -> Duration {
+        self.timers.pulse()
+    }
+
+    /// Shows the keeper that this supervisor goes on.
+    pub fn beat(&mut self) {
+        self.timers.beat(self.began.elapsed());
+        self.own_page.beat();
     }
 
     /// Gives the core every timer that has run out.
     pub fn expire(&mut self) -> anyhow::Result<()> {
-        let now = Instant::now();
-        while let Some((at, timer)) = self.timers.pop_first() {
-            if at > now {
-                self.timers.insert((at, timer));
-                break;
-            }
+        self.beat();
+        let now = self.began.elapsed();
+        while let Some(timer) = self.timers.expired(now) {
             self.input(Input::Expired(timer))?;
         }
         Ok(())
@@ -486,7 +498,8 @@ impl Driver {
 
     fn send_request(&self, islet: Islet, incarnation: u32, id: u64, verb: Verb) -> Result<(), String> {
         let saved = self.core.slot(islet).saved.unwrap_or_default();
-        let subject = Subject { machine: self.config.machine, entry: self.core.entry(), saved };
+        let patience = self.config.options.patience;
+        let subject = Subject { machine: self.config.machine, entry: self.core.entry(), patience, saved };
         let message = messages::request(verb, incarnation, id, subject);
         let message = message.map_err(|error| format!("cannot be asked: {error}"))?;
         self.send(islet, incarnation, &message)

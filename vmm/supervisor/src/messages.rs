@@ -2,6 +2,8 @@
 //!
 //! Everything that an islet sent is checked and copied out here; what cannot be read is [`Said::Nonsense`].
 
+use std::time::Duration;
+
 use capnp::message::{Builder, HeapAllocator};
 use control::convert::{read_counters, read_statistics};
 use control::types::{Counter, Problem, Statistics};
@@ -230,6 +232,8 @@ pub struct Subject<'a> {
     pub machine: &'static Machine,
     /// State of vCPU 0, for [`Verb::LoadVcpu`].
     pub entry: &'a [u8],
+    /// How long it may take, for [`Verb::Ping`].
+    pub patience: Duration,
     /// What the process is to take, for [`Verb::Load`].
     pub saved: SavedState,
 }
@@ -246,6 +250,7 @@ pub fn request(verb: Verb, incarnation: u32, id: u64, subject: Subject<'_>) -> c
         Verb::Pause => root.set_pause(()),
         Verb::Reset => root.set_reset(()),
         Verb::Quit => root.set_quit(()),
+        Verb::Ping => root.set_ping(subject.patience.as_millis().try_into().unwrap_or(u32::MAX)),
         Verb::PowerButton => root.set_power_button(()),
         Verb::LoadVcpu => {
             let mut bytes = subject.entry;

@@ -47,6 +47,8 @@ pub struct Ready {
     pub log: Log,
     pub journal: Journal,
     pub status: File,
+    /// This process's page of it.
+    pub page: &'static StatusPage,
     pub clock: Header,
     pub report: Option<Link>,
     pub console_connection: Option<HeldId>,
@@ -159,6 +161,7 @@ pub fn take_over(mut keeper: Keeper, adoption: Adoption) -> anyhow::Result<Ready
         log,
         journal,
         status,
+        page,
         clock,
         report,
         console_connection,

@@ -48,6 +48,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<Never> {
     driver.borrow_mut().keeper.serving(soon())?;
     driver.borrow_mut().take_exits()?;
     tokio::task::spawn_local(keep_time(Rc::clone(&driver)));
+    tokio::task::spawn_local(beat(Rc::clone(&driver)));
     tokio::task::spawn_local(accept_clients(control, Rc::clone(&driver)));
     tokio::task::spawn_local(parcels::accept(parcels, Rc::clone(&driver.borrow().parcels)));
     if let Some(console) = console {
@@ -145,6 +146,15 @@ async fn keep_time(driver: Rc<RefCell<Driver>>) {
                 }
             }
         }
+    }
+}
+
+/// Shows that this process goes on.
+async fn beat(driver: Rc<RefCell<Driver>>) {
+    loop {
+        driver.borrow_mut().beat();
+        let pulse = driver.borrow().pulse();
+        tokio::time::sleep(pulse).await;
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod debian;
 mod ends;
+mod hangs;
 mod payloads;
 mod resets;
 mod serial;

@@ -174,7 +174,7 @@ fn notices() -> Vec<Vec<u8>> {
     };
     encode_process_table(vec![process; 2], 9, 4, &mut keep).unwrap();
     for message in [
-        LauncherMessage::Begin { flags: BeginFlags::FOREGROUND, uid: 1, gid: 2, vm: name("debian") },
+        LauncherMessage::Begin { flags: BeginFlags::FOREGROUND, uid: 1, gid: 2, patience: 20, vm: name("debian") },
         LauncherMessage::Hold { name: name("bin:supervisor"), kind: HeldKind::Binary },
         LauncherMessage::Go { held: 9 },
     ] {

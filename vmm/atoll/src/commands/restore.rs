@@ -36,6 +36,9 @@ pub struct Arguments {
     /// Serial console: stdio, socket:PATH, file:PATH or none [default: stdio; a socket in the VM's directory with --detach]
     #[arg(long, value_name = "WHERE")]
     console: Option<String>,
+    /// How long a process of the VM may take to answer before it is killed [default: that of the VM that was saved]
+    #[arg(long, value_name = "SECONDS")]
+    patience: Option<String>,
     /// Start at once, and bring memory as the guest touches it
     #[arg(long)]
     on_demand: bool,
@@ -73,6 +76,7 @@ fn prepare(arguments: Arguments) -> Result<(Plan, Merged, Restore)> {
         kernel: arguments.kernel,
         initrd: arguments.initrd,
         console: arguments.console,
+        patience: arguments.patience,
         paused: arguments.paused,
         detach: arguments.detach,
         ..Options::default()
@@ -116,6 +120,7 @@ fn saved_options(path: &Path, manifest: &Manifest) -> Result<Options> {
             cmdline: Some(text(config.get_command_line())?),
             machine: some(text(config.get_machine())?),
             cpu_model: some(text(config.get_cpu_model())?),
+            patience: Some(config.get_patience_seconds().to_string()),
             no_reboot: config.get_no_reboot(),
             ..Options::default()
         })

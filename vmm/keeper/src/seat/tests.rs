@@ -32,3 +32,13 @@ fn five_in_a_row_that_never_served_are_the_end_and_one_that_did_is_not_counted()
     }
     assert_eq!(restarts.ended(SHORT), Next::GiveUp);
 }
+
+#[test]
+fn a_count_that_stands_for_all_looks_is_a_standstill() {
+    let mut pulse = Pulse::default();
+    let mut looks = |count, times: u32| (0..times).map(|_| pulse.look(count)).collect::<Vec<_>>();
+    assert!(looks(0, LOOKS).into_iter().all(|goes_on| goes_on), "it has just begun");
+    assert!(looks(1, LOOKS + 1).into_iter().all(|goes_on| goes_on));
+    assert_eq!(looks(2, LOOKS + 2).iter().filter(|goes_on| !**goes_on).count(), 1);
+    assert_eq!(looks(3, 1), [true]);
+}

@@ -129,7 +129,7 @@ impl Vm {
     /// Starts a keeper, and the supervisor by the binary of this name or path.
     pub fn launch(options: Options, supervisor: &str) -> Result<Launched, ClientError> {
         let (child, link, log) = start_keeper();
-        let mut launcher = Launcher::begin(link, name("vm"), options.flags, (1, 2), soon())?;
+        let mut launcher = Launcher::begin(link, name("vm"), options.flags, (1, 2), 20, soon())?;
         let (driver, theirs) = Link::pair(Peer::new("test", 0), Peer::new("supervisor", 0)).unwrap();
         let open = |example: &str| File::open(binary(example)).unwrap();
         let hold = |launcher: &mut Launcher, text: &str, kind, file: &dyn AsFd| {

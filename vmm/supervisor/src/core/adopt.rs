@@ -33,6 +33,9 @@ impl Core {
         if self.power_button != PowerButton::None && self.stop_seconds > 0 {
             self.stop_timer = Some(self.arm(Duration::from_secs(self.stop_seconds.into()), &mut out));
         }
+        if self.started {
+            self.watch_health(&mut out);
+        }
         self.drive(&mut out);
         out
     }
@@ -51,18 +54,18 @@ impl Core {
                     }
                     (None, None) => self.slot_mut(islet).progress = Progress::Absent,
                 }
-                self.slot_mut(islet).timer = Some(self.arm(Verb::Setup.deadline(), out));
+                self.slot_mut(islet).timer = Some(self.deadline(Verb::Setup.deadline(), out));
             }
             Progress::Starting => {
                 let load = Verb::Setup.deadline().max(if islet == Islet::Loader { LOAD_DEADLINE } else { BACK_OFF.0 });
-                self.slot_mut(islet).timer = Some(self.arm(load, out));
+                self.slot_mut(islet).timer = Some(self.deadline(load, out));
             }
             Progress::Ready => match slot.request {
                 Some(request) => {
                     self.slot_mut(islet).request = None;
                     self.request(islet, request.verb, out);
                 }
-                None if islet == Islet::Loader => self.slot_mut(islet).timer = Some(self.arm(EXIT_DEADLINE, out)),
+                None if islet == Islet::Loader => self.slot_mut(islet).timer = Some(self.deadline(EXIT_DEADLINE, out)),
                 None => self.probation(islet, out),
             },
         }

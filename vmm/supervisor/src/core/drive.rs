@@ -144,6 +144,7 @@ impl Core {
                 let from = if self.restores { "restored from a snapshot; " } else { "" };
                 let detail = format!("{from}{}; {rest}", self.kernel_summary);
                 emit(out, what, None, "", &detail);
+                self.watch_health(out);
             }
             // A snapshot of a paused VM stops nothing.
             kind::STOP if matches!(self.script, Some((Script::Save, _))) && !self.runs => {}

@@ -6,7 +6,7 @@ use control::exit_status;
 use control::types::{Problem, Status, event_kind as kind};
 use machine_model::ports::debug_exit_status;
 
-use super::scripts::{BACK_OFF, EXIT_DEADLINE, LOAD_DEADLINE, PROOF, STREAM_DEADLINE};
+use super::scripts::{BACK_OFF, EXIT_DEADLINE, HEALTH, LOAD_DEADLINE, PATIENCE, PROOF, STREAM_DEADLINE};
 use super::{
     Cause, Command, CommandId, Core, Ending, Input, Islet, MAX_DEATHS, MAX_QUEUED, Note, Output, Policy, PowerButton,
     Progress, Request, Said, Script, Step, Verb,
@@ -64,7 +64,7 @@ impl Core {
 
     pub(super) fn spawn(&mut self, islet: Islet, out: &mut Out) {
         let id = self.next_request();
-        let timer = self.arm(Verb::Setup.deadline(), out);
+        let timer = self.deadline(Verb::Setup.deadline(), out);
         let slot = self.slot_mut(islet);
         slot.incarnation += 1;
         slot.progress = Progress::Spawning;
@@ -79,7 +79,7 @@ impl Core {
     pub(super) fn request(&mut self, islet: Islet, verb: Verb, out: &mut Out) {
         let id = self.next_request();
         let streams = islet == Islet::Streamer && verb == Verb::Run;
-        let timer = self.arm(if streams { STREAM_DEADLINE } else { verb.deadline() }, out);
+        let timer = self.deadline(if streams { STREAM_DEADLINE } else { verb.deadline() }, out);
         let slot = self.slot_mut(islet);
         slot.request = Some(Request { id, verb });
         slot.timer = Some(timer);
@@ -95,6 +95,34 @@ impl Core {
         self.last_timer += 1;
         out.push(Output::Arm { timer: self.last_timer, after });
         self.last_timer
+    }
+
+    /// Arms a timer for what hangs: `after` is with the usual patience.
+    pub(super) fn deadline(&mut self, after: Duration, out: &mut Out) -> u64 {
+        self.arm(after.mul_f64(self.options.patience.div_duration_f64(PATIENCE)), out)
+    }
+
+    /// From now on processes are asked from time to time whether they go on. A process that hangs would otherwise be
+    /// noticed only when somebody wants something of it.
+    pub(super) fn watch_health(&mut self, out: &mut Out) {
+        self.health = Some(self.deadline(HEALTH, out));
+    }
+
+    /// Asks whoever owes no answer. An engine whose memory is still on its way may stand in a page fault for as long as that
+    /// takes, so it is not asked; whoever brings the memory is.
+    fn ask_health(&mut self, out: &mut Out) {
+        self.watch_health(out);
+        for islet in Islet::ALL {
+            let slot = self.slot(islet);
+            let asked = match islet.row().policy {
+                Policy::Once => false,
+                Policy::Job => self.on_demand && slot.runs,
+                Policy::EndsVm | Policy::Restart => islet != Islet::Engine || !self.on_demand,
+            };
+            if asked && slot.progress == Progress::Ready && slot.request.is_none() {
+                self.request(islet, Verb::Ping, out);
+            }
+        }
     }
 
     pub(super) fn spawned(&mut self, islet: Islet, incarnation: u32, process: u64) {
@@ -237,6 +265,13 @@ impl Core {
             self.end(Ending { status: exit_status::KILLED, reason, problem: None }, out);
             return;
         }
+        if self.health == Some(timer) {
+            self.health = None;
+            if self.ending.is_none() {
+                self.ask_health(out);
+            }
+            return;
+        }
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.proof == Some(timer)) {
             slot.proof = None;
             if slot.progress == Progress::Ready && slot.request.is_none() {
@@ -282,7 +317,7 @@ impl Core {
             }
             (Said::Loaded { entry, summary }, Verb::Setup) if islet == Islet::Loader => {
                 (self.entry, self.kernel_summary) = (entry, summary);
-                let timer = self.arm(EXIT_DEADLINE, out);
+                let timer = self.deadline(EXIT_DEADLINE, out);
                 let slot = self.slot_mut(islet);
                 slot.progress = Progress::Ready;
                 slot.request = None;
@@ -307,7 +342,7 @@ impl Core {
         emit(out, kind::PROCESS_STARTED, Some((islet, incarnation)), "", "it is locked down and ready");
         if islet == Islet::Loader {
             // Its answer proper is still to come.
-            self.slot_mut(islet).timer = Some(self.arm(LOAD_DEADLINE, out));
+            self.slot_mut(islet).timer = Some(self.deadline(LOAD_DEADLINE, out));
             return;
         }
         let slot = self.slot_mut(islet);
@@ -340,7 +375,7 @@ impl Core {
             _ => false,
         };
         if (islet, verb) == (Islet::Streamer, Verb::Quit) {
-            let timer = self.arm(EXIT_DEADLINE, out);
+            let timer = self.deadline(EXIT_DEADLINE, out);
             self.slot_mut(islet).timer = Some(timer);
         }
         if verb == Verb::PowerButton {
@@ -355,7 +390,7 @@ impl Core {
         match verb {
             // It ends by itself.
             Verb::Setup => {
-                let timer = self.arm(EXIT_DEADLINE, out);
+                let timer = self.deadline(EXIT_DEADLINE, out);
                 let slot = self.slot_mut(islet);
                 slot.failure = Some(problem);
                 slot.timer = Some(timer);

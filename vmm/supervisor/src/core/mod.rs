@@ -24,15 +24,23 @@ use std::time::Duration;
 use control::types::{Job, Problem, RunState, Status};
 
 pub use islets::{Islet, Policy, Row};
-pub use scripts::{MAX_DEATHS, Script, Step, Verb};
+pub use scripts::{MAX_DEATHS, PATIENCE, Script, Step, Verb};
 
 /// What the user asked for that the core must know.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Do not run the guest at first.
     pub paused: bool,
     /// A reset by the guest ends the VM.
     pub no_reboot: bool,
+    /// How long a process may take to answer; every other deadline is in proportion.
+    pub patience: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { paused: false, no_reboot: false, patience: PATIENCE }
+    }
 }
 
 /// Number of a command of a client, for its answer.
@@ -431,6 +439,8 @@ pub struct Core {
     power_button: PowerButton,
     stop_seconds: u32,
     stop_timer: Option<u64>,
+    /// When processes are asked next whether they go on.
+    health: Option<u64>,
     entry: Vec<u8>,
     kernel_summary: String,
     resets: u64,
@@ -470,6 +480,7 @@ impl Core {
             power_button: PowerButton::None,
             stop_seconds: 0,
             stop_timer: None,
+            health: None,
             entry: Vec::new(),
             kernel_summary: String::new(),
             resets: 0,
@@ -565,7 +576,8 @@ impl Core {
     /// Whether a timer still means something; one that does not may be forgotten.
     #[must_use]
     pub fn waits_for(&self, timer: u64) -> bool {
-        self.stop_timer == Some(timer) || self.slots.iter().any(|slot| [slot.timer, slot.proof].contains(&Some(timer)))
+        [self.stop_timer, self.health].contains(&Some(timer))
+            || self.slots.iter().any(|slot| [slot.timer, slot.proof].contains(&Some(timer)))
     }
 
     /// How the VM ends, once it does.

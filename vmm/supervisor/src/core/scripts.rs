@@ -34,12 +34,14 @@ pub enum Verb {
     Save,
     /// To take the state that was left for it.
     Load,
+    /// To show that every thread of it goes on.
+    Ping,
     /// To end.
     Quit,
 }
 
 impl Verb {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Setup,
         Self::Run,
         Self::Pause,
@@ -51,6 +53,7 @@ impl Verb {
         Self::StartVcpu,
         Self::Save,
         Self::Load,
+        Self::Ping,
         Self::Quit,
     ];
 
@@ -69,6 +72,7 @@ impl Verb {
             Self::StartVcpu => "startVcpu",
             Self::Save => "save",
             Self::Load => "load",
+            Self::Ping => "ping",
             Self::Quit => "quit",
         }
     }
@@ -79,7 +83,8 @@ impl Verb {
         Self::ALL.into_iter().find(|verb| verb.name() == name)
     }
 
-    /// How long an islet may take to answer. Generous: a deadline is for what hangs, not for what is slow on a busy host.
+    /// How long an islet may take to answer, with [`PATIENCE`]. Generous: a deadline is for what hangs, not for what is slow on
+    /// a busy host.
     #[must_use]
     pub const fn deadline(self) -> Duration {
         Duration::from_secs(match self {
@@ -93,12 +98,17 @@ impl Verb {
             | Self::Wake
             | Self::StartVcpu
             | Self::Save
-            | Self::Load => 20,
+            | Self::Load
+            | Self::Ping => 20,
             Self::Quit => 2,
         })
     }
 }
 
+/// How long a process may take to answer, unless the user says otherwise: the unit of all deadlines here.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// From one question whether processes go on to the next.
+pub const HEALTH: Duration = Duration::from_secs(5);
 /// How long a loader may load.
 pub const LOAD_DEADLINE: Duration = Duration::from_secs(180);
 /// How long a streamer may work without a word of progress.

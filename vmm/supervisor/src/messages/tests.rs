@@ -113,7 +113,12 @@ fn the_loaders_state_goes_to_the_engine_as_it_is() {
     let Said::Loaded { entry, summary } = said else { panic!("{said:?}") };
     assert_eq!(summary, "bzImage");
     let machine = config(|_| ()).unwrap().machine;
-    let about = |entry| Subject { machine, entry, saved: SavedState { length: 9, digest: [7; 32] } };
+    let about = |entry| Subject {
+        machine,
+        entry,
+        patience: Duration::from_secs(3),
+        saved: SavedState { length: 9, digest: [7; 32] },
+    };
     let message = request(Verb::LoadVcpu, 5, 10, about(&entry)).unwrap();
     let Ok(to_islet::Engine(Ok(engine))) = root(&message).which() else { panic!() };
     let Ok(engine_capnp::engine_request::LoadVcpu(Ok(state))) = engine.which() else { panic!() };

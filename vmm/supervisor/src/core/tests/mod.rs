@@ -194,6 +194,59 @@ fn a_supervisor_that_dies_at_any_step_changes_nothing() {
 }
 
 #[test]
+fn a_process_that_hangs_is_found_though_nobody_wants_anything_of_it() {
+    for (islet, exit) in [(Islet::Engine, Some(4)), (Islet::Board, Some(4)), (Islet::Serial0, None)] {
+        for refuses in [false, true] {
+            for paused in [false, true] {
+                let of = |note: &&Note| note.kind == kind::PROCESS_EXITED && note.islet == Some(islet);
+                let mut world = World::new(Options { paused, ..Options::default() }, None);
+                world.settle();
+                for _ in 0..3 {
+                    world.ask_health();
+                }
+                assert!(!world.log.iter().any(|note| of(&note)));
+                (if refuses { &mut world.refuses } else { &mut world.deaf }).replace((islet, Verb::Ping));
+                world.ask_health();
+                (world.deaf, world.refuses) = (None, None);
+                world.settle();
+                world.check();
+                assert_eq!(world.exit, exit, "{islet}");
+                let ended = world.log.iter().find(of).unwrap();
+                assert_eq!(ended.incarnation, 1);
+                assert!(ended.cause.contains("'ping'"), "{ended:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn whoever_still_brings_memory_is_asked_and_the_engine_that_waits_for_it_is_not() {
+    let mut world = World::restored(Options::default(), false, true, None);
+    world.settle();
+    world.deaf = Some((Islet::Engine, Verb::Ping));
+    world.ask_health();
+    assert!(world.kinds(&[kind::PROCESS_EXITED]).is_empty());
+    world.deaf = Some((Islet::Streamer, Verb::Ping));
+    world.ask_health();
+    world.deaf = None;
+    world.settle();
+    let ended = world.log.iter().find(|note| note.kind == kind::PROCESS_EXITED).unwrap();
+    assert_eq!(ended.islet, Some(Islet::Streamer));
+    assert_eq!(world.exit, None);
+    assert_eq!(world.core.slot(Islet::Streamer).incarnation, 2);
+}
+
+#[test]
+fn deadlines_are_in_proportion_to_the_patience() {
+    let after = |seconds| {
+        let mut core = Core::new(Options { patience: Duration::from_secs(seconds), ..Options::default() });
+        let outputs = core.step(Input::Begin);
+        outputs.into_iter().find_map(|output| if let Output::Arm { after, .. } = output { Some(after) } else { None })
+    };
+    assert_eq!((after(20), after(1)), (Some(Duration::from_secs(60)), Some(Duration::from_secs(3))));
+}
+
+#[test]
 fn deadlines_are_kills() {
     for (islet, verb, status) in [
         (Islet::Engine, Verb::Setup, 2),
@@ -249,7 +302,7 @@ fn a_serial_port_that_never_gets_anywhere_fails_closed_and_the_guest_runs_on() {
 
     // Deaths of a port that stands still as it was told, or that has stood for a while, never close it.
     for paused in [true, false] {
-        let mut world = World::new(Options { paused, no_reboot: false }, None);
+        let mut world = World::new(Options { paused, ..Options::default() }, None);
         world.settle();
         world.productive = false;
         for n in 0..20 {
@@ -296,7 +349,7 @@ fn what_a_process_said_of_its_failure_is_the_users_error() {
 
 #[test]
 fn a_paused_start_waits_for_resume() {
-    let mut world = World::new(Options { paused: true, no_reboot: false }, None);
+    let mut world = World::new(Options { paused: true, ..Options::default() }, None);
     world.settle();
     world.check();
     assert_eq!(world.core.state().status, Status::Paused);
@@ -315,7 +368,7 @@ fn a_paused_start_waits_for_resume() {
 #[test]
 fn the_guest_decides_how_it_ends() {
     let end = |no_reboot, islet, said: Said| {
-        let mut world = World::new(Options { paused: false, no_reboot }, None);
+        let mut world = World::new(Options { no_reboot, ..Options::default() }, None);
         world.settle();
         world.says(islet, said);
         world.check();
@@ -348,7 +401,7 @@ fn a_guest_that_ends_at_once_was_resumed() {
         core.step(Input::Said { islet, incarnation, reply_to, said: said.clone() })
     };
     for said in [Said::PowerOff, Said::DebugExit(0), Said::Reset] {
-        let mut world = World::new(Options { paused: true, no_reboot: true }, None);
+        let mut world = World::new(Options { paused: true, no_reboot: true, ..Options::default() }, None);
         world.settle();
         let mut core = world.core;
         core.step(Input::Command { id: 1, command: Command::Resume });

@@ -25,7 +25,7 @@ fn bring(to: RunState) -> World {
 fn restore(from: RunState, paused: bool) -> World {
     let paused = paused || from.status == Status::Paused;
     let asleep = from.resume_to == Status::Suspended;
-    World::restored(Options { paused, no_reboot: false }, asleep, false, None)
+    World::restored(Options { paused, ..Options::default() }, asleep, false, None)
 }
 
 fn check(row: &Row) {

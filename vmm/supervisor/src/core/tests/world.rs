@@ -160,6 +160,12 @@ impl World {
         self.processes.iter().find(|(_, p)| p.islet == islet && p.lives).map(|(id, _)| *id)
     }
 
+    /// The time has come to ask processes whether they go on.
+    pub fn ask_health(&mut self) {
+        let timer = self.core.health.unwrap();
+        self.happen(Input::Expired(timer));
+    }
+
     /// Until nothing is left to happen, time included.
     pub fn settle(&mut self) {
         loop {
@@ -169,6 +175,8 @@ impl World {
                     return;
                 }
             }
+            // Questions whether processes go on would never end; see [`Self::ask_health`].
+            self.timers.retain(|(_, timer)| Some(*timer) != self.core.health);
             self.timers.sort();
             if self.timers.is_empty() {
                 return;
