@@ -9,6 +9,7 @@
 
 mod adopt;
 mod drive;
+pub mod faults;
 mod handle;
 mod islets;
 mod jobs;

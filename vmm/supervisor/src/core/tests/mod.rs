@@ -1,5 +1,6 @@
 //! Every exit at every step, and what must hold all the same.
 
+mod faults;
 mod run_states;
 mod snapshots;
 mod world;

@@ -20,6 +20,8 @@ struct Process {
     islet: Islet,
     incarnation: u32,
     lives: bool,
+    /// It says nothing any more.
+    stands: bool,
     acknowledged: bool,
     runs: bool,
     cause: Cause,
@@ -30,6 +32,8 @@ struct Process {
 pub enum Trouble {
     /// A kill -9 of a process, before an input is taken.
     Kill(Islet),
+    /// A process stands still from there on; it has, or has not, said what would have been next.
+    Stop(Islet, bool),
     /// The supervisor dies after it has made a step durable and carried out this many of its outputs.
     Crash(usize),
 }
@@ -65,6 +69,8 @@ pub struct World {
     pub refuses: Option<(Islet, Verb)>,
     /// Loader of this incarnation is killed after so many of its two messages.
     pub loader_dies: Option<(u32, usize)>,
+    /// It is not killed, but stands still.
+    pub loader_stays: bool,
     /// Deaths of serial0 follow on useful work.
     pub productive: bool,
     /// vCPUs sleep.
@@ -107,6 +113,7 @@ impl World {
             deaf: None,
             refuses: None,
             loader_dies: None,
+            loader_stays: false,
             productive: true,
             asleep: false,
             restored: false,
@@ -197,6 +204,18 @@ impl World {
             self.troubled = true;
             self.die(process, Cause { clean: false, attack: false, text: "was killed by SIGKILL".into() });
         }
+        if let Some((at, Trouble::Stop(islet, said))) = self.trouble
+            && at == self.steps
+            && let Some(process) = self.living(islet)
+        {
+            self.troubled = true;
+            self.processes.get_mut(&process).unwrap().stands = true;
+            let of = |input: &Input| matches!(input, Input::Said { islet: other, .. } if *other == islet);
+            self.queue.retain(|input| said || !of(input));
+            if !said && of(&input) {
+                return;
+            }
+        }
         let outputs = self.core.step(input);
         let crash = match self.trouble {
             Some((at, Trouble::Crash(executed))) if at == self.steps => Some(executed),
@@ -266,6 +285,10 @@ impl World {
         self.queue.push_back(Input::Said { islet, incarnation, reply_to, said });
     }
 
+    fn stands(&self, islet: Islet) -> bool {
+        self.processes.values().any(|p| p.islet == islet && p.lives && p.stands)
+    }
+
     fn runs(&self, islet: Islet) -> bool {
         self.processes.values().any(|p| p.islet == islet && p.lives && p.runs)
     }
@@ -304,8 +327,8 @@ impl World {
         let taken = self.processes.values().any(|p| p.islet == islet && p.incarnation == incarnation);
         assert!(!taken, "{islet}[{incarnation}] twice");
         let cause = Cause { clean: true, attack: false, text: String::new() };
-        let lives = true;
-        self.processes.insert(id, Process { islet, incarnation, lives, acknowledged: false, runs: false, cause });
+        let (lives, stands, acknowledged, runs) = (true, false, false, false);
+        self.processes.insert(id, Process { islet, incarnation, lives, stands, acknowledged, runs, cause });
         self.queue.push_front(Input::Spawned { islet, incarnation, process: id });
         if self.deaf == Some((islet, Verb::Setup)) {
             return;
@@ -321,7 +344,9 @@ impl World {
         let killed = self.loader_dies.filter(|_| islet == Islet::Loader).filter(|(which, _)| *which == incarnation);
         messages.truncate(killed.map_or(2, |(_, after)| after));
         messages.into_iter().for_each(|said| self.reply(islet, incarnation, request, said));
-        if killed.is_some() {
+        if killed.is_some() && self.loader_stays {
+            self.processes.get_mut(&id).unwrap().stands = true;
+        } else if killed.is_some() {
             self.die(id, Cause { clean: false, attack: false, text: "was killed by SIGKILL".into() });
         } else if islet == Islet::Loader {
             self.die(id, Cause { clean: true, attack: false, text: "ended as asked".into() });
@@ -330,7 +355,10 @@ impl World {
 
     fn send(&mut self, islet: Islet, incarnation: u32, request: u64, verb: Verb) {
         let Some(id) = self.living(islet) else { return };
-        if self.processes[&id].incarnation != incarnation || self.deaf == Some((islet, verb)) {
+        if self.processes[&id].incarnation != incarnation
+            || self.processes[&id].stands
+            || self.deaf == Some((islet, verb))
+        {
             return;
         }
         if self.refuses == Some((islet, verb)) {
@@ -384,7 +412,9 @@ impl World {
         }
         self.reply(islet, incarnation, request, Said::Done);
         match verb {
-            Verb::PowerButton if self.obedient => self.reply(islet, incarnation, 0, Said::PowerOff),
+            Verb::PowerButton if self.obedient && !self.stands(Islet::Engine) => {
+                self.reply(islet, incarnation, 0, Said::PowerOff)
+            }
             Verb::Quit => self.die(id, Cause { clean: true, attack: false, text: "ended as asked".into() }),
             _ => {}
         }
@@ -392,7 +422,7 @@ impl World {
 
     /// The streamer has brought everything, and ends.
     pub fn streamed(&mut self) {
-        if let Some(process) = self.living(Islet::Streamer) {
+        if let Some(process) = self.living(Islet::Streamer).filter(|process| !self.processes[process].stands) {
             self.die(process, Cause { clean: true, attack: false, text: "ended as asked".into() });
             self.settle();
         }
