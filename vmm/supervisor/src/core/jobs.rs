@@ -170,7 +170,7 @@ impl Core {
     /// How far a streamer is, as it says.
     pub(super) fn progress(&mut self, phase: &str, done: u64, total: u64, out: &mut Out) {
         if self.slot(Islet::Streamer).request.is_some() {
-            let timer = self.arm(super::scripts::STREAM_DEADLINE, out);
+            let timer = self.deadline(super::scripts::STREAM_DEADLINE, out);
             self.slot_mut(Islet::Streamer).timer = Some(timer);
         }
         if let Some(job) = self.running_job_mut() {
