@@ -34,7 +34,8 @@ pub static PENDING: Payload = payload!("pending");
 /// `p` powers it off, `q` ends the VM with [`PASS`].
 pub static RESET: Payload = payload!("reset");
 /// Prints `S` and waits for bytes: `s` sleeps (ACPI S3), `a` sleeps until the clock's alarm a second later, `n` sleeps without
-/// a waking vector, `.` prints `.`, `q` ends the VM with [`PASS`]. Woken, it prints `W` and waits again.
+/// a waking vector, `.` prints `.`, `b` prints `B` and powers off at the power button, `q` ends the VM with [`PASS`]. Woken, it
+/// prints `W` and waits again.
 pub static SLEEP: Payload = payload!("sleep");
 
 /// What a payload writes to the debug exit port when all was right; other values are in `src/bare/common.inc`.

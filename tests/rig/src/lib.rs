@@ -144,19 +144,7 @@ impl Rig {
     /// It takes too long.
     #[track_caller]
     pub fn atoll_within<S: AsRef<OsStr>>(&self, limit: Duration, arguments: impl IntoIterator<Item = S>) -> Done {
-        let mut command = self.command(arguments);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let output = Stream::of(child.stdout.take().unwrap());
-        let error = Stream::of(child.stderr.take().unwrap());
-        let Some(status) = wait(&mut child, limit) else {
-            let _ = child.kill();
-            let _ = child.wait();
-            panic!("{command:?} takes longer than {limit:?}:\n{}{}", output.text(), error.text());
-        };
-        output.wait_end(SOON);
-        // A detached VM may hold nothing of ours, so this ends too.
-        error.wait_end(SOON);
-        Done { status, output: output.text(), error: error.text() }
+        finish(self.command(arguments), limit)
     }
 
     /// Runs `atoll` with `--json` and reads what it prints.
@@ -249,6 +237,27 @@ fn binaries() -> PathBuf {
         panic!("the binary '{lack}' is not built: run './dev test', or 'cargo build --workspace --bins' first")
     });
     folder.to_owned()
+}
+
+/// Runs a command to its end.
+///
+/// # Panics
+/// It takes too long.
+#[must_use]
+#[track_caller]
+pub fn finish(mut command: Command, limit: Duration) -> Done {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let output = Stream::of(child.stdout.take().unwrap());
+    let error = Stream::of(child.stderr.take().unwrap());
+    let Some(status) = wait(&mut child, limit) else {
+        let _ = child.kill();
+        let _ = child.wait();
+        panic!("{command:?} takes longer than {limit:?}:\n{}{}", output.text(), error.text());
+    };
+    output.wait_end(SOON);
+    // A detached VM may hold nothing of ours, so this ends too.
+    error.wait_end(SOON);
+    Done { status, output: output.text(), error: error.text() }
 }
 
 /// Waits for a child: its exit status as a shell says it, or `None` after `limit`.

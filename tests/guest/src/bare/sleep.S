@@ -1,8 +1,8 @@
 /* Sleeps (ACPI S3) in the way that it is told, and goes on where its waking vector says.
 
    It prints 'S' and then obeys bytes: 's' sleeps with a waking vector; 'a' also sets the real-time clock's alarm, which wakes
-   it within a second; 'n' sleeps without a waking vector; '.' prints '.'; 'q' ends the VM with EXIT_PASS. Woken, in real
-   mode, it comes back to protected mode, prints 'W' if a word that it keeps in memory is as it was, and obeys again. */
+   it within a second; 'n' sleeps without a waking vector; '.' prints '.'; 'b' prints 'B', waits for the power button and
+   powers off; 'q' ends the VM with EXIT_PASS. Woken, in real mode, it comes back to protected mode, prints 'W' if a word that it keeps in memory is as it was, and obeys again. */
 
 #include "common.inc"
 
@@ -13,7 +13,9 @@
     .equ PM1_ENABLE, 0x602
     .equ PM1_CONTROL, 0x604
     .equ RTC_EVENT, 0x400
+    .equ BUTTON_EVENT, 0x100
     .equ SLEEP, 5 * 0x400 + 0x2000  /* SLP_TYP of S3, SLP_EN */
+    .equ OFF, 7 * 0x400 + 0x2000    /* of S5 */
 
     .macro cmos register, value
     write 0x70, \register
@@ -41,6 +43,8 @@ obey:
     je without_vector
     cmp al, '.'
     je dot
+    cmp al, 'b'
+    je button
     cmp al, 'q'
     mov ecx, EXIT_COMMAND
     jne fail
@@ -50,6 +54,19 @@ obey:
 dot:
     call print
     jmp obey
+button:
+    mov al, 'B'
+    call print
+wait_for_button:
+    pause
+    mov dx, PM1_STATUS
+    in ax, dx
+    test ax, BUTTON_EVENT
+    jz wait_for_button
+    mov dx, PM1_CONTROL
+    mov ax, OFF
+    out dx, ax
+    jmp stopped
 without_vector:
     mov dword ptr [WAKING_VECTOR], 0
     jmp sleep

@@ -1,0 +1,405 @@
+//! Which runs there are, and whether each ended as the table says.
+//!
+//! The idea: a cell is a row of the table with a fault; a run is a cell with a seed. The seed says at which system call of the
+//! process the fault comes, out of those that an undisturbed run of the row has.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rig::{Done, Rig, SOON, long};
+use serde_json::Value;
+use supervisor::core::faults::{Fault, Moment, Outcome, Process, Row, TABLE};
+
+use crate::plant::{FORBIDDEN, PANIC};
+use crate::tracer::{NotAllowed, Order, Report, Trace, Watch, strike};
+use crate::vm::{self, NAME, Vm};
+
+/// Runs of each cell of a full campaign.
+const SEEDS: u64 = 10;
+/// Runs of a sample.
+const SAMPLE: usize = 3;
+/// How often a run is begun again that was over before its system call came; each time it comes earlier.
+const TRIES: u32 = 4;
+/// The latest moment of a fault in a VM of which nobody wants anything.
+const LATEST: Duration = Duration::from_millis(30);
+/// How long a keeper stands still before it goes on.
+const STANDSTILL: Duration = Duration::from_millis(300);
+/// Between two looks.
+const AGAIN: Duration = Duration::from_millis(2);
+
+/// One run.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    process: Process,
+    moment: Moment,
+    fault: Fault,
+    seed: u64,
+}
+
+/// File name of a process's binary, and its name in events.
+const fn names(process: Process) -> (&'static str, &'static str) {
+    match process {
+        Process::Keeper => ("keeper", "keeper"),
+        Process::Supervisor => ("supervisor", "supervisor"),
+        Process::Engine => ("engine", "engine"),
+        Process::Board => ("board", "board"),
+        Process::Serial0 => ("serial", "serial0"),
+        Process::Loader => ("loader", "loader"),
+        Process::StreamerSource | Process::StreamerTarget => ("streamer", "streamer"),
+    }
+}
+
+/// Words of which one must be in what is told of a fault.
+fn causes(run: &Run, choice: usize) -> Vec<String> {
+    match run.fault {
+        Fault::Kill => vec!["SIGKILL".into()],
+        // Before it has its status page, the words are in its log alone.
+        Fault::Panic => vec![PANIC.into(), "panicked".into()],
+        Fault::Forbidden => vec![FORBIDDEN[choice % FORBIDDEN.len()].1.into()],
+        Fault::Stop | Fault::Hang => {
+            ["in time", "stands still", "stood still", "did not end", "does not take"].map(str::to_owned).to_vec()
+        }
+    }
+}
+
+/// Runs the campaign of one process: all of it with `ATOLL_LONG=1`, otherwise a sample. Prints what was run.
+///
+/// # Panics
+/// A run ended otherwise than the table says, or left something behind.
+pub fn campaign(process: Process) {
+    let mut random = rig::random();
+    let mut wanted = Vec::new();
+    for row in TABLE.iter().filter(|row| row.process == process) {
+        for fault in Fault::ALL {
+            for _ in 0..SEEDS {
+                wanted.push((row, Run { process, moment: row.moment, fault, seed: random.random() }));
+            }
+        }
+    }
+    let named = wanted.len() as u64 / SEEDS;
+    if let Some(only) = std::env::var_os("ATOLL_FAULTS") {
+        let only = only.to_string_lossy().into_owned();
+        wanted.retain(|(_, run)| format!("{run:?}").contains(&only));
+    } else if !long() {
+        wanted = wanted.choose_multiple(&mut random, SAMPLE).copied().collect();
+    }
+    let snapshots = Rig::new("fault-snapshot");
+    let snapshot = vm::snapshot(&snapshots);
+    let (mut stops, mut cells, mut outcomes) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+    let mut missed = 0;
+    let runs = wanted.len();
+    for (row, run) in wanted {
+        let most = *stops.entry(row.moment).or_insert_with(|| count(process, row.moment, &snapshot));
+        let Some(most) = most else {
+            println!("skipped: the kernel lets nobody but root trace the processes of a VM");
+            return;
+        };
+        match check(row, &run, most, &snapshot) {
+            Some(outcome) => {
+                cells.insert((run.moment, run.fault));
+                *outcomes.entry(outcome).or_insert(0) += 1;
+            }
+            None => missed += 1,
+        }
+    }
+    let cells = cells.len();
+    println!(
+        "{process:?}: {cells} of {named} cells that the table names, {runs} runs, {missed} of them too late: {outcomes:?}"
+    );
+    assert!(!long() || cells as u64 == named, "a cell without a run");
+}
+
+/// Stops at system calls that the process has during the moment; `None` if it may not be traced.
+fn count(process: Process, moment: Moment, snapshot: &Path) -> Option<u64> {
+    let rig = Rig::new("fault-count");
+    if moment == Moment::Run {
+        return Some(0);
+    }
+    match go(&rig, process, moment, None, snapshot) {
+        Err(NotAllowed(_)) => None,
+        Ok((mut vm, report, ..)) => {
+            assert!(report.stops > 0, "{process:?} is not there at {moment:?}");
+            if moment != Moment::Stop {
+                vm::goes_on(&mut vm, moment);
+                vm::again(&vm, "kill").ok();
+            }
+            vm.wait();
+            Some(report.stops)
+        }
+    }
+}
+
+/// Carries out a run; `None` if the moment was over each time before the fault came.
+fn check(row: &Row, run: &Run, most: u64, snapshot: &Path) -> Option<Outcome> {
+    let mut random = StdRng::seed_from_u64(run.seed);
+    let mut at = random.random_range(1..=most.max(1));
+    let choice = random.random_range(0..64);
+    for _ in 0..TRIES {
+        let rig = Rig::new("fault");
+        let order = Order { fault: run.fault, at, choice };
+        let started = Instant::now();
+        let watch = Watchman(*run, at);
+        let (mut vm, report, done) = go(&rig, run.process, run.moment, Some(order), snapshot).expect("allowed before");
+        let outcome = report.planted.map(|pid| {
+            let mut pids = report.processes.clone();
+            pids.insert(pid);
+            let outcome = observe(&mut vm, run, pid, done, &mut pids, &causes(run, choice), &rig.path("new"));
+            let said = vm.said.text();
+            assert!(
+                row.outcomes_of(run.fault).contains(&outcome),
+                "{outcome:?} is not among {:?}: {said}",
+                row.outcomes_of(run.fault)
+            );
+            vm::leaves_nothing(&rig, &pids, &BTreeSet::new());
+            outcome
+        });
+        std::mem::forget(watch);
+        if outcome.is_some() {
+            if std::env::var_os("ATOLL_FAULTS").is_some() {
+                println!("{run:?} at {at} of {most}: {outcome:?}, {:.1?}", started.elapsed());
+            }
+            return outcome;
+        }
+        // It may have ended already.
+        let _ = rig.atoll(["kill", NAME]);
+        vm.wait();
+        at = at.div_ceil(2);
+    }
+    None
+}
+
+/// Says which run failed.
+struct Watchman(Run, u64);
+
+impl Drop for Watchman {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("failed: {:?} at system call stop {}", self.0, self.1);
+        }
+    }
+}
+
+/// What [`go`] hands on: the VM, what the tracer saw, and what the moment's command did.
+type Gone<'a> = (Vm<'a>, Report, thread::JoinHandle<Option<Done>>);
+
+/// Brings a VM to the moment and through it, or to the fault.
+fn go<'a>(
+    rig: &'a Rig,
+    process: Process,
+    moment: Moment,
+    order: Option<Order>,
+    snapshot: &Path,
+) -> Result<Gone<'a>, NotAllowed> {
+    let binary = names(process).0;
+    let nothing = || thread::spawn(|| None);
+    if let Moment::Start | Moment::Load | Moment::LoadOnDemand = moment {
+        let command = vm::command(rig, moment, snapshot);
+        let (trace, child) = Trace::begin(Watch::Below { command, binary }, order)?;
+        let mut vm = Vm::of(rig, child.expect("the command was started"));
+        let over = |vm: &mut Vm<'_>| vm.ended().is_some() || (has_started(vm) && vm::is_done(vm, moment));
+        let report = follow(&mut vm, trace, over);
+        return Ok((vm, report, nothing()));
+    }
+    let mut vm = Vm::start(rig, moment, snapshot);
+    vm.prepare(moment);
+    let processes = vm.processes();
+    if moment == Moment::Run {
+        let Some(order) = order else { return Ok((vm, Report::default(), nothing())) };
+        thread::sleep(LATEST.mul_f64(f64::from(u32::try_from(order.choice % 64).unwrap()) / 64.0));
+        let report = strike(processes.find(binary).expect("it runs"), order)?;
+        return Ok((vm, report, nothing()));
+    }
+    let watch = match process {
+        Process::Loader | Process::StreamerSource => Watch::Born { of: processes.keeper, binary },
+        _ => Watch::Living(processes.find(binary).expect("it runs")),
+    };
+    let (trace, _) = Trace::begin(watch, order)?;
+    if moment == Moment::Sleep {
+        vm.send("s");
+    }
+    let action = vm::action(rig, moment, &rig.path("new"));
+    let acting = thread::spawn(|| Some(rig::finish(action?, SOON)));
+    let mut finished = None;
+    let report = follow(&mut vm, trace, |vm| {
+        if acting.is_finished() {
+            finished.get_or_insert_with(Instant::now);
+        }
+        let waited = finished.is_some_and(|at| at.elapsed() > SOON);
+        vm.ended().is_some() || waited || (finished.is_some() && vm::is_done(vm, moment))
+    });
+    Ok((vm, report, acting))
+}
+
+/// The guest of a VM that was just started has said something, or could.
+fn has_started(vm: &Vm<'_>) -> bool {
+    !vm.status().is_empty()
+}
+
+/// Lets the tracer work until it has done so, or until `over`.
+fn follow(vm: &mut Vm<'_>, trace: Trace, mut over: impl FnMut(&mut Vm<'_>) -> bool) -> Report {
+    let end = Instant::now() + SOON;
+    while !trace.is_over() && !over(vm) {
+        assert!(Instant::now() < end, "the moment does not end: {}", vm.said.text());
+        thread::sleep(AGAIN);
+    }
+    trace.end()
+}
+
+/// What has become of the VM. Everything that it leaves is ended.
+fn observe(
+    vm: &mut Vm<'_>,
+    run: &Run,
+    pid: i32,
+    acting: thread::JoinHandle<Option<Done>>,
+    pids: &mut BTreeSet<i32>,
+    causes: &[String],
+    new: &Path,
+) -> Outcome {
+    if run.process == Process::Keeper {
+        let outcome = if run.fault.is_standstill() { keeper_waits(vm, run, pid) } else { keeper_gone(vm) };
+        acting.join().unwrap();
+        return outcome;
+    }
+    let name = names(run.process).1;
+    let told = |text: &str| causes.iter().any(|cause| text.contains(cause.as_str()));
+    let end = Instant::now() + SOON;
+    let mut acting = Some(acting);
+    let mut done = None;
+    loop {
+        if acting.as_ref().is_some_and(thread::JoinHandle::is_finished) {
+            done = acting.take().and_then(|acting| acting.join().unwrap());
+        }
+        if let Some(status) = vm.ended() {
+            vm.wait();
+            let said = vm.said.text();
+            if run.moment == Moment::Stop && status == 0 {
+                // Who was replaced before the end is not told of any more.
+                return if run.process == Process::Supervisor { Outcome::Replaced } else { Outcome::Done };
+            }
+            assert!(said.contains(&format!("{name}[")) && told(&said), "who and why ({causes:?}) is not in: {said}");
+            return Outcome::Ends(u8::try_from(status).unwrap());
+        }
+        let events = vm.events();
+        let about = events.iter().find(|event| match run.process {
+            Process::Supervisor => {
+                let cause = text(event, "cause");
+                event["kind"] == "SUPERVISOR_ADOPTED" && cause.contains("supervisor[1]") && told(cause)
+            }
+            _ => {
+                let ended = ["PROCESS_EXITED", "ATTACK"].contains(&text(event, "kind")) && event["process"] == name;
+                ended && event["incarnation"].as_u64() > Some(0) && told(text(event, "cause"))
+            }
+        });
+        // One that ends before it has done anything leaves nothing to adopt.
+        let in_log = || vm.said.text().lines().any(|line| line.contains("supervisor[1]") && told(line));
+        let over = !rig::runs(pid) && acting.is_none();
+        match (run.process, about) {
+            (Process::StreamerSource, Some(_)) if done.as_ref().is_some_and(|done| done.status != 0) => {
+                let done = done.unwrap();
+                assert!(done.error.contains("process.lost") && done.error.contains("streamer["), "{}", done.error);
+                assert!(!new.exists(), "half a snapshot");
+                after(vm, run, pids);
+                return Outcome::JobFails;
+            }
+            (Process::StreamerSource, _) if over && done.as_ref().is_some_and(|done| done.status == 0) => {
+                assert!(new.exists(), "no snapshot");
+                after(vm, run, pids);
+                return Outcome::Done;
+            }
+            (Process::StreamerSource | Process::Engine | Process::Board | Process::Loader, _) => {}
+            (Process::StreamerTarget, about) if over && vm::is_done(vm, run.moment) => {
+                after(vm, run, pids);
+                return if about.is_some() && run.moment == Moment::LoadOnDemand {
+                    Outcome::Replaced
+                } else {
+                    Outcome::Done
+                };
+            }
+            (Process::Serial0, Some(_)) | (Process::Supervisor, _) if over && (about.is_some() || in_log()) => {
+                finish(vm, run, done, new);
+                after(vm, run, pids);
+                return Outcome::Replaced;
+            }
+            _ => {}
+        }
+        assert!(Instant::now() < end, "nothing is told of it; events: {events:#?}; {done:?}; {}", vm.said.text());
+        thread::sleep(AGAIN);
+    }
+}
+
+fn text<'a>(event: &'a Value, field: &str) -> &'a str {
+    event[field].as_str().unwrap_or_default()
+}
+
+/// What was asked for is brought about, if its client could not see it through.
+fn finish(vm: &mut Vm<'_>, run: &Run, done: Option<Done>, new: &Path) {
+    let failed = done.is_some_and(|done| done.status != 0);
+    let end = Instant::now() + SOON;
+    while failed && run.moment == Moment::Save && !new.exists() {
+        assert!(Instant::now() < end, "no snapshot can be made: {}", vm.said.text());
+        vm.snapshot(new);
+    }
+    if failed && run.moment != Moment::Save {
+        let verb = match run.moment {
+            Moment::Pause => "pause",
+            Moment::Reset => "reset",
+            _ => "stop",
+        };
+        vm::again(vm, verb).ok();
+    }
+    while run.moment != Moment::Stop && !vm::is_done(vm, run.moment) {
+        assert!(Instant::now() < end, "the moment does not end: {}", vm.said.text());
+        thread::sleep(AGAIN);
+    }
+}
+
+/// The guest goes on, and then the VM is ended.
+fn after(vm: &mut Vm<'_>, run: &Run, pids: &mut BTreeSet<i32>) {
+    if run.moment == Moment::Stop {
+        assert_eq!(vm.wait(), 0, "{}", vm.said.text());
+        return;
+    }
+    vm::goes_on(vm, run.moment);
+    pids.extend(vm.processes().all().into_keys());
+    vm::again(vm, "kill").ok();
+    vm.wait();
+}
+
+/// Its launcher notices; everything else is the kernel's work.
+fn keeper_gone(vm: &mut Vm<'_>) -> Outcome {
+    let status = vm.wait();
+    let said = vm.said.text();
+    assert!(status != 0 && said.contains("keeper"), "{status}: {said}");
+    Outcome::Gone
+}
+
+/// What does not need the keeper goes on; so does everything once it does.
+fn keeper_waits(vm: &mut Vm<'_>, run: &Run, pid: i32) -> Outcome {
+    thread::sleep(STANDSTILL);
+    if run.moment == Moment::Run {
+        vm.answers();
+    }
+    if run.fault == Fault::Stop {
+        kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
+        let end = Instant::now() + SOON;
+        while run.moment != Moment::Stop && !vm::is_done(vm, run.moment) {
+            assert!(Instant::now() < end, "it does not go on: {}", vm.said.text());
+            thread::sleep(AGAIN);
+        }
+        if run.moment == Moment::Stop {
+            assert_eq!(vm.wait(), 0, "{}", vm.said.text());
+            return Outcome::Waits;
+        }
+        vm::goes_on(vm, run.moment);
+    }
+    vm::again(vm, "kill").ok();
+    vm.wait();
+    Outcome::Waits
+}

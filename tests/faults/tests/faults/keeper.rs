@@ -1,0 +1,9 @@
+//! Who starts and holds everything.
+
+use faults::campaign::campaign;
+use supervisor::core::faults::Process;
+
+#[test]
+fn faults_of_the_keeper_end_as_the_table_says() {
+    campaign(Process::Keeper);
+}

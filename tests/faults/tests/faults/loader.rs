@@ -1,0 +1,9 @@
+//! Who loads the kernel.
+
+use faults::campaign::campaign;
+use supervisor::core::faults::Process;
+
+#[test]
+fn faults_of_the_loader_end_as_the_table_says() {
+    campaign(Process::Loader);
+}
