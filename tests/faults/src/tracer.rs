@@ -181,21 +181,14 @@ impl Tracer {
             | Options::PTRACE_O_TRACEFORK
             | Options::PTRACE_O_TRACEVFORK
             | Options::PTRACE_O_TRACEEXEC;
-        let seize_all = |process: i32, options| -> nix::Result<()> {
-            for thread in threads_of(process).into_iter().map(Pid::from_raw) {
-                ptrace::seize(thread, options)?;
-                ptrace::interrupt(thread)?;
-            }
-            Ok(())
-        };
         let attached = match watch {
             Watch::Living(process) => {
                 self.target = Some(Pid::from_raw(process));
-                seize_all(process, Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE).map(|()| None)
+                self.seize(process, Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE).map(|()| None)
             }
             Watch::Born { of, binary } => {
                 self.binary = Some(binary);
-                seize_all(of, follow).map(|()| None)
+                self.seize(of, follow).map(|()| None)
             }
             Watch::Below { command, binary } => {
                 self.binary = Some(binary);
@@ -208,6 +201,21 @@ impl Tracer {
         };
         // Nobody listens any more if the test has failed.
         let _ = ready.send(attached);
+    }
+
+    /// Attaches to every thread of a process. Each has stopped and gone on when this returns, so that what it does next counts.
+    fn seize(&mut self, process: i32, options: Options) -> nix::Result<()> {
+        let threads: Vec<Pid> = threads_of(process).into_iter().map(Pid::from_raw).collect();
+        for thread in &threads {
+            ptrace::seize(*thread, options)?;
+            ptrace::interrupt(*thread)?;
+        }
+        for thread in threads {
+            let status = waitpid(thread, Some(WaitPidFlag::__WALL))?;
+            // One that is gone meanwhile is nobody's failure.
+            let _ = self.take(status);
+        }
+        Ok(())
     }
 
     fn run(&mut self, stop: &AtomicBool) {
