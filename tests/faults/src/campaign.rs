@@ -203,7 +203,11 @@ fn go<'a>(
         let command = vm::command(rig, moment, snapshot);
         let (trace, child) = Trace::begin(Watch::Below { command, binary }, order)?;
         let mut vm = Vm::of(rig, child.expect("the command was started"));
-        let over = |vm: &mut Vm<'_>| vm.ended().is_some() || (has_started(vm) && vm::is_done(vm, moment));
+        if moment != Moment::Start {
+            // Restored, it waits for bytes.
+            vm.send(".");
+        }
+        let over = |vm: &mut Vm<'_>| vm.ended().is_some() || vm::is_done(vm, moment);
         let report = follow(&mut vm, trace, over);
         return Ok((vm, report, nothing()));
     }
@@ -235,11 +239,6 @@ fn go<'a>(
         vm.ended().is_some() || waited || (finished.is_some() && vm::is_done(vm, moment))
     });
     Ok((vm, report, acting))
-}
-
-/// The guest of a VM that was just started has said something, or could.
-fn has_started(vm: &Vm<'_>) -> bool {
-    !vm.status().is_empty()
 }
 
 /// Lets the tracer work until it has done so, or until `over`.

@@ -187,16 +187,17 @@ pub fn action(rig: &Rig, moment: Moment, snapshot: &Path) -> Option<Command> {
     })
 }
 
-/// Whether what the moment is about has come about.
+/// Whether what the moment is about has come about, its command aside. Needs no keeper.
 #[must_use]
 pub fn is_done(vm: &Vm<'_>, moment: Moment) -> bool {
+    let told = |kind: &str| vm.events().iter().any(|event| event["kind"] == kind);
     match moment {
-        Moment::Start | Moment::Run | Moment::Load | Moment::Reset | Moment::Save => vm.status() == "running",
-        Moment::Pause => vm.status() == "paused",
-        Moment::Sleep => vm.status() == "suspended",
-        Moment::LoadOnDemand => {
-            vm.status() == "running" && vm.events().iter().any(|event| event["kind"] == "RESTORE_COMPLETE")
-        }
+        Moment::Start | Moment::Load => !vm.console.text().is_empty(),
+        Moment::Run | Moment::Save => true,
+        Moment::Pause => told("STOP"),
+        Moment::Sleep => told("SUSPEND"),
+        Moment::Reset => told("RESET"),
+        Moment::LoadOnDemand => !vm.console.text().is_empty() && told("RESTORE_COMPLETE"),
         Moment::Stop => false,
     }
 }
@@ -213,7 +214,8 @@ pub fn goes_on(vm: &mut Vm<'_>, moment: Moment) {
             again(vm, "wakeup").ok();
             vm.console.expect("W", SOON);
         }
-        Moment::Run | Moment::Save | Moment::Load | Moment::LoadOnDemand | Moment::Stop => {}
+        Moment::Load | Moment::LoadOnDemand => _ = vm.console.expect(".", SOON),
+        Moment::Run | Moment::Save | Moment::Stop => {}
     }
     vm.answers();
 }

@@ -16,6 +16,12 @@ use crate::processes;
 const CONNECT: Duration = Duration::from_secs(10);
 /// For a VM that was told to end to be gone.
 const GONE: Duration = Duration::from_secs(15);
+/// The same, before its keeper is killed.
+const POLITE: Duration = Duration::from_secs(5);
+/// How long the end of a connection may come before that of its VM.
+const MOMENT: Duration = Duration::from_millis(500);
+/// How often a command is given whose connection was lost.
+const ATTEMPTS: u32 = 5;
 /// Between two looks at a lock.
 const LOOK: Duration = Duration::from_millis(10);
 /// As good as for ever.
@@ -79,35 +85,55 @@ pub fn end(name: &str, action: Action) -> Result<()> {
         Action::Stop { timeout } => SOON + Duration::from_secs(timeout.into()),
         _ => SOON,
     };
-    let result = run(async {
-        let client = Client::connect(&place.control(), CONNECT).await?;
-        client.act(action, limit).await
-    })?;
-    match result {
-        // An end takes the connection along.
-        Ok(()) | Err(Error::Lost { .. }) => {}
-        Err(error @ Error::Problem(_)) => return Err(explain(&place, error)),
-        Err(error) => {
-            let killed = action == Action::Kill && keeper.as_ref().is_some_and(processes::kill);
-            if !killed && place.look() == Found::Alive {
-                return Err(explain(&place, error));
+    for attempt in 1.. {
+        let result = run(async {
+            let client = Client::connect(&place.control(), CONNECT).await?;
+            client.act(action, limit).await
+        })?;
+        match result {
+            Ok(()) => {}
+            // An end takes the connection along. So does that of a supervisor, whose successor may not know of the command.
+            Err(Error::Lost { .. }) if attempt < ATTEMPTS && !ends_within(&place, keeper.as_ref(), MOMENT) => continue,
+            Err(Error::Lost { .. }) => {}
+            Err(Error::Problem(problem)) if problem.code == "vm.ending" => {}
+            Err(error @ Error::Problem(_)) => return Err(explain(&place, error)),
+            Err(error) => {
+                let killed = action == Action::Kill && keeper.as_ref().is_some_and(processes::kill);
+                if !killed && place.look() == Found::Alive {
+                    return Err(explain(&place, error));
+                }
             }
         }
+        break;
     }
-    gone(&place, keeper.as_ref())
+    gone(&place, keeper.as_ref(), action == Action::Kill)
 }
 
-/// Waits for the end of a VM's keeper, and removes what is left.
-fn gone(place: &Place, keeper: Option<&OwnedFd>) -> Result<()> {
-    let end = Instant::now() + GONE;
+/// Whether a VM ends within `limit`.
+fn ends_within(place: &Place, keeper: Option<&OwnedFd>, limit: Duration) -> bool {
+    let end = Instant::now() + limit;
     // A keeper lets go of the lock first, and is dead when everything in its namespace is.
     while place.look() == Found::Alive || keeper.is_some_and(|keeper| !has_ended(keeper)) {
         if Instant::now() >= end {
-            let why = format!("its keeper still runs {} s after it was told to end", GONE.as_secs());
-            let remedy = format!("'atoll kill {}'", place.name);
-            return Err(problem("vm.not-gone", format!("the VM '{}' has not ended", place.name), why, remedy));
+            return false;
         }
         std::thread::sleep(LOOK);
+    }
+    true
+}
+
+/// Waits for the end of a VM's keeper, and removes what is left. A keeper that does not do as it was told can be killed.
+fn gone(place: &Place, keeper: Option<&OwnedFd>, kill: bool) -> Result<()> {
+    if kill
+        && !ends_within(place, keeper, POLITE)
+        && let Some(keeper) = keeper
+    {
+        processes::kill(keeper);
+    }
+    if !ends_within(place, keeper, GONE) {
+        let why = format!("its keeper still runs {} s after it was told to end", GONE.as_secs());
+        let remedy = format!("'atoll kill {}'", place.name);
+        return Err(problem("vm.not-gone", format!("the VM '{}' has not ended", place.name), why, remedy));
     }
     place.sweep();
     Ok(())

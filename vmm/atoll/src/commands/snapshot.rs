@@ -19,7 +19,7 @@ use snapshot::{Directory, SnapshotError};
 use tokio::sync::oneshot;
 
 use super::jobs::progress;
-use crate::directory::Place;
+use crate::directory::{Found, Place};
 use crate::failure::{Failure, Result, problem};
 use crate::foreground::signals;
 use crate::remote;
@@ -132,7 +132,9 @@ async fn wait(place: &Place, job: u64) -> std::result::Result<Job, Error> {
     loop {
         let outcome = watch(place, job, shows, &mut since).await;
         match outcome {
-            Err(Error::Lost { .. } | Error::Connect { .. }) if since.elapsed() < PATIENCE => {
+            Err(Error::Lost { .. } | Error::Connect { .. })
+                if since.elapsed() < PATIENCE && place.look() == Found::Alive =>
+            {
                 tokio::time::sleep(LOOK).await;
             }
             other => return other,
