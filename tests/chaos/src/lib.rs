@@ -7,17 +7,23 @@
 //! | file | owns |
 //! |---|---|
 //! | `processes` | finding, killing, awaiting and measuring processes |
+//! | `beat` | the count of a guest as it comes, and that nothing of it is missing or doubled |
+//! | `curious` | a client that asks all the time |
 //! | `events` | events as they come, and that none is missing or doubled |
 //!
 //! Functions here panic when what they were asked for does not happen: they are a test's assertions.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "these are the assertions of tests")]
 
+mod beat;
+mod curious;
 mod events;
 mod processes;
 
 use std::time::Duration;
 
+pub use beat::{Beat, Watched};
+pub use curious::Curious;
 pub use events::Followed;
 pub use processes::{Memory, Processes, memfds_alive};
 
