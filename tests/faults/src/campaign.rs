@@ -262,7 +262,11 @@ fn observe(
     new: &Path,
 ) -> Outcome {
     if run.process == Process::Keeper {
-        let outcome = if run.fault.is_standstill() { keeper_waits(vm, run, pid) } else { keeper_gone(vm) };
+        let outcome = match run.fault {
+            Fault::Stop | Fault::Hang => keeper_waits(vm, run, pid),
+            Fault::Forbidden => keeper_goes_on(vm, run),
+            Fault::Kill | Fault::Panic => keeper_gone(vm),
+        };
         acting.join().unwrap();
         return outcome;
     }
@@ -387,18 +391,27 @@ fn keeper_waits(vm: &mut Vm<'_>, run: &Run, pid: i32) -> Outcome {
     }
     if run.fault == Fault::Stop {
         kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
-        let end = Instant::now() + SOON;
-        while run.moment != Moment::Stop && !vm::is_done(vm, run.moment) {
-            assert!(Instant::now() < end, "it does not go on: {}", vm.said.text());
-            thread::sleep(AGAIN);
-        }
-        if run.moment == Moment::Stop {
-            assert_eq!(vm.wait(), 0, "{}", vm.said.text());
-            return Outcome::Waits;
-        }
-        vm::goes_on(vm, run.moment);
+        _ = keeper_goes_on(vm, run);
+        return Outcome::Waits;
     }
     vm::again(vm, "kill").ok();
     vm.wait();
     Outcome::Waits
+}
+
+/// What was asked for comes about, and the guest goes on.
+fn keeper_goes_on(vm: &mut Vm<'_>, run: &Run) -> Outcome {
+    if run.moment == Moment::Stop {
+        assert_eq!(vm.wait(), 0, "{}", vm.said.text());
+        return Outcome::Refused;
+    }
+    let end = Instant::now() + SOON;
+    while !vm::is_done(vm, run.moment) {
+        assert!(Instant::now() < end, "it does not go on: {}", vm.said.text());
+        thread::sleep(AGAIN);
+    }
+    vm::goes_on(vm, run.moment);
+    vm::again(vm, "kill").ok();
+    vm.wait();
+    Outcome::Refused
 }

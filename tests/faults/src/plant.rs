@@ -7,8 +7,10 @@ use std::ffi::c_void;
 use std::fs;
 use std::path::PathBuf;
 
+use nix::libc::user_regs_struct;
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use object::{Object, ObjectSymbol};
 use supervisor::core::faults::Fault;
@@ -19,6 +21,8 @@ pub const FORBIDDEN: [(u64, &str); 3] = [(101, "ptrace"), (250, "keyctl"), (321,
 pub const PANIC: &str = "a planted fault";
 /// `syscall; jmp .`
 const SYSTEM_CALL: i64 = i64::from_le_bytes([0x0f, 0x05, 0xeb, 0xfe, 0x90, 0x90, 0x90, 0x90]);
+/// `syscall; int3`
+const SYSTEM_CALL_AND_BACK: i64 = i64::from_le_bytes([0x0f, 0x05, 0xcc, 0x90, 0x90, 0x90, 0x90, 0x90]);
 /// `jmp .`
 const LOOP: i64 = i64::from_le_bytes([0xeb, 0xfe, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90]);
 /// The least that the System V ABI leaves alone below the stack pointer.
@@ -33,20 +37,28 @@ pub const fn needs_registers(fault: Fault) -> bool {
 }
 
 /// Plants `fault` into a process, of which the thread `thread` is stopped by its tracer. `choice` is which forbidden system call.
+/// A thread that goes on afterwards does so with the registers `back`, or where it was.
 ///
 /// # Errors
 /// Those of ptrace(2) and kill(2); the process may have been killed by others.
 ///
 /// # Panics
 /// The process's binary has no symbols.
-pub fn plant(fault: Fault, process: Pid, thread: Pid, choice: usize) -> nix::Result<()> {
+pub fn plant(
+    fault: Fault,
+    process: Pid,
+    thread: Pid,
+    choice: usize,
+    back: Option<user_regs_struct>,
+) -> nix::Result<()> {
     match fault {
         Fault::Kill => return kill(process, Signal::SIGKILL),
         Fault::Stop => return kill(process, Signal::SIGSTOP),
         Fault::Panic | Fault::Forbidden | Fault::Hang => {}
     }
     let image = Image::of(process).ok_or(nix::Error::ESRCH)?;
-    let mut registers = ptrace::getregs(thread)?;
+    let before = ptrace::getregs(thread)?;
+    let mut registers = before;
     // No system call is begun again.
     registers.orig_rax = u64::MAX;
     match fault {
@@ -64,7 +76,7 @@ pub fn plant(fault: Fault, process: Pid, thread: Pid, choice: usize) -> nix::Res
             registers.rsp = at - 8;
         }
         Fault::Forbidden => {
-            poke(thread, image.entry, SYSTEM_CALL)?;
+            poke(thread, image.entry, if image.is_keeper { SYSTEM_CALL_AND_BACK } else { SYSTEM_CALL })?;
             registers.rax = FORBIDDEN[choice % FORBIDDEN.len()].0;
             (registers.rdi, registers.rsi, registers.rdx) = (u64::MAX, 0, 0);
             registers.rip = image.entry;
@@ -74,7 +86,24 @@ pub fn plant(fault: Fault, process: Pid, thread: Pid, choice: usize) -> nix::Res
             registers.rip = image.entry;
         }
     }
-    ptrace::setregs(thread, registers)
+    ptrace::setregs(thread, registers)?;
+    if fault == Fault::Forbidden && image.is_keeper {
+        // It is refused, and the thread goes on where it was.
+        let mut signal = None;
+        loop {
+            ptrace::cont(thread, signal)?;
+            match waitpid(thread, Some(WaitPidFlag::__WALL))? {
+                WaitStatus::Stopped(_, Signal::SIGTRAP) => break,
+                WaitStatus::Stopped(_, other) => signal = Some(other),
+                WaitStatus::PtraceEvent(..) | WaitStatus::PtraceSyscall(_) => signal = None,
+                _ => return Err(nix::Error::ESRCH),
+            }
+        }
+        let refused = -i64::from(nix::libc::EPERM);
+        assert_eq!(ptrace::getregs(thread)?.rax.cast_signed(), refused, "a forbidden system call of the keeper");
+        ptrace::setregs(thread, back.unwrap_or(before))?;
+    }
+    Ok(())
 }
 
 /// Where things are in a process.
@@ -83,6 +112,7 @@ struct Image {
     entry: u64,
     /// `core::panicking::panic`.
     panic: u64,
+    is_keeper: bool,
 }
 
 impl Image {
@@ -94,7 +124,7 @@ impl Image {
         let line = maps.lines().find(|line| line.ends_with(name))?;
         let base = u64::from_str_radix(line.split('-').next()?, 16).ok()?;
         let (entry, panic) = symbols(&path)?;
-        Some(Self { entry: base + entry, panic: base + panic })
+        Some(Self { entry: base + entry, panic: base + panic, is_keeper: path.ends_with("keeper") })
     }
 }
 

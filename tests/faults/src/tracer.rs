@@ -135,7 +135,7 @@ pub fn strike(process: i32, order: Order) -> Result<Report, NotAllowed> {
         let thread = Pid::from_raw(*thread);
         ptrace::seize(thread, Options::empty()).map_err(NotAllowed)?;
         let interrupted = ptrace::interrupt(thread).and_then(|()| waitpid(thread, Some(WaitPidFlag::__WALL)));
-        let planted = interrupted.and_then(|_| plant(order.fault, Pid::from_raw(process), thread, order.choice));
+        let planted = interrupted.and_then(|_| plant(order.fault, Pid::from_raw(process), thread, order.choice, None));
         Ok(Report { planted: planted.is_ok().then_some(process), ..Report::default() })
     };
     thread::spawn(work).join().expect("the tracer's own failures are panics")
@@ -170,6 +170,8 @@ struct Tracer {
     processes: BTreeMap<Pid, Pid>,
     /// The thread whose system call was cancelled so that the fault can be planted behind it.
     cancelled: Option<Pid>,
+    /// The registers with which it would make that call again.
+    again: Option<libc::user_regs_struct>,
     /// Processes that are let go at their next stop.
     release: BTreeSet<Pid>,
 }
@@ -293,20 +295,25 @@ impl Tracer {
             return self.go_on(thread, None);
         }
         self.report.stops += 1;
+        let keeper = binary_of(target).as_deref() == Some("keeper");
         if let Some(order) = self.order
             && (self.report.stops >= order.at || self.cancelled.is_some())
-            && is_ready(order.fault, thread, binary_of(target).as_deref() == Some("keeper"))
+            && is_ready(order.fault, thread, keeper)
         {
             if begins && needs_registers(order.fault) {
                 if self.cancelled.is_none() {
                     let mut registers = ptrace::getregs(thread)?;
+                    // Before the instruction that makes the call, which is two bytes long.
+                    let mut again = registers;
+                    (again.rax, again.orig_rax, again.rip) = (registers.orig_rax, u64::MAX, registers.rip - 2);
+                    self.again = Some(again);
                     // Every profile allows it, and it does nothing.
                     (registers.orig_rax, registers.rdi) = (CLOCK_GETTIME, u64::MAX);
                     ptrace::setregs(thread, registers)?;
                     self.cancelled = Some(thread);
                 }
             } else if self.cancelled.is_none_or(|cancelled| cancelled == thread) {
-                plant(order.fault, target, thread, order.choice)?;
+                plant(order.fault, target, thread, order.choice, self.again)?;
                 self.report.planted = Some(target.as_raw());
                 return Ok(());
             }

@@ -90,6 +90,8 @@ pub enum Outcome {
     Done,
     /// Nothing is left of the VM but its directory, which the next `atoll ps` clears.
     Gone,
+    /// The system call is refused, the process goes on, and nothing else happens.
+    Refused,
     /// The guest goes on; what needs the process waits until it goes on too, and `atoll kill` ends the VM.
     Waits,
 }
@@ -109,7 +111,12 @@ impl Row {
     /// What may follow from this fault.
     #[must_use]
     pub const fn outcomes_of(&self, fault: Fault) -> &'static [Outcome] {
-        if matches!(self.process, Process::Keeper) && fault.is_standstill() { &[Outcome::Waits] } else { self.outcomes }
+        match (self.process, fault) {
+            (Process::Keeper, Fault::Stop | Fault::Hang) => &[Outcome::Waits],
+            // Its filter is inherited by processes that have yet to lock themselves down, and so ends nobody.
+            (Process::Keeper, Fault::Forbidden) => &[Outcome::Refused],
+            _ => self.outcomes,
+        }
     }
 }
 

@@ -155,7 +155,11 @@ fn check(row: &Row) {
         let named: BTreeSet<Outcome> = row.outcomes_of(fault).iter().copied().collect();
         if row.process == Process::Keeper {
             // The kernel ends its children, or nothing happens at all; there is nothing to decide.
-            let expected = if fault.is_standstill() { Outcome::Waits } else { Outcome::Gone };
+            let expected = match fault {
+                Fault::Stop | Fault::Hang => Outcome::Waits,
+                Fault::Forbidden => Outcome::Refused,
+                Fault::Kill | Fault::Panic => Outcome::Gone,
+            };
             assert_eq!(named, [expected].into());
         } else {
             let found = outcomes(row.process, row.moment, fault.is_standstill());
