@@ -26,7 +26,7 @@ const MAX_DESCRIPTORS: usize = 32;
 const MAX_PARCELS: usize = 8;
 /// Connections on which a parcel has not come yet.
 const MAX_SENDERS: usize = 8;
-/// How long a parcel waits, and how long its sender may take.
+/// How long a parcel waits at least (and, where nobody comes meanwhile, at most twice as long), and how long its sender may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The wait after a connection that could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -44,15 +44,21 @@ pub struct Parcels(RefCell<Vec<Parcel>>);
 impl Parcels {
     /// The descriptors that were sent with this number, once.
     pub fn take(&self, token: u64) -> Option<Vec<OwnedFd>> {
+        self.expire(Instant::now());
         let mut all = self.0.borrow_mut();
-        all.retain(|parcel| parcel.until > Instant::now());
         let at = all.iter().position(|parcel| parcel.token == token)?;
         Some(all.remove(at).descriptors)
     }
 
+    /// Closes what has waited too long.
+    fn expire(&self, now: Instant) {
+        self.0.borrow_mut().retain(|parcel| parcel.until > now);
+    }
+
     fn put(&self, token: u64, descriptors: Vec<OwnedFd>) {
+        self.expire(Instant::now());
         let mut all = self.0.borrow_mut();
-        all.retain(|parcel| parcel.until > Instant::now() && parcel.token != token);
+        all.retain(|parcel| parcel.token != token);
         if all.len() >= MAX_PARCELS {
             all.remove(0);
         }
@@ -67,9 +73,17 @@ impl Parcels {
 pub async fn accept(listener: UnixListener, parcels: Rc<Parcels>) {
     let mut silent: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
+        let (stream, _) = match tokio::time::timeout(PATIENCE, listener.accept()).await {
+            Ok(Ok(accepted)) => accepted,
+            Ok(Err(_)) => {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+            // Clients may have sent something and died, and nobody else comes who would find it.
+            Err(_) => {
+                parcels.expire(Instant::now());
+                continue;
+            }
         };
         silent.retain(|sender| !sender.is_finished());
         if silent.len() >= MAX_SENDERS
@@ -124,4 +138,48 @@ pub fn peek_descriptor(link: &Link) -> anyhow::Result<Option<OwnedFd>> {
 /// Whether a descriptor can be read and written. (Whether it is a file is for the streamer to say.)
 pub fn is_writable(descriptor: &OwnedFd) -> bool {
     fcntl_getfl(descriptor).is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::RDWR)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    /// A parcel with one end of a pair, and the other end.
+    fn parcel() -> (Vec<OwnedFd>, std::os::unix::net::UnixStream) {
+        let (inside, outside) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
+        outside.set_nonblocking(true).expect("it can be");
+        (vec![inside.into()], outside)
+    }
+
+    #[test]
+    fn a_parcel_is_taken_once_or_closed_when_it_has_waited_too_long() {
+        let (all, now) = (Parcels::default(), Instant::now());
+        let ((first, _first_end), (second, mut end)) = (parcel(), parcel());
+        all.put(1, first);
+        all.put(2, second);
+        all.expire(now + PATIENCE / 2);
+        assert_eq!(all.take(1).map(|descriptors| descriptors.len()), Some(1));
+        assert!(all.take(1).is_none());
+        assert!(end.read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "it is closed");
+        all.expire(now + 2 * PATIENCE);
+        assert!(matches!(end.read(&mut [0]), Ok(0)), "it is still open");
+        assert!(all.take(2).is_none());
+    }
+
+    #[test]
+    fn parcels_that_nobody_asks_for_are_few() {
+        let all = Parcels::default();
+        let ends: Vec<_> = (0..2 * MAX_PARCELS as u64)
+            .map(|token| {
+                let (descriptors, end) = parcel();
+                all.put(token, descriptors);
+                end
+            })
+            .collect();
+        let open = |mut end: &std::os::unix::net::UnixStream| end.read(&mut [0]).is_err();
+        assert_eq!(ends.iter().filter(|end| open(end)).count(), MAX_PARCELS);
+        assert!(all.take(0).is_none() && all.take(2 * MAX_PARCELS as u64 - 1).is_some());
+    }
 }

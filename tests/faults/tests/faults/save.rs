@@ -22,6 +22,11 @@ const SAMPLE: usize = 10;
 /// Stops at system calls by which a save may be longer than the one that was counted.
 const SLACK: u64 = 40;
 
+/// How long the supervisor may keep what dead clients have sent it (a minute), and then some.
+const WAIT: Duration = Duration::from_secs(75);
+/// The most descriptors of theirs that it keeps: eight times the files of a snapshot.
+const PARCELS: usize = 8 * 5;
+
 type Files = BTreeMap<String, Vec<u8>>;
 
 /// Whom it meets.
@@ -54,8 +59,9 @@ impl<'a> World<'a> {
         world
     }
 
-    /// Saves with a tracer at the victim.
-    fn save(&self, victim: Victim, order: Option<Order>) -> Result<Report, NotAllowed> {
+    /// Saves with a tracer at the victim. Beside what it has seen: whether the client says that there is a new snapshot, if it could
+    /// say anything.
+    fn save(&self, victim: Victim, order: Option<Order>) -> Result<(Report, Option<Left>), NotAllowed> {
         let command = self.rig.command(["snapshot", NAME, &self.path.display().to_string()]);
         match victim {
             Victim::Streamer => {
@@ -65,7 +71,7 @@ impl<'a> World<'a> {
                 let report = trace.end();
                 let why = ["process.lost", "streamer[", "SIGKILL"].iter().all(|word| done.error.contains(word));
                 assert!(done.status == 0 || (report.planted.is_some() && why), "{done:?}");
-                Ok(report)
+                Ok((report, Some(if done.status == 0 { Left::New } else { Left::Old })))
             }
             Victim::Client => {
                 let (trace, child) = Trace::begin(Watch::Below { command, binary: "atoll" }, order)?;
@@ -78,8 +84,9 @@ impl<'a> World<'a> {
                 // The tracer has reaped one that has ended.
                 if report.planted.is_some() {
                     child.map(|mut child: Child| child.wait()).transpose().unwrap();
+                    return Ok((report, None));
                 }
-                Ok(report)
+                Ok((report, Some(Left::New)))
             }
         }
     }
@@ -90,11 +97,12 @@ impl<'a> World<'a> {
         self.vm.answers();
         let before = files(&self.path);
         let order = Order { fault: Fault::Kill, at, choice: 0 };
-        let report = self.save(victim, Some(order)).expect("allowed before");
+        let (report, said) = self.save(victim, Some(order)).expect("allowed before");
         // A client's job goes on without it.
         self.vm.wait_status("running");
         self.vm.answers();
         let left = self.left(&before);
+        assert!(said.is_none_or(|said| said == left), "the client said {said:?}, and there is {left:?}");
         report.planted.is_some().then_some(left)
     }
 
@@ -120,16 +128,34 @@ impl<'a> World<'a> {
         vm.wait();
     }
 
-    /// An undisturbed save takes the place, and away what the dead have left.
-    fn end(mut self) {
+    /// What the processes of the VM hold open. Only root may look.
+    fn descriptors(&self) -> BTreeMap<String, usize> {
+        let memory = self.vm.processes().settled_memory();
+        memory.into_iter().map(|(name, memory)| (name, memory.descriptors)).collect()
+    }
+
+    /// An undisturbed save takes the place, and away what the dead have left. `descriptors` is what there was at first.
+    fn end(mut self, descriptors: &BTreeMap<String, usize>) {
         let path = self.path.display().to_string();
         self.rig.atoll(["snapshot", NAME, &path]).ok();
         let folder = self.path.parent().unwrap();
         let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let partial: Vec<String> = names.filter(|name| name.contains("partial")).collect();
         assert!(partial.is_empty(), "{partial:?}");
-        let all = self.vm.processes().all();
-        assert!(!all.values().any(|name| name == "streamer"), "{all:?}");
+        // No streamer, no socket of one, no file of a snapshot; but what clients have sent and not asked for waits for them.
+        let mut now = self.descriptors();
+        let end = Instant::now() + WAIT;
+        while long() && now != *descriptors && Instant::now() < end {
+            thread::sleep(Duration::from_secs(1));
+            now = self.descriptors();
+        }
+        if !long()
+            && let (Some(now), Some(first)) = (now.get_mut("supervisor"), descriptors.get("supervisor"))
+        {
+            assert!(*now <= first + PARCELS, "{now} descriptors, and {first} at first");
+            *now = *first;
+        }
+        assert_eq!(now, *descriptors, "held open at the end, and at first");
         self.rig.atoll(["kill", NAME]).ok();
         self.vm.wait();
     }
@@ -138,11 +164,11 @@ impl<'a> World<'a> {
 fn sweep(victim: Victim) {
     let rig = Rig::new("fault-save");
     let mut world = World::new(&rig);
-    let Ok(report) = world.save(victim, None) else {
+    let Ok((report, _)) = world.save(victim, None) else {
         println!("skipped: the kernel lets nobody but root trace the processes of a VM");
         return;
     };
-    let most = report.stops;
+    let (most, descriptors) = (report.stops, world.descriptors());
     assert!(most > 50, "{most} stops at system calls are no save");
     let stops: Vec<u64> = if long() {
         (1..=most + SLACK).collect()
@@ -166,7 +192,7 @@ fn sweep(victim: Victim) {
             }
         }
     }
-    world.end();
+    world.end(&descriptors);
     println!(
         "{victim:?}: {kills} kills at {most} stops at system calls of a save; left: {counts:?}; the last: {last:?}"
     );
