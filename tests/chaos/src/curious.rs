@@ -4,6 +4,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rig::Rig;
 
@@ -15,9 +16,9 @@ pub struct Curious {
 }
 
 impl Curious {
-    /// Begins to ask.
+    /// Begins to ask, with a pause between an answer and the next question.
     #[must_use]
-    pub fn start(rig: &Rig, name: &str) -> Self {
+    pub fn start(rig: &Rig, name: &str, pause: Duration) -> Self {
         let mut command = rig.command(["inspect", name, "--json"]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let over = Arc::new(AtomicBool::new(false));
@@ -26,6 +27,7 @@ impl Curious {
             let mut answered = 0;
             while !ends.load(Ordering::Relaxed) {
                 answered += usize::from(command.status().is_ok_and(|status| status.success()));
+                thread::sleep(pause);
             }
             answered
         });

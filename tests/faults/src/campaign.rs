@@ -157,7 +157,8 @@ fn check(row: &Row, run: &Run, most: u64, snapshot: &Path) -> Option<Outcome> {
                 "{outcome:?} is not among {:?}: {said}",
                 row.outcomes_of(run.fault)
             );
-            vm::leaves_nothing(&rig, &pids, &BTreeSet::new());
+            pids.extend(&vm.pids);
+            vm::leaves_nothing(&rig, &pids, &vm.memfds);
             outcome
         });
         std::mem::forget(watch);

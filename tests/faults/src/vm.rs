@@ -32,6 +32,10 @@ pub struct Vm<'a> {
     pub console: Stream,
     /// What the launcher says.
     pub said: Stream,
+    /// Its processes just before the moment.
+    pub pids: BTreeSet<i32>,
+    /// Device and inode of what its keeper held then; empty if this user may not look.
+    pub memfds: BTreeSet<(u64, u64)>,
 }
 
 /// The command that starts the VM of this moment; its streams are not set.
@@ -72,7 +76,7 @@ impl<'a> Vm<'a> {
         let input = launcher.stdin.take().unwrap();
         let console = Stream::of(launcher.stdout.take().unwrap());
         let said = Stream::of(launcher.stderr.take().unwrap());
-        Self { rig, launcher, input, console, said }
+        Self { rig, launcher, input, console, said, pids: BTreeSet::new(), memfds: BTreeSet::new() }
     }
 
     /// The launcher's exit status, if it has ended.
@@ -171,6 +175,9 @@ impl<'a> Vm<'a> {
             self.send("b");
             self.console.expect("B", SOON);
         }
+        let processes = self.processes();
+        self.pids.extend(processes.all().into_keys());
+        self.memfds.extend(processes.memfds());
     }
 }
 

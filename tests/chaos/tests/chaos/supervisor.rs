@@ -51,7 +51,7 @@ fn a_killed_supervisor_is_replaced_under_load_and_the_guest_does_not_stop() {
     let kills = count(200, 12);
     let rig = Rig::new("supervisor-killed");
     let (vm, mut beat, mut events, processes) = counting(&rig);
-    let curious = Curious::start(&rig, "beat");
+    let curious = Curious::start(&rig, "beat", Duration::ZERO);
     let undisturbed = beat.go_on(1000);
     beat.so_far();
     let (mut longest, mut beats) = (Duration::ZERO, 0);
