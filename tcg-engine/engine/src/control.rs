@@ -323,8 +323,9 @@ impl Control {
     /// Show that every thread goes on.
     fn ping(&self, engine: &Engine, id: u64, milliseconds: u32) -> Result<()> {
         // The rest is for the answer.
-        let limit = Duration::from_millis(milliseconds.into()) / 2;
-        if let Some(vcpu) = engine.machine.gate.silent(limit) {
+        let patience = Duration::from_millis(milliseconds.into());
+        let limit = patience / 2;
+        if let Some(vcpu) = engine.machine.gate.silent(limit, patience * 3) {
             anyhow::bail!("the thread of vCPU {vcpu} stands still");
         }
         anyhow::ensure!(engine.bells.goes_on(limit / 2), "the thread of interrupts stands still");

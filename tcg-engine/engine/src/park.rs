@@ -4,7 +4,7 @@
 //! let go; from then on the control thread may lock, load, save and reset. Each vCPU has one request word that its run loop
 //! polls between blocks; whoever sets it also unparks the thread, so that a halted vCPU wakes.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -23,8 +23,8 @@ pub struct Request {
     word: AtomicU32,
     /// Non-zero while [`PARK`] is asked: waits for a device end for that, and not for an interrupt.
     park: AtomicU32,
-    /// A device owes an answer.
-    waits: AtomicBool,
+    /// Counts begins and ends of accesses to devices: odd while a device owes an answer.
+    accesses: AtomicU64,
     thread: OnceLock<Thread>,
 }
 
@@ -53,15 +53,20 @@ impl Request {
 
     /// Access a device: `access` is given the word that ends its wait.
     pub fn wait_for_device<T>(&self, access: impl FnOnce(&AtomicU32) -> T) -> T {
-        self.waits.store(true, Ordering::Relaxed);
+        self.accesses.fetch_add(1, Ordering::Relaxed);
         let answer = access(&self.park);
-        self.waits.store(false, Ordering::Relaxed);
+        self.accesses.fetch_add(1, Ordering::Relaxed);
         answer
     }
 
-    /// Whether the thread has gone on since [`BEAT`] was asked, or waits for a device, which is that device's fault.
-    fn goes_on(&self) -> bool {
-        self.word.load(Ordering::SeqCst) & BEAT == 0 || self.waits.load(Ordering::Relaxed)
+    /// Whether the thread has gone on since [`BEAT`] was asked.
+    fn has_gone_on(&self) -> bool {
+        self.word.load(Ordering::SeqCst) & BEAT == 0
+    }
+
+    /// The number of the access for which a device owes the answer.
+    fn waits(&self) -> Option<u64> {
+        Some(self.accesses.load(Ordering::Relaxed)).filter(|number| number % 2 == 1)
     }
 
     /// Take the bits `bits` back; returns whether one was set.
@@ -91,6 +96,8 @@ struct State {
     run: bool,
     running: usize,
     errand: Option<Errand>,
+    /// For each vCPU, the access that it was seen to wait for, and since when.
+    waited: Vec<Option<(u64, Instant)>>,
 }
 
 impl std::fmt::Debug for State {
@@ -111,7 +118,7 @@ impl Gate {
     /// A closed gate for `vcpus` threads.
     pub fn new(vcpus: usize) -> Gate {
         Gate {
-            state: Mutex::new(State { run: false, running: 0, errand: None }),
+            state: Mutex::new(State { run: false, running: 0, errand: None, waited: vec![None; vcpus] }),
             changed: Condvar::new(),
             requests: (0..vcpus).map(|_| Request::default()).collect(),
         }
@@ -167,14 +174,23 @@ impl Gate {
         result
     }
 
-    /// The first vCPU whose thread does not go on within `limit`, be it running, halted or parked.
-    pub fn silent(&self, limit: Duration) -> Option<usize> {
+    /// The first vCPU whose thread does not go on within `limit`, be it running, halted or parked. That one waits for a device is
+    /// the device's fault, but for `answer` at most: until then a device that hangs has been replaced, and its successor has
+    /// answered.
+    pub fn silent(&self, limit: Duration, answer: Duration) -> Option<usize> {
         let end = Instant::now() + limit;
         self.ask_all(BEAT);
         let mut s = self.lock();
         self.changed.notify_all();
         loop {
-            let silent = self.requests.iter().position(|request| !request.goes_on());
+            let waited = &mut s.waited;
+            let silent = self.requests.iter().zip(waited).position(|(request, waited)| {
+                let now = request.waits();
+                let since = waited.filter(|(access, _)| Some(*access) == now).map(|(_, since)| since);
+                *waited = now.map(|access| (access, since.unwrap_or_else(Instant::now)));
+                let waits = waited.is_some_and(|(_, since)| since.elapsed() < answer);
+                !request.has_gone_on() && !waits
+            });
             if silent.is_none() || Instant::now() >= end {
                 return silent;
             }
@@ -237,7 +253,6 @@ impl Gate {
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use std::sync::atomic::AtomicU64;
 
     #[test]
     fn parked_threads_run_errands_and_may_be_given_up() {
@@ -291,14 +306,16 @@ mod tests {
             });
         }
         let (long, short) = (Duration::from_secs(20), Duration::from_millis(5));
-        assert_eq!(gate.silent(long), None, "parked");
+        assert_eq!(gate.silent(long, long), None, "parked");
         gate.open();
-        assert_eq!(gate.silent(long), None, "one is halted, the other one waits for a device");
+        assert_eq!(gate.silent(long, long), None, "one is halted, the other one waits for a device");
+        while gate.silent(short, short).is_none() {}
+        assert_eq!(gate.silent(short, short), Some(1), "no device takes so long");
         stand.send(()).unwrap();
-        while gate.silent(short).is_none() {}
-        assert_eq!(gate.silent(short), Some(1), "one stands still");
+        while gate.silent(short, long).is_none() {}
+        assert_eq!(gate.silent(short, long), Some(1), "one stands still");
         stand.send(()).unwrap();
-        assert_eq!(gate.silent(long), None, "both are halted");
+        assert_eq!(gate.silent(long, long), None, "both are halted");
     }
 
     #[test]

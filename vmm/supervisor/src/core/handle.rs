@@ -109,15 +109,16 @@ impl Core {
     }
 
     /// Asks whoever owes no answer. An engine whose memory is still on its way may stand in a page fault for as long as that
-    /// takes, so it is not asked; whoever brings the memory is.
+    /// takes, so it is not asked; whoever brings the memory is. Nor is one that may wait for a device that is down.
     fn ask_health(&mut self, out: &mut Out) {
         self.watch_health(out);
+        let devices = Islet::DEVICES.iter().all(|islet| self.slot(*islet).progress == Progress::Ready);
         for islet in Islet::ALL {
             let slot = self.slot(islet);
             let asked = match islet.row().policy {
                 Policy::Once => false,
                 Policy::Job => self.on_demand && slot.runs,
-                Policy::EndsVm | Policy::Restart => islet != Islet::Engine || !self.on_demand,
+                Policy::EndsVm | Policy::Restart => islet != Islet::Engine || (devices && !self.on_demand),
             };
             if asked && slot.progress == Progress::Ready && slot.request.is_none() {
                 self.request(islet, Verb::Ping, out);
