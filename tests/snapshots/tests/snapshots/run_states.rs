@@ -4,7 +4,7 @@ use control::types::RunState;
 use guest::bare::SLEEP;
 use rig::{Rig, SOON, Vm};
 use snapshots::{kinds, restore, save, start, state};
-use supervisor::core::run_states::{Action, PAUSED, PAUSED_ASLEEP, Row, SUSPENDED, TABLE};
+use supervisor::core::run_states::{Action, PAUSED, PAUSED_ASLEEP, Row, SUSPENDED};
 
 const TOLD: [&str; 5] = ["STOP", "RESUME", "RESET", "SUSPEND", "WAKEUP"];
 
@@ -77,11 +77,7 @@ fn check(row: &Row) {
     assert_eq!(done.status, 0x21, "{row:?}: {}", done.error);
 }
 
-#[test]
-fn every_row_of_the_table_holds_for_a_real_guest() {
-    TABLE.iter().for_each(check);
-    println!("{} rows of the table, {} tested", TABLE.len(), TABLE.len());
-}
+supervisor::run_state_tests!(check);
 
 /// A guest that sleeps without saying where it wakes is reset when it is woken.
 #[test]

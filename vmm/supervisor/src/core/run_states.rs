@@ -95,3 +95,35 @@ pub const TABLE: &[Row] = &[
     row(PAUSED_ASLEEP, Action::Restore, Ok(PAUSED_ASLEEP), &[]),
     row(PAUSED_ASLEEP, Action::RestorePaused, Ok(PAUSED_ASLEEP), &[]),
 ];
+
+/// A test for each row of [`TABLE`], by `$check`, a function of `&Row`. Tests that are not as many as the rows do not compile.
+#[macro_export]
+macro_rules! run_state_tests {
+    ($check:path) => {
+        $crate::run_state_tests! {
+            $check;
+            row_00 = 0, row_01 = 1, row_02 = 2, row_03 = 3, row_04 = 4, row_05 = 5, row_06 = 6, row_07 = 7,
+            row_08 = 8, row_09 = 9, row_10 = 10, row_11 = 11, row_12 = 12, row_13 = 13, row_14 = 14, row_15 =
+            15, row_16 = 16, row_17 = 17, row_18 = 18, row_19 = 19, row_20 = 20, row_21 = 21, row_22 = 22,
+            row_23 = 23, row_24 = 24, row_25 = 25, row_26 = 26, row_27 = 27, row_28 = 28, row_29 = 29
+        }
+    };
+    ($check:path; $($name:ident = $index:literal),*) => {
+        $(
+            #[test]
+            fn $name() {
+                $check(&$crate::core::run_states::TABLE[$index]);
+            }
+        )*
+
+        const _: () = {
+            let tested = [$($index),*];
+            assert!(tested.len() == $crate::core::run_states::TABLE.len(), "a test for each row");
+            let mut n = 0;
+            while n < tested.len() {
+                assert!(tested[n] == n, "each row in turn");
+                n += 1;
+            }
+        };
+    };
+}

@@ -55,11 +55,7 @@ fn check(row: &Row) {
     }
 }
 
-#[test]
-fn every_row_of_the_table_holds() {
-    TABLE.iter().for_each(check);
-    println!("{} rows, {} checked", TABLE.len(), TABLE.len());
-}
+crate::run_state_tests!(check);
 
 #[test]
 fn the_table_has_every_state_with_every_action() {
