@@ -57,6 +57,14 @@ pub enum SnapshotError {
         /// The snapshot that was to be replaced.
         path: PathBuf,
     },
+    /// A file of a snapshot that is open cannot be read.
+    #[error("{file}: it cannot be read: {cause}")]
+    Unreadable {
+        /// Its name in the directory.
+        file: String,
+        /// What the kernel says.
+        cause: std::io::Error,
+    },
     /// The kernel refused.
     #[error("{}: {step}: {source}", path.display())]
     Io {
@@ -88,6 +96,7 @@ impl SnapshotError {
             Self::Occupied { .. } => "snapshot.occupied",
             Self::Name { .. } => "snapshot.name",
             Self::Exchange { .. } => "snapshot.exchange",
+            Self::Unreadable { .. } => "snapshot.read",
             Self::Io { .. } => "snapshot.io",
         }
     }
@@ -104,6 +113,7 @@ impl SnapshotError {
             Self::Occupied { .. } => "choose another name, or move away what is there",
             Self::Name { .. } => "choose another name",
             Self::Exchange { .. } => "remove the old snapshot first, or save to another file system",
+            Self::Unreadable { .. } => "check the health of the file system, or use another snapshot",
             Self::Io { .. } => "check the path, its permissions, and the free space there",
         }
     }

@@ -7,6 +7,7 @@
 //!   for the configuration, which is only bounded here and belongs to the supervisor's own reader.
 //! * [`Directory`]: for who writes; it holds the user's rights and hands the open files to the streamer.
 //! * [`Snapshot`]: for who reads; it opens everything read-only.
+//! * [`content`]: RAM, piece by piece, each compared with its digest before anybody sees it.
 //!
 //! ```no_run
 //! use snapshot::{Directory, MANIFEST_FILE, MEMORY_FILE, Snapshot};
@@ -21,10 +22,12 @@
 //! # Ok(()) }
 //! ```
 
+pub mod content;
 mod directory;
 mod error;
 mod manifest;
 mod open;
+pub mod sparse;
 
 pub use directory::Directory;
 pub use error::SnapshotError;

@@ -1,8 +1,8 @@
 //! Opening a snapshot: its manifest read and checked, and every file open and of the length that the manifest says.
 //!
 //! The one idea: files are opened once, relative to the directory that was opened once, and only descriptors go on from
-//! here; so it does not matter if another save takes the place meanwhile. Content is compared with the digests by who reads
-//! it.
+//! here; so it does not matter if another save takes the place meanwhile. Content is compared with the digests when it is
+//! read: here ([`Snapshot::state`], [`Snapshot::check_memory`]), or by the process that a file is handed to.
 
 use std::fs::File;
 use std::io::Read as _;

@@ -13,11 +13,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use snapshot::RamFile;
+use snapshot::content::Chunks;
+use snapshot::sparse::{self, Extents, PAGE};
 use uffd::{Error, Uffd};
 
 use crate::Problem;
-use crate::memory::{self, Extents, PAGE};
-use crate::restore::Chunks;
 
 /// Faults that are read at once.
 const BATCH: usize = 64;
@@ -176,15 +176,15 @@ impl<'a> Demand<'a> {
         };
         let (offset, chunk) = match self.chunks.read(n) {
             Ok(chunk) => chunk,
-            Err(problem) => {
-                eprintln!("{problem}");
+            Err(error) => {
+                eprintln!("{}", Problem::from(error));
                 *entry = Chunk::Damaged;
                 self.damaged.push(self.ram.extent(n).0);
                 return Ok(Chunk::Damaged);
             }
         };
         let Mapping { uffd, base } = &self.mappings[m];
-        for (at, run) in memory::runs(chunk) {
+        for (at, run) in sparse::runs(chunk) {
             let start = offset + at as u64;
             settle(uffd.copy(base + start, run), || is_there(self.memfd, self.ram.length, start, run.len()))?;
         }

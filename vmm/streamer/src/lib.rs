@@ -11,7 +11,6 @@
 //! The work here knows descriptors and nothing of messages; what goes on meanwhile comes to it through [`Watch`].
 
 pub mod demand;
-pub mod memory;
 pub mod order;
 pub mod problem;
 pub mod restore;

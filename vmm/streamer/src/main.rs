@@ -18,9 +18,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use profile::Kind;
+use snapshot::sparse::PAGE;
 use snapshot::{MANIFEST_FILE, MEMORY_FILE};
 use streamer::demand::{Demand, Left, Mapping};
-use streamer::memory::PAGE;
 use streamer::order::{Area, Order, Task};
 use streamer::restore::Restore;
 use streamer::save::Save;
@@ -122,7 +122,7 @@ impl Descriptors<'_> {
     /// A file and its length in bytes.
     fn file(&mut self, name: &str) -> Result<(File, u64), Problem> {
         let file = File::from(self.take(name)?);
-        let about = file.metadata().map_err(|error| Problem::read(name, &error))?;
+        let about = file.metadata().map_err(|error| Problem::read(name, error))?;
         if !about.is_file() {
             return Err(Problem::message(format!("the descriptor '{name}' is no regular file")));
         }

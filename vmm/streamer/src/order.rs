@@ -140,7 +140,7 @@ fn mappings(restore: wire::islet_capnp::stream_restore::Reader<'_>) -> Result<Ve
     let mut mappings = Vec::new();
     for from in list {
         let (base, length) = (from.get_base(), from.get_length());
-        let page = crate::memory::PAGE as u64;
+        let page = snapshot::sparse::PAGE as u64;
         if !base.is_multiple_of(page) || !length.is_multiple_of(page) || base.checked_add(length).is_none() {
             return Err(Problem::message(format!("a mapping of {length} bytes at {base:#x}")));
         }

@@ -62,9 +62,8 @@ impl Problem {
     }
 
     /// A file of the snapshot cannot be read.
-    pub fn read(file: &str, error: &std::io::Error) -> Self {
-        let remedy = "check the health of the file system, or restore another snapshot";
-        Self::new(format!("snapshot file '{file}'"), format!("it cannot be read: {error}"), remedy, "snapshot.read")
+    pub fn read(file: &str, cause: std::io::Error) -> Self {
+        SnapshotError::Unreadable { file: file.to_owned(), cause }.into()
     }
 
     /// A file of the snapshot is not what was written.
@@ -96,11 +95,12 @@ impl Problem {
 impl From<SnapshotError> for Problem {
     fn from(error: SnapshotError) -> Self {
         let file = match &error {
-            SnapshotError::Damaged { file, .. } => file.clone(),
+            SnapshotError::Damaged { file, .. } | SnapshotError::Unreadable { file, .. } => file.clone(),
             _ => snapshot::MANIFEST_FILE.to_owned(),
         };
         let why = match &error {
             SnapshotError::Damaged { why, .. } | SnapshotError::Version { why } => why.clone(),
+            SnapshotError::Unreadable { cause, .. } => format!("it cannot be read: {cause}"),
             SnapshotError::Field { field, why } => format!("field '{field}': {why}"),
             other => other.to_string(),
         };

@@ -1,15 +1,14 @@
 //! Restoring: the manifest and the states checked before anything starts, and RAM chunk by chunk, each checked when it is read.
 //!
-//! The one idea: bytes are copied into this process once, compared with their digest there, and only then go on to where they
-//! belong; so it does not matter who else can write to the files. A chunk without a digest must be all zeroes.
+//! The one idea: nothing goes to where it belongs before it was compared with its digest ([`snapshot::content`]).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
-use sha2::{Digest, Sha256};
+use snapshot::content::{self, Chunks};
+use snapshot::sparse::{self, Extents};
 use snapshot::{MANIFEST_FILE, MAX_MANIFEST_BYTES, MEMORY_FILE, Manifest, RamFile, read_manifest};
 
-use crate::memory::{self, Extents};
 use crate::order::Area;
 use crate::{Problem, Stop, Watch};
 
@@ -72,8 +71,8 @@ impl Restore {
             return Err(Problem::damaged(MANIFEST_FILE, why));
         }
         let mut bytes = vec![0; usize::try_from(self.manifest_bytes).unwrap_or(0)];
-        let there = memory::read(&self.manifest_file, &mut bytes, 0);
-        let there = there.map_err(|error| Problem::read(MANIFEST_FILE, &error))?;
+        let there = sparse::read(&self.manifest_file, &mut bytes, 0);
+        let there = there.map_err(|error| Problem::read(MANIFEST_FILE, error))?;
         bytes.truncate(there);
         Ok(read_manifest(&bytes)?)
     }
@@ -87,11 +86,11 @@ impl Restore {
         let total = chunks.total();
         let (mut extents, mut done) = (Extents::new(&self.memory_file, ram.length), 0);
         for n in 0..ram.chunks() {
-            if chunks.is_hole(n, &mut extents)? {
+            if chunks.is_hole(n, &mut extents).map_err(Problem::from)? {
                 continue;
             }
-            let (offset, chunk) = chunks.read(n)?;
-            for (at, run) in memory::runs(chunk) {
+            let (offset, chunk) = chunks.read(n).map_err(Problem::from)?;
+            for (at, run) in sparse::runs(chunk) {
                 let written = self.ram.write_all_at(run, offset + at as u64);
                 let why = |error| Problem::memory("the guest's RAM", format!("{offset:#x} cannot be written: {error}"));
                 written.map_err(why)?;
@@ -114,79 +113,5 @@ fn check_state(manifest: &Manifest, area: &Area, file: &File) -> Result<Vec<u8>,
         let why = format!("what it says of '{}' has changed since the restore began", area.file);
         return Err(Problem::damaged(MANIFEST_FILE, why));
     }
-    let length = usize::try_from(area.length).unwrap_or(0);
-    // One byte more, to see the end.
-    let mut bytes = vec![0; length + 1];
-    let there = memory::read(file, &mut bytes, 0).map_err(|error| Problem::read(&area.file, &error))?;
-    if there != length {
-        let than = if there < length { "shorter" } else { "longer" };
-        return Err(Problem::damaged(&area.file, format!("it is {than} than the {length} bytes of the manifest")));
-    }
-    bytes.truncate(length);
-    if Sha256::digest(&bytes).as_slice() != area.digest {
-        return Err(Problem::damaged(&area.file, "its content differs from its digest"));
-    }
-    Ok(bytes)
-}
-
-/// The chunks of the RAM file.
-#[derive(Debug)]
-pub struct Chunks<'a> {
-    file: &'a File,
-    ram: &'a RamFile,
-    buffer: Vec<u8>,
-}
-
-impl<'a> Chunks<'a> {
-    /// Those of `file`, which is as `ram` says.
-    #[must_use]
-    pub fn new(file: &'a File, ram: &'a RamFile) -> Self {
-        Self { file, ram, buffer: vec![0; ram.chunk_bytes as usize] }
-    }
-
-    /// Bytes of all chunks with data.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        let with_data = (0..self.ram.chunks()).filter(|n| self.ram.digest(*n).is_some());
-        with_data.map(|n| self.ram.extent(n).1 as u64).sum()
-    }
-
-    /// Whether chunk `n` has no data, neither as the manifest says nor in the file, so that there is nothing to be read. To be
-    /// asked in ascending order.
-    ///
-    /// # Errors
-    /// The file cannot be asked.
-    pub fn is_hole(&self, n: u64, extents: &mut Extents<'_>) -> Result<bool, Problem> {
-        let (start, length) = self.ram.extent(n);
-        if self.ram.digest(n).is_some() {
-            return Ok(false);
-        }
-        let data = extents.at(start).map_err(|error| Problem::read(MEMORY_FILE, &error))?;
-        Ok(data.is_none_or(|(data, _)| data >= start + length as u64))
-    }
-
-    /// Chunk `n` and its offset in the file, once it is checked.
-    ///
-    /// # Errors
-    /// It is damaged or cannot be read.
-    pub fn read(&mut self, n: u64) -> Result<(u64, &[u8]), Problem> {
-        let (offset, length) = self.ram.extent(n);
-        let chunk = &mut self.buffer[..length];
-        let there = memory::read(self.file, chunk, offset).map_err(|error| Problem::read(MEMORY_FILE, &error))?;
-        if there != length {
-            return Err(Problem::damaged(
-                MEMORY_FILE,
-                format!("it ends in the chunk of {length} bytes at {offset:#x}"),
-            ));
-        }
-        let fits = match self.ram.digest(n) {
-            Some(digest) => Sha256::digest(&*chunk).as_slice() == digest,
-            None => memory::is_zero(chunk),
-        };
-        if fits {
-            return Ok((offset, &self.buffer[..length]));
-        }
-        let why = format!("the chunk of {length} bytes at {offset:#x} differs from its digest");
-        Err(Problem::damaged(MEMORY_FILE, why))
-    }
+    Ok(content::read_state(&area.file, file, area.length, &area.digest)?)
 }

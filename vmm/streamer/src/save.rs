@@ -7,9 +7,9 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
 use sha2::{Digest, Sha256};
+use snapshot::sparse::{self, Extents, PAGE};
 use snapshot::{CHUNK_BYTES, DIGEST_BYTES, MANIFEST_FILE, MEMORY_FILE, Manifest, RamFile, StateFile, write_manifest};
 
-use crate::memory::{self, Extents, PAGE};
 use crate::order::Area;
 use crate::{Problem, Stop, Watch};
 
@@ -74,7 +74,7 @@ impl Save {
         let (mut done, mut list) = (0, Vec::new());
         for (area, file) in &self.states {
             let mut bytes = vec![0; usize::try_from(area.length).unwrap_or(0)];
-            let there = memory::read(&self.state, &mut bytes, area.offset());
+            let there = sparse::read(&self.state, &mut bytes, area.offset());
             let there = there.map_err(|error| Problem::state(&area.process, format!("it cannot be read: {error}")))?;
             if there != bytes.len() || Sha256::digest(&bytes).as_slice() != area.digest {
                 let why = "what lies in its area differs from the digest that the process gave";
@@ -111,14 +111,14 @@ impl Save {
             {
                 let end = end.min(chunk_end);
                 let piece = &mut chunk[(start - chunk_start) as usize..(end - chunk_start) as usize];
-                if memory::read(&self.ram, piece, start).map_err(unreadable)? != piece.len() {
+                if sparse::read(&self.ram, piece, start).map_err(unreadable)? != piece.len() {
                     return Err(Problem::memory("the guest's RAM", "it is shorter than at the start").into());
                 }
                 done += end - start;
                 from = end;
             }
             let mut written = 0;
-            for (at, run) in memory::runs(chunk) {
+            for (at, run) in sparse::runs(chunk) {
                 put(MEMORY_FILE, &self.memory_file, run, chunk_start + at as u64)?;
                 written += run.len().next_multiple_of(PAGE) as u64;
             }

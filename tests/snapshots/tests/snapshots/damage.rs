@@ -13,6 +13,8 @@ use snapshots::{files, kinds, restore, restore_to_its_end, save, start};
 
 /// The exit status of a VM that was not started.
 const NOT_STARTED: i32 = 2;
+/// That of a command that found something wrong.
+pub const COMMAND_FAILED: i32 = 8;
 
 fn write(folder: &Path, files: &BTreeMap<String, Vec<u8>>) {
     let _ = fs::remove_dir_all(folder);
@@ -78,11 +80,14 @@ fn damage_of_any_file_is_named_and_nothing_starts() {
             done.error.contains(&name) || fs::read(folder.join(&name)).is_ok_and(|content| content == other[&name]);
         assert!(named, "{number}: {name} is not named: {}", done.error);
         assert!(done.error.contains("  do: "), "{}", done.error);
+        // Who only looks finds the same.
+        rig.atoll(["state", "check", &folder.display().to_string()]).fails(COMMAND_FAILED, &["[snapshot.", "  do: "]);
         refused += 1;
     }
     println!("{refused} damaged snapshots refused, {same} were not changed by chance");
     // The good one is good.
     write(&folder, &good);
+    rig.atoll(["state", "check", &folder.display().to_string()]).ok();
     let vm = restore(&rig, "vm", &folder, &[]);
     vm.wait_state(&["running"]);
 }

@@ -12,26 +12,15 @@ use std::path::{Path, PathBuf};
 use guest::Mode;
 use guest::bare::SLEEP;
 use rig::{Rig, SOON};
-use sha2::{Digest, Sha256};
-use snapshot::{MANIFEST_FILE, Snapshot, state_file, write_manifest};
+use snapshot::{Snapshot, state_file};
 use snapshots::{restore, save, start};
 use state::golden::{self, Golden, Load};
 use state::inspect::Saved;
 
+use crate::edit::plant;
+
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
-}
-
-/// Puts states into a snapshot, and its manifest in order.
-fn plant(path: &Path, states: &BTreeMap<String, Vec<u8>>) {
-    let mut manifest = Snapshot::open(path).unwrap().manifest().clone();
-    for row in &mut manifest.states {
-        let content = &states[&row.process];
-        row.length = content.len() as u64;
-        row.digest = Sha256::digest(content).into();
-        fs::write(path.join(&row.file), content).unwrap();
-    }
-    fs::write(path.join(MANIFEST_FILE), write_manifest(&manifest).unwrap()).unwrap();
 }
 
 #[test]
@@ -55,7 +44,8 @@ fn states_of_every_release_are_loaded_and_written_again() {
             File::open(&golden.path).unwrap().read_to_end(&mut content).unwrap();
             (golden.process.clone(), content)
         };
-        plant(&path, &set.iter().map(read).collect());
+        let states: BTreeMap<String, Vec<u8>> = set.iter().map(read).collect();
+        plant(&path, |process| states[process].clone());
         let vm = restore(&rig, "vm", &path, &["--paused"]);
         vm.wait_state(&["paused"]);
         let again = save(&rig, "vm", "again");

@@ -5,6 +5,8 @@
 
 mod damage;
 mod debian;
+mod edit;
 mod golden;
+mod look;
 mod run_states;
 mod save;

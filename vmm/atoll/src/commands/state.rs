@@ -36,7 +36,7 @@ enum Command {
         #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
         second: PathBuf,
     },
-    /// Check state files, or all of those of a snapshot and its manifest
+    /// Check state files, or a whole snapshot: its manifest, and every state and all of RAM against it
     Check {
         /// State file, or directory of a snapshot
         #[arg(value_name = "PATH", required = true, value_hint = clap::ValueHint::AnyPath)]
@@ -78,17 +78,21 @@ fn unreadable(path: &Path, error: &state::StateError) -> control::types::Problem
 
 fn check(path: &Path) -> Result<()> {
     if !path.is_dir() {
-        return check_file(path);
+        return check_state(path, &open(path)?);
     }
-    let found = Snapshot::open(path).map_err(|error| explain(path, &error))?;
+    let refused = |error| explain(path, &error);
+    let found = Snapshot::open(path).map_err(refused)?;
     for state in &found.manifest().states {
-        check_file(&path.join(&state.file))?;
+        let (file, bytes) = (path.join(&state.file), found.state(state).map_err(refused)?);
+        let saved = Saved::of(file.display().to_string(), &bytes).map_err(|error| unreadable(&file, &error))?;
+        check_state(&file, &saved)?;
     }
-    print(&format!("{}: the manifest and its files' lengths are right\n", path.display()))
+    found.check_memory().map_err(refused)?;
+    print(&format!("{}: all files are as the manifest says\n", path.display()))
 }
 
-fn check_file(path: &Path) -> Result<()> {
-    let report = open(path)?.check();
+fn check_state(path: &Path, saved: &Saved) -> Result<()> {
+    let report = saved.check();
     if report.problems.is_empty() {
         return print(&report.to_string());
     }

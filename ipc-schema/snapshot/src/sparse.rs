@@ -6,8 +6,8 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt as _;
 
-use nix::errno::Errno;
-use nix::unistd::{Whence, lseek};
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 
 /// Bytes of a page, the unit of holes.
 pub const PAGE: usize = 4096;
@@ -58,10 +58,10 @@ impl<'a> Extents<'a> {
     pub fn at(&mut self, from: u64) -> io::Result<Option<(u64, u64)>> {
         self.start = self.start.max(from);
         if self.start >= self.end && self.start < self.length {
-            (self.start, self.end) = match seek(self.file, self.start, Whence::SeekData)? {
+            (self.start, self.end) = match ask(self.file, SeekFrom::Data(self.start))? {
                 Some(start) => {
                     let start = start.clamp(self.start, self.length);
-                    let end = seek(self.file, start, Whence::SeekHole)?.unwrap_or(self.length);
+                    let end = ask(self.file, SeekFrom::Hole(start))?.unwrap_or(self.length);
                     // A file that changes meanwhile must not hold this up.
                     (start, end.clamp((start + 1).min(self.length), self.length))
                 }
@@ -86,11 +86,10 @@ impl<'a> Extents<'a> {
 }
 
 /// `None` where there is nothing more.
-fn seek(file: &File, from: u64, whence: Whence) -> io::Result<Option<u64>> {
-    let from = i64::try_from(from).map_err(io::Error::other)?;
-    match lseek(file, from, whence) {
-        Ok(at) => Ok(u64::try_from(at).ok()),
-        Err(Errno::ENXIO) => Ok(None),
+fn ask(file: &File, what: SeekFrom) -> io::Result<Option<u64>> {
+    match seek(file, what) {
+        Ok(at) => Ok(Some(at)),
+        Err(Errno::NXIO) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
 }
