@@ -6,8 +6,9 @@ use std::path::Path;
 use capnp::message::{Builder, HeapAllocator, ReaderOptions};
 use capnp::serialize::{read_message, write_message_to_words};
 use sha2::{Digest, Sha256};
-use snapshot::{MANIFEST_FILE, Snapshot, write_manifest};
+use snapshot::{MAGIC, MANIFEST_FILE, Snapshot, write_manifest};
 use wire::saved_capnp::saved_state;
+use wire::snapshot_capnp::manifest;
 
 pub use wire::saved_capnp::saved_state::state::Which;
 
@@ -23,6 +24,19 @@ pub fn state(mut bytes: &[u8], change: impl FnOnce(saved_state::Builder<'_>)) ->
     message.set_root(from.get_root::<saved_state::Reader<'_>>().unwrap()).unwrap();
     change(message.get_root().unwrap());
     write_message_to_words(&message)
+}
+
+/// A manifest's file with another field.
+pub fn manifest(file: &[u8], change: impl FnOnce(manifest::Builder<'_>)) -> Vec<u8> {
+    let from = read_message(&mut &file[2 * MAGIC.len()..], ReaderOptions::new()).unwrap();
+    let mut message: Builder<HeapAllocator> = Builder::new_default();
+    message.set_root(from.get_root::<manifest::Reader<'_>>().unwrap()).unwrap();
+    change(message.get_root().unwrap());
+    let message = write_message_to_words(&message);
+    let mut file = [&MAGIC[..], &(message.len() as u64).to_le_bytes(), &message].concat();
+    let digest = Sha256::digest(&file);
+    file.extend_from_slice(&digest);
+    file
 }
 
 /// Puts states into a snapshot, and its manifest in order.
