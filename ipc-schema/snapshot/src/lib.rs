@@ -59,8 +59,10 @@ pub const MAX_STATE_BYTES: u64 = 1 << 20;
 pub const MAX_STATES: usize = 64;
 /// The longest configuration, as a message, in bytes.
 pub const MAX_CONFIG_BYTES: usize = 64 << 10;
-/// The longest manifest file: digests for all of the longest RAM at [`CHUNK_BYTES`], and everything else.
-pub const MAX_MANIFEST_BYTES: u64 = MAX_RAM_BYTES / CHUNK_BYTES as u64 * DIGEST_BYTES as u64 + (1 << 20);
+/// The most bytes of digests, of holes as well: those of the longest RAM at [`CHUNK_BYTES`]. A reader has them in memory.
+pub const MAX_DIGESTS_BYTES: u64 = MAX_RAM_BYTES / CHUNK_BYTES as u64 * DIGEST_BYTES as u64;
+/// The longest manifest file: the digests, and everything else.
+pub const MAX_MANIFEST_BYTES: u64 = MAX_DIGESTS_BYTES + (1 << 20);
 
 /// The name of a process's state file.
 #[must_use]

@@ -12,8 +12,8 @@ use wire::snapshot_capnp::manifest;
 use wire::vm_capnp::vm_config;
 
 use crate::{
-    FORMAT, MAGIC, MANIFEST_FILE, MAX_CHUNK_BYTES, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, MAX_RAM_BYTES,
-    MAX_STATE_BYTES, MAX_STATES, MIN_CHUNK_BYTES, SnapshotError, Status, is_file_name,
+    FORMAT, MAGIC, MANIFEST_FILE, MAX_CHUNK_BYTES, MAX_CONFIG_BYTES, MAX_DIGESTS_BYTES, MAX_MANIFEST_BYTES,
+    MAX_RAM_BYTES, MAX_STATE_BYTES, MAX_STATES, MIN_CHUNK_BYTES, SnapshotError, Status, is_file_name,
 };
 
 /// Bytes of a SHA-256.
@@ -487,11 +487,18 @@ impl RamFile {
             let why = format!("{chunk} is no power of two from {MIN_CHUNK_BYTES} to {MAX_CHUNK_BYTES}");
             return Err(SnapshotError::field("ram.chunkBytes", why));
         }
+        let digests = self.chunks() * DIGEST_BYTES as u64;
+        if digests > MAX_DIGESTS_BYTES {
+            let why = format!(
+                "{chunk} is too small for {length} bytes: {digests} bytes of digests, and at most {MAX_DIGESTS_BYTES} are possible"
+            );
+            return Err(SnapshotError::field("ram.chunkBytes", why));
+        }
         if self.data_bytes > length || !self.data_bytes.is_multiple_of(PAGE) {
             let why = format!("{} bytes of data in a file of {length}, which holds whole pages", self.data_bytes);
             return Err(SnapshotError::field("ram.dataBytes", why));
         }
-        let (there, want) = (self.digests.len() as u64, self.chunks() * DIGEST_BYTES as u64);
+        let (there, want) = (self.digests.len() as u64, digests);
         if part == Part::Whole && there != want {
             let why = format!("{there} bytes, but {} chunks have {want}", self.chunks());
             return Err(SnapshotError::field("ram.digests", why));
