@@ -63,6 +63,8 @@ pub const MAX_CONFIG_BYTES: usize = 64 << 10;
 pub const MAX_DIGESTS_BYTES: u64 = MAX_RAM_BYTES / CHUNK_BYTES as u64 * DIGEST_BYTES as u64;
 /// The longest manifest file: the digests, and everything else.
 pub const MAX_MANIFEST_BYTES: u64 = MAX_DIGESTS_BYTES + (1 << 20);
+/// The most resets: a supervisor takes over no number that is close to where it would start over.
+pub const MAX_RESETS: u64 = (1 << 62) - 1;
 
 /// The name of a process's state file.
 #[must_use]

@@ -13,7 +13,7 @@ use wire::vm_capnp::vm_config;
 
 use crate::{
     FORMAT, MAGIC, MANIFEST_FILE, MAX_CHUNK_BYTES, MAX_CONFIG_BYTES, MAX_DIGESTS_BYTES, MAX_MANIFEST_BYTES,
-    MAX_RAM_BYTES, MAX_STATE_BYTES, MAX_STATES, MIN_CHUNK_BYTES, SnapshotError, Status, is_file_name,
+    MAX_RAM_BYTES, MAX_RESETS, MAX_STATE_BYTES, MAX_STATES, MIN_CHUNK_BYTES, SnapshotError, Status, is_file_name,
 };
 
 /// Bytes of a SHA-256.
@@ -318,6 +318,10 @@ impl Manifest {
                     format!("has {} bytes, at most {MAX_TEXT} are possible", text.len()),
                 ));
             }
+        }
+        if self.resets > MAX_RESETS {
+            let why = format!("{} is more than was ever counted; at most {MAX_RESETS} are possible", self.resets);
+            return Err(SnapshotError::field("resets", why));
         }
         let fits = match (self.status, self.resume_to) {
             (_, Status::Paused) => {

@@ -77,7 +77,9 @@ fn the_parts_that_go_through_messages_hold_what_they_are_for() {
 #[test]
 fn every_bad_field_is_refused_by_its_name_and_is_not_written() {
     type Change = fn(&mut Manifest);
-    let cases: [(&str, Change); 28] = [
+    let cases: [(&str, Change); 30] = [
+        ("resets", |m| m.resets = MAX_RESETS + 1),
+        ("resets", |m| m.resets = u64::MAX),
         ("ram.chunkBytes", |m| (m.ram.length, m.ram.chunk_bytes) = (MAX_RAM_BYTES, MIN_CHUNK_BYTES)),
         ("resumeTo", |m| m.resume_to = Status::Paused),
         ("resumeTo", |m| (m.status, m.resume_to) = (Status::Running, Status::Suspended)),

@@ -157,7 +157,7 @@ impl Core {
                 self.asleep = false;
                 self.guest_suspend = false;
                 self.wake.clear();
-                self.resets += 1;
+                self.resets = (self.resets + 1).min(snapshot::MAX_RESETS);
                 let cause = std::mem::take(&mut self.reset_cause);
                 emit(out, what, None, &cause, "the machine is as after power-on");
             }
