@@ -18,6 +18,8 @@ from vm import soon, status, until
 CROWD = 40
 # Connections that it serves at a time.
 SERVED = 32
+# Clients that never read, and how many questions of each are more than any VM may take.
+MUTE, QUESTIONS = 8, 20_000
 # Descriptors that fit into a parcel, and the most that the host's kernel sends at once.
 PARCEL, KERNEL_PARCEL = 32, 253
 
@@ -29,11 +31,15 @@ def numbers():
     return random.Random(seed)
 
 
-async def record(method):
-    """The bytes that a client sends to connect, and to call a method without parameters three times."""
+class Sink(control.EventSink.Server):
+    """What nothing ever comes to."""
+
+
+async def record(method, *arguments):
+    """The bytes that a client sends to connect, and to call a method three times."""
     near, far = socket.socketpair()
     connection = Connection(await capnp.AsyncIoStream.create_connection(sock=near))
-    calls = [asyncio.ensure_future(getattr(connection.vm, method)()) for _ in range(3)]
+    calls = [asyncio.ensure_future(getattr(connection.vm, method)(*arguments)) for _ in range(3)]
     far.setblocking(False)
     sent = b""
     loop = asyncio.get_running_loop()
@@ -110,20 +116,47 @@ async def control_socket(folder, _scratch):
                 changed[rng.choice(harmless)] ^= 1 << rng.randrange(8)
             throw(folder, changed, end)
         await serves(folder)
-    # A client that asks and never reads the answers: its questions pile up with it, until it would have to wait.
-    mute = [connect(folder, "control") for _ in range(3)]
-    for stream in mute:
-        stream.setblocking(False)
-        try:
-            for _ in range(100):
-                stream.sendall(genuine)
-        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
-            pass
-    await serves(folder)
-    for stream in mute:
-        stream.close()
+    for asks in (genuine, other, await record("waitState", "ended"), await record("subscribe", 0, Sink())):
+        await mute(folder, asks)
     await crowd(folder)
     await serves(folder)
+
+
+def frames_of(sent):
+    """The messages in a recording, each of one segment."""
+    while sent:
+        assert sent[:4] == b"\0\0\0\0", f"{sent[:4]} segments"
+        end = 8 + 8 * int.from_bytes(sent[4:8], "little")
+        yield sent[:end]
+        sent = sent[end:]
+
+
+def rising(genuine):
+    """A recording whose last call is made again and again, each time as a new question."""
+    frames = list(frames_of(genuine))
+    # Root pointer, number of the kind and pointer of the message, and then the call, which begins with its question's number.
+    at = 32
+    numbers = [int.from_bytes(frame[at : at + 4], "little") for frame in frames[-3:]]
+    assert numbers == list(range(numbers[0], numbers[0] + 3)), f"{numbers}"
+    call = frames[-1]
+    return b"".join(frames[:-3]), (call[:at] + n.to_bytes(4, "little") + call[at + 4 :] for n in range(numbers[0], 1 << 30))
+
+
+async def mute(folder, genuine):
+    """Clients that ask and never read an answer: what they may ask ends, and so does the connection of whoever goes on."""
+    streams = [connect(folder, "control") for _ in range(MUTE)]
+    for stream in streams:
+        begin, calls = rising(genuine)
+        stream.sendall(begin)
+        try:
+            for _, call in zip(range(QUESTIONS), calls):
+                stream.sendall(call)
+        except (BrokenPipeError, ConnectionResetError):
+            continue
+        raise AssertionError(f"{QUESTIONS} questions were taken")
+    await serves(folder)
+    for stream in streams:
+        stream.close()
 
 
 async def crowd(folder):

@@ -109,6 +109,12 @@ fn garbage_and_crowds_on_the_control_socket_do_no_harm() {
     nothing_was_restarted(&rig);
     let kinds = rig.events("vm", 0);
     assert!(kinds.iter().all(|event| event["kind"] != "STOP"), "the guest was stopped: {kinds:#?}");
+    let reasons: Vec<_> =
+        kinds.iter().filter(|event| event["kind"] == "CLIENT_CUT").map(|event| &event["cause"]).collect();
+    for wanted in ["calls are at work", "bytes of answers"] {
+        let said = reasons.iter().any(|reason| reason.as_str().is_some_and(|reason| reason.contains(wanted)));
+        assert!(said, "nobody was cut off because of '{wanted}': {reasons:?}");
+    }
 }
 
 #[test]

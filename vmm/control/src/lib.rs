@@ -7,6 +7,7 @@
 //! Errors of the VM are [`types::Problem`]s with stable codes; a broken connection is [`client::Error::Lost`]. Events are
 //! numbered, and [`client::Follow`] goes on after the last one that it saw, whatever becomes of the connection.
 
+mod bounded;
 pub mod client;
 pub mod convert;
 pub mod exit_status;

@@ -1,9 +1,10 @@
 //! The server side: one connection's RPC, in terms of a [`Backend`].
 //!
-//! The one idea: a client can hurt nobody but itself. What it may send is bounded, what it does not take stops only its own
-//! stream of events, and the end of its connection drops everything that it had.
+//! The one idea: a client can hurt nobody but itself. What it may send, what it may ask before it takes the answers, and what
+//! it may subscribe to are bounded, what it does not take stops only its own stream of events, and the end of its connection
+//! drops everything that it had.
 
-use std::{rc::Rc, time::Duration};
+use std::{cell::Cell, rc::Rc, time::Duration};
 
 use capnp::message::ReaderOptions;
 use capnp_rpc::{RpcSystem, rpc_twoparty_capnp::Side, twoparty::VatNetwork};
@@ -12,6 +13,7 @@ use tokio::net::UnixStream;
 use tokio_util::compat::{TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
 
 use crate::{
+    bounded::{Bounded, Meter},
     control_capnp::{event_sink, subscription, vm},
     convert,
     types::{Event, EventPage, Inspection, Job, Problem, RunState, Sandbox, Status},
@@ -20,8 +22,14 @@ use crate::{
 /// What a method answers, when it does.
 pub type Answer<T> = LocalBoxFuture<'static, Result<T, Problem>>;
 
-/// Longest message of a client, in words of 8 bytes: its requests have a few.
-const CLIENT_WORDS: usize = 8 * 1024;
+/// Longest message of a client, in words of 8 bytes: its requests have a few dozen.
+pub const CLIENT_WORDS: usize = 1024;
+/// Subscriptions of one connection at a time.
+pub const SUBSCRIPTIONS: usize = 16;
+/// Events that a subscription holds at a time.
+const FED_EVENTS: usize = 16;
+/// How long a client that is about to be cut off may take to take the reason.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// How long a client may take to take an event before its subscription ends.
 const SINK_PATIENCE: Duration = Duration::from_secs(30);
 /// Most events in one answer.
@@ -79,19 +87,30 @@ pub trait Backend: 'static {
     fn wait_status(self: Rc<Self>, status: Status) -> Answer<RunState>;
 }
 
-/// Serves one client until it leaves. To be run on a `LocalSet`.
-pub async fn serve(stream: UnixStream, backend: Rc<dyn Backend>) {
+/// Serves one client until it leaves, or asks for more than is kept for it: then says why. To be run on a `LocalSet`.
+pub async fn serve(stream: UnixStream, backend: Rc<dyn Backend>) -> Option<String> {
     let (reader, writer) = stream.into_split();
     let mut options = ReaderOptions::new();
     options.traversal_limit_in_words(Some(CLIENT_WORDS)).nesting_limit(16);
     let network = VatNetwork::new(reader.compat(), writer.compat_write(), Side::Server, options);
-    let client: vm::Client = capnp_rpc::new_client(Service { backend });
-    // An error is the client's: it left in the middle, or sent garbage.
-    let _ = RpcSystem::new(Box::new(network), Some(client.client)).await;
+    let client: vm::Client = capnp_rpc::new_client(Service { backend, subscriptions: Rc::default() });
+    let meter = Rc::new(Meter::default());
+    let system = RpcSystem::new(Box::new(Bounded::new(network, Rc::clone(&meter))), Some(client.client));
+    let cut = async {
+        meter.exceeded().await;
+        tokio::time::sleep(LAST_WORD).await;
+    };
+    tokio::select! {
+        // An error is the client's: it left in the middle, or sent garbage.
+        _ = system => {}
+        () = cut => {}
+    }
+    meter.excess()
 }
 
 struct Service {
     backend: Rc<dyn Backend>,
+    subscriptions: Rc<Cell<usize>>,
 }
 
 /// The two endings that every method has.
@@ -228,10 +247,17 @@ impl vm::Server for Service {
     ) -> Result<(), capnp::Error> {
         let params = params.get()?;
         let (after, sink) = (params.get_after(), params.get_sink()?);
+        if self.subscriptions.get() >= SUBSCRIPTIONS {
+            let why = format!("this connection has {SUBSCRIPTIONS} subscriptions already");
+            let problem = Problem::new("client.subscriptions", "the subscription", why, "end one, or connect anew");
+            convert::write_problem(&problem, results.get().init_problem());
+            return Ok(());
+        }
         let (handle, registration) = AbortHandle::new_pair();
         let feed = Abortable::new(feed(Rc::clone(&self.backend), after, sink), registration);
         tokio::task::spawn_local(feed);
-        results.get().set_subscription(capnp_rpc::new_client(Subscription { handle }));
+        let subscription = Subscription::new(handle, Rc::clone(&self.subscriptions));
+        results.get().set_subscription(capnp_rpc::new_client(subscription));
         Ok(())
     }
 
@@ -249,7 +275,9 @@ impl vm::Server for Service {
 /// Sends events to a client, one at a time, as it takes them.
 async fn feed(backend: Rc<dyn Backend>, mut after: u64, sink: event_sink::Client) {
     loop {
-        let Ok(page) = backend.events(after) else { return };
+        let Ok(mut page) = backend.events(after) else { return };
+        page.events.truncate(FED_EVENTS);
+        page.events.shrink_to_fit();
         for event in &page.events {
             if send_event(&sink, event).await.is_none() {
                 return;
@@ -271,12 +299,22 @@ async fn send_event(sink: &event_sink::Client, event: &Event) -> Option<()> {
 /// Its end is the end of the stream.
 struct Subscription {
     handle: AbortHandle,
+    /// How many there are.
+    count: Rc<Cell<usize>>,
+}
+
+impl Subscription {
+    fn new(handle: AbortHandle, count: Rc<Cell<usize>>) -> Self {
+        count.set(count.get() + 1);
+        Self { handle, count }
+    }
 }
 
 impl subscription::Server for Subscription {}
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        self.count.set(self.count.get() - 1);
         self.handle.abort();
     }
 }

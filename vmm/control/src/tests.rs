@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A VM that remembers what it was asked.
-struct Toy {
+pub struct Toy {
     events: RefCell<Vec<Event>>,
     changed: Notify,
     asked: RefCell<Vec<Action>>,
@@ -27,12 +27,12 @@ struct Toy {
 }
 
 impl Toy {
-    fn new() -> Rc<Self> {
+    pub fn new() -> Rc<Self> {
         let status = Cell::new(Status::Running);
         Rc::new(Self { events: RefCell::default(), changed: Notify::new(), asked: RefCell::default(), status })
     }
 
-    fn emit(&self, kind: &str) {
+    pub fn emit(&self, kind: &str) {
         let sequence = self.events.borrow().len() as u64 + 1;
         self.events.borrow_mut().push(Event {
             sequence,
@@ -193,7 +193,7 @@ impl Drop for Socket {
     }
 }
 
-fn run(future: impl Future<Output = ()>) {
+pub fn run(future: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         tokio::time::timeout(Duration::from_secs(60), future).await.expect("nothing hangs");

@@ -139,6 +139,8 @@ pub mod event_kind {
     pub const CONSOLE_OPENED: &str = "CONSOLE_OPENED";
     /// The console's peer has gone.
     pub const CONSOLE_CLOSED: &str = "CONSOLE_CLOSED";
+    /// A client of the control socket asked for more than is kept for it, and was cut off; `cause` says of what.
+    pub const CLIENT_CUT: &str = "CLIENT_CUT";
     /// A new supervisor has taken over the running VM; `cause` says how the last one ended.
     pub const SUPERVISOR_ADOPTED: &str = "SUPERVISOR_ADOPTED";
     /// The last event of a VM.

@@ -26,8 +26,9 @@ use link::{Deadline, Link, Peer};
 use profile::Kind;
 use tokio::task::LocalSet;
 
-// Clients' messages are most of it: 32 of them with a request of 64 KiB and a few answers each.
-arena::global!(64 << 20);
+// Clients are most of it: each of 32 may have 64 requests of 8 KiB, and 512 KiB of answers that it does not take, in
+// buffers up to twice as long.
+arena::global!(128 << 20);
 
 /// Where the keeper left its link.
 const KEEPER: RawFd = KEEPER_DESCRIPTOR;

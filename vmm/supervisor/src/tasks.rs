@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use keeper_protocol::client::ClientError;
 use link::{Link, Peer};
-use supervisor::core::{Input, Islet};
+use supervisor::core::{Input, Islet, Note};
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 
@@ -182,10 +182,24 @@ async fn accept_clients(listener: UnixListener, driver: Rc<RefCell<Driver>>) {
         driver.borrow_mut().clients += 1;
         let driver = Rc::clone(&driver);
         tokio::task::spawn_local(async move {
-            control::server::serve(stream, Rc::new(Service::new(Rc::clone(&driver)))).await;
+            let excess = control::server::serve(stream, Rc::new(Service::new(Rc::clone(&driver)))).await;
             driver.borrow_mut().clients -= 1;
+            if let Some(excess) = excess {
+                tell(&Rc::downgrade(&driver), client_cut(excess));
+            }
         });
     }
+}
+
+/// What a client did that had to be cut off, for the event log.
+fn client_cut(excess: String) -> Input {
+    Input::Noted(Note {
+        kind: control::types::event_kind::CLIENT_CUT,
+        islet: None,
+        incarnation: 0,
+        cause: excess,
+        detail: "a client of the control socket asked for more than is kept for it, and was cut off".into(),
+    })
 }
 
 /// One client of the console at a time; the next one waits in the socket's queue.
