@@ -8,7 +8,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use doorbell::layout::{IN_RING_LEN, OUT_RING_LEN};
+use doorbell::layout::{IN_RING_LEN, MAX_POSITION, OUT_RING_LEN};
 use doorbell::{Access, Answer, Device, DeviceArea, EventFd, InStream, Operation, OutStream, Progress, Result, Server};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -118,7 +118,7 @@ struct Serial {
 }
 
 impl Serial {
-    /// The oldest output byte that still matters.
+    /// The oldest output byte that still matters; beyond the newest one if the engine has moved the position.
     fn start(&self, state: &State) -> u64 {
         self.output.position(&self.area).max(state.floor)
     }
@@ -157,6 +157,8 @@ impl Serial {
         if arrived.checked_sub(state.taken).is_none_or(|waiting| waiting > IN_RING_LEN) {
             state.taken = arrived;
         }
+        state.floor = state.floor.min(MAX_POSITION);
+        state.dropped = state.dropped.min(state.floor);
         let start = self.start(state);
         if state.produced.checked_sub(start).is_none_or(|waiting| waiting > OUT_RING_LEN) {
             state.produced = start;
@@ -185,7 +187,8 @@ impl Device for Serial {
                 Answer::Done(value)
             }
             Operation::Write => {
-                let waiting = state.produced.wrapping_sub(self.start(state));
+                // The engine can move the position beyond what was sent; then nothing waits.
+                let waiting = state.produced.saturating_sub(self.start(state));
                 let full = waiting + u64::from(access.width) > FULL;
                 if full && self.keeps() && registers.clone().any(|r| state.uart.transmits(r)) {
                     return Answer::Stall;

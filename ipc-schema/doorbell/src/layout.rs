@@ -96,6 +96,8 @@ pub const STATE_COPY_LEN: u64 = 30 << 10;
 pub const BULK: u64 = 128 << 10;
 /// Offset of the console streams' control block in an area.
 pub const STREAM_CONTROL: u64 = BULK;
+/// No stream gets this far; a position that says so was written by somebody else, and counts as this one.
+pub const MAX_POSITION: u64 = 1 << 62;
 /// Offset of the ring of console input in an area.
 pub const IN_RING: u64 = BULK + (32 << 10);
 /// Bytes of the ring of console input, a power of two.

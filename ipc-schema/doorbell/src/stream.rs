@@ -67,8 +67,9 @@ impl Lane {
         let at = self.record(n);
         let base = area.shared().load::<u64>(at + BASE).unwrap_or(0);
         let len = area.shared().load::<u32>(at + LENGTH).unwrap_or(0);
-        // A length beyond the ring is no kernel's; a predecessor that was broken into may leave one.
-        base.saturating_add(u64::from(len).min(self.ring_len))
+        // A length beyond the ring is no kernel's, and nobody's stream is that long: both can be written by the other side, or
+        // left by a predecessor that was broken into.
+        base.min(MAX_POSITION) + u64::from(len).min(self.ring_len)
     }
 
     fn position(&self, area: &DeviceArea) -> u64 {

@@ -377,6 +377,10 @@ fn access(operation: u8, width: u8, space: u8, address: u64, value: u64) -> Vec<
 fn seeds() -> Vec<Vec<u8>> {
     let posted =
         |address| [put(5, 0, &access(2, 1, 1, address, 9)), put(2, 8, &1u64.to_le_bytes()), vec![4, 5]].concat();
+    let again = |address| {
+        let place = POSTED_LEN as u16;
+        [put(5, place, &access(2, 1, 1, address, 9)), put(2, 8, &2u64.to_le_bytes()), vec![4, 5]].concat()
+    };
     let asked = |address| {
         let control = (1u64 << 8 | 1).to_le_bytes();
         [put(0, 8, &access(1, 4, 1, address, 0)), put(0, 0, &control), put(2, 0, &[1; 8]), vec![4, 6]].concat()
@@ -388,13 +392,16 @@ fn seeds() -> Vec<Vec<u8>> {
         with(1, [read(0, 0x40), read(0x10, 0x43), read(6, 0), vec![6, 4], vec![5, 3, 0], vec![7]].concat()),
         with(1, [put(4, 256, &0x8000_0000u32.to_le_bytes()), read(6, 0xffc), read(6, 0)].concat()),
         with(2, [posted(0x3f8), asked(0x3fd), vec![7]].concat()),
+        // The position of the output just beyond what was sent, and one byte more.
+        with(2, [posted(0x3f8), put(9, 0, &1u64.to_le_bytes()), again(0x3f8)].concat()),
         with(3, [posted(0x43), asked(0x61), vec![6, 7]].concat()),
         with(3, [put(11, 64, &[0x10]), vec![4, 7]].concat()),
     ]
 }
 
 fn words() -> Vec<Vec<u8>> {
-    let mut words = vec![put(0, 0, &[1, 1]), put(2, 0, &[0xff; 16]), put(8, 0, &[1; 8]), put(9, 0, &[0xff; 8])];
+    let mut words =
+        vec![put(0, 0, &[1, 1]), put(2, 0, &[0xff; 16]), put(8, 0, &[1; 8]), put(9, 0, &[0xff; 8]), put(9, 0, &[1, 0])];
     words.extend(
         [0x20u64, 0x40, 0x61, 0x71, 0xcf8, 0xcfc, 0x600, 0x3f8, 0xfec0_0000, 0xe000_0000]
             .map(|address| address.to_le_bytes().to_vec()),

@@ -417,3 +417,38 @@ fn positions_that_somebody_else_has_moved_are_no_state() {
         }
     }
 }
+
+/// Where the engine may write while the port runs.
+#[test]
+fn positions_of_output_that_the_engine_moves_are_no_arithmetic() {
+    let (sent, memory) = (10, area());
+    for position in [0, sent - 1, sent + 1, sent + FULL, 1 << 62, u64::MAX - 1, u64::MAX] {
+        for (log, record) in [false, true].into_iter().flat_map(|log| [(log, 0), (log, 256)]) {
+            let rig = Rig::new();
+            let (backend, _theirs) = console();
+            let mut port = rig.port(if log { Backend::None } else { backend });
+            port.run();
+            for n in 0..sent {
+                rig.write(0, n);
+            }
+            port.round().unwrap();
+            assert!(rig.client.area().write_shadow_page(11, record, &position.to_le_bytes()));
+            for n in 0..sent {
+                rig.write(0, n);
+            }
+            port.round().unwrap();
+            let produced = port.counts().produced;
+            assert_eq!(produced, 2 * sent, "the guest goes on, with position {position}");
+            port.pause().unwrap();
+            if let Ok(state) = port.save(WHO, WHO.machine) {
+                let left = memory.leave(&state).unwrap();
+                port.load(WHO, &memory, left).unwrap();
+            }
+            let mut port = rig.port(Backend::None);
+            port.run();
+            rig.write(0, 1);
+            port.round().unwrap();
+            assert!(port.counts().produced < 1 << 63);
+        }
+    }
+}
