@@ -39,7 +39,7 @@ pub(crate) fn campaign(loosening: &str) -> anyhow::Result<()> {
         Ok(())
     };
     start(["first", loosening])?;
-    for item in TABLE.iter().filter(|item| item.keeper && loosening.is_empty()) {
+    for item in TABLE.iter().filter(|item| item.is_tried_by(Kind::Keeper) && loosening.is_empty()) {
         start(["keeper", item.name])?;
     }
     Ok(())
@@ -127,7 +127,7 @@ pub(crate) fn keeper(item: &str) -> anyhow::Result<()> {
     let mut lines = File::from(placed(CONTROL_FD));
     let memory = File::from(memfd_create(c"memory", MFdFlags::MFD_CLOEXEC)?);
     memory.set_len(MEMORY_BYTES)?;
-    let place = Place::inside(Some(memory.as_raw_fd()), memory.as_raw_fd());
+    let place = Place::keeper(Some(memory.as_raw_fd()), memory.as_raw_fd())?;
     enter::before_threads(Kind::Keeper.profile())?;
     enter::seal(Kind::Keeper.profile(), &ThreadGate::new())?;
     writeln!(lines, "keeper\t{}\t{}", item.name, item.attempt(&place))?;

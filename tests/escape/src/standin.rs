@@ -34,7 +34,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let name = std::env::args().next().unwrap_or_default();
     match name.as_str() {
         "keeper" => {
-            let place = Place::inside(None, CONTROL);
+            let place = Place::keeper(None, CONTROL)?;
             attempt(Kind::Keeper, &place, || Ok(()))
         }
         _ => {
@@ -124,7 +124,7 @@ fn attempt(kind: Kind, place: &Place, restrict: impl Fn() -> anyhow::Result<()>)
     }
     enter::seal(kind.profile(), &ThreadGate::new())?;
     for item in TABLE.iter().filter(|item| chosen.map_or(!item.kills, |chosen| chosen.name == item.name)) {
-        if kind != Kind::Keeper || item.keeper {
+        if item.is_tried_by(kind) {
             say(kind, item.name, &item.attempt(place).to_string());
         }
     }

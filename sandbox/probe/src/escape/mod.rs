@@ -25,6 +25,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use profile::Kind;
 pub use raw::placed;
 pub use table::TABLE;
 
@@ -49,6 +50,17 @@ pub enum Group {
     Kernel,
 }
 
+/// What must become of an attempt of the keeper, which starts everything of a VM with its user's rights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeper {
+    /// It may succeed, so it is not tried.
+    May,
+    /// It must be refused, by whomever.
+    Refused,
+    /// Its filter must refuse it: with EPERM, also where the kernel would allow it.
+    Filtered,
+}
+
 /// One row of the table.
 #[derive(Debug)]
 pub struct Item {
@@ -62,8 +74,8 @@ pub struct Item {
     pub calls: &'static [i64],
     /// Refusals that the kernel gives only after it has asked for permission, which therefore count as success.
     pub beyond: &'static [Errno],
-    /// Even the keeper must fail. It starts everything of a VM with its user's rights, so elsewhere it may succeed.
-    pub keeper: bool,
+    /// What must become of the keeper's attempt.
+    pub keeper: Keeper,
     /// The filter does not trap it but kills the process.
     pub kills: bool,
     /// The attempt.
@@ -139,6 +151,15 @@ impl Place {
         Place { others, descriptor, read_only: descriptor, window: memory.map_or(0, raw::window), _kept: Vec::new() }
     }
 
+    /// The same for a keeper, which may be alone in its VM: with a process to attack, its child, so that nothing but its filter
+    /// stands between them.
+    ///
+    /// # Errors
+    /// The kernel refuses the child. This process must have one thread.
+    pub fn keeper(memory: Option<RawFd>, descriptor: RawFd) -> Result<Place, Errno> {
+        Ok(Place { others: vec![raw::victim()?], ..Place::inside(memory, descriptor) })
+    }
+
     /// Outside of any sandbox, in namespaces of its own, with a process to attack.
     ///
     /// # Errors
@@ -178,6 +199,12 @@ impl Item {
         TABLE.iter().find(|item| item.name == name)
     }
 
+    /// Whether a process of this kind is to try it.
+    #[must_use]
+    pub fn is_tried_by(&self, kind: Kind) -> bool {
+        kind != Kind::Keeper || self.keeper != Keeper::May
+    }
+
     /// Makes the attempt. Under a filter it ends the process, unless [`survive_traps`] was called.
     #[must_use]
     pub fn attempt(&self, place: &Place) -> Outcome {
@@ -194,7 +221,10 @@ impl Item {
 
     /// Whether this outcome is a denial as the table has it: by the filter at one of the item's own calls, or by the kernel.
     #[must_use]
-    pub fn denied(&self, outcome: &Outcome) -> bool {
+    pub fn denied(&self, kind: Kind, outcome: &Outcome) -> bool {
+        if kind == Kind::Keeper && self.keeper == Keeper::Filtered {
+            return *outcome == Outcome::Refused(Errno::EPERM);
+        }
         match outcome {
             Outcome::Reached => false,
             Outcome::Refused(_) => true,
@@ -222,7 +252,7 @@ mod tests {
             assert!(!item.name.contains([' ', '\t', ':']) && !item.success.is_empty(), "{}", item.name);
             assert!(TABLE[..index].iter().all(|other| other.name != item.name), "{} is there twice", item.name);
             assert_ne!(item.calls.is_empty(), !item.kills, "{}", item.name);
-            assert!(!item.keeper || !item.kills, "{}", item.name);
+            assert!(item.keeper == Keeper::May || !item.kills, "{}", item.name);
         }
     }
 
@@ -234,7 +264,15 @@ mod tests {
         }
         assert_eq!(Outcome::parse("trapped:x"), None);
         let socket = Item::of("socket-unix").unwrap();
-        assert!(socket.denied(&refused) && socket.denied(&Outcome::Trapped(vec![libc::SYS_socket])));
-        assert!(!socket.denied(&Outcome::Reached) && !socket.denied(&Outcome::Trapped(vec![libc::SYS_write])));
+        assert!(
+            socket.denied(Kind::Board, &refused)
+                && socket.denied(Kind::Board, &Outcome::Trapped(vec![libc::SYS_socket]))
+        );
+        let read = Item::of("process-vm-readv").unwrap();
+        assert!(read.denied(Kind::Keeper, &refused) && !read.denied(Kind::Keeper, &Outcome::Refused(Errno::ESRCH)));
+        assert!(
+            !socket.denied(Kind::Board, &Outcome::Reached)
+                && !socket.denied(Kind::Board, &Outcome::Trapped(vec![libc::SYS_write]))
+        );
     }
 }

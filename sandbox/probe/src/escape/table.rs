@@ -2,19 +2,21 @@
 //!
 //! Columns: the name; what has happened if the attempt succeeds; the calls by which it is tried; refusals that come only
 //! after the question of permission and so count as success; who must fail: every islet ([`ISLETS`]), or even the keeper
-//! ([`EVERYBODY`]); the attempt.
+//! ([`EVERYBODY`]), and that by its filter ([`FILTERED`]); the attempt.
 
 use libc::*;
 use nix::errno::Errno;
 
 use super::tries::{files, host, memory, processes};
-use super::{Group, Item, Place};
+use super::{Group, Item, Keeper, Place};
 
-/// Every process but the keeper must fail. The keeper starts processes, so it may do to those of its VM, and with its
-/// user's files, what its user may.
-const ISLETS: bool = false;
-/// The keeper must fail as well: no part of its work needs it.
-const EVERYBODY: bool = true;
+/// Every process but the keeper must fail. The keeper starts processes and is the parent of their namespaces, so it may do to
+/// those of its VM, by way of their files in /proc too, and with its user's files, what its user may.
+const ISLETS: Keeper = Keeper::May;
+/// The keeper must fail as well, if only because the kernel asks for rights that it does not have.
+const EVERYBODY: Keeper = Keeper::Refused;
+/// The keeper must fail at its filter: no part of its work needs the call.
+const FILTERED: Keeper = Keeper::Filtered;
 
 /// getpid by its x32 number, as a trap reports it.
 const X32_GETPID: i64 = 0x4000_0000 | SYS_getpid;
@@ -22,7 +24,7 @@ const X32_GETPID: i64 = 0x4000_0000 | SYS_getpid;
 type Attempt = fn(&Place) -> Result<(), Errno>;
 
 /// A row of the items of one group.
-type Row = (&'static str, &'static str, &'static [i64], &'static [Errno], bool, Attempt);
+type Row = (&'static str, &'static str, &'static [i64], &'static [Errno], Keeper, Attempt);
 
 const fn item(group: Group, row: Row) -> Item {
     let (name, success, calls, beyond, keeper, attempt) = row;
@@ -34,25 +36,25 @@ const fn item(group: Group, row: Row) -> Item {
 pub const TABLE: &[Item] = &[
     // Others
     item(Group::Others, ("process-vm-readv", "a word of another process is read",
-        &[SYS_process_vm_readv], &[Errno::EFAULT], EVERYBODY, memory::vm_readv)),
+        &[SYS_process_vm_readv], &[Errno::EFAULT], FILTERED, memory::vm_readv)),
     item(Group::Others, ("process-vm-writev", "a word of another process is written",
-        &[SYS_process_vm_writev], &[Errno::EFAULT], EVERYBODY, memory::vm_writev)),
+        &[SYS_process_vm_writev], &[Errno::EFAULT], FILTERED, memory::vm_writev)),
     item(Group::Others, ("proc-mem", "a word of another process is read through its file",
-        &[SYS_openat], &[Errno::EIO], EVERYBODY, memory::proc_mem)),
+        &[SYS_openat], &[Errno::EIO], ISLETS, memory::proc_mem)),
     item(Group::Others, ("proc-maps", "where another process has its memory is read",
         &[SYS_openat], &[], ISLETS, memory::proc_maps)),
     item(Group::Others, ("ptrace-seize", "another process is traced",
-        &[SYS_ptrace], &[], EVERYBODY, memory::ptrace_seize)),
+        &[SYS_ptrace], &[], FILTERED, memory::ptrace_seize)),
     item(Group::Others, ("ptrace-attach", "another process is traced and stopped",
-        &[SYS_ptrace], &[], EVERYBODY, memory::ptrace_attach)),
+        &[SYS_ptrace], &[], FILTERED, memory::ptrace_attach)),
     item(Group::Others, ("pidfd-getfd", "a descriptor of another process is taken",
-        &[SYS_pidfd_open, SYS_pidfd_getfd], &[], EVERYBODY, memory::take_descriptor)),
+        &[SYS_pidfd_open, SYS_pidfd_getfd], &[], FILTERED, memory::take_descriptor)),
     item(Group::Others, ("kcmp", "kernel addresses of two processes are compared",
-        &[SYS_kcmp], &[], EVERYBODY, memory::kcmp)),
+        &[SYS_kcmp], &[], FILTERED, memory::kcmp)),
     item(Group::Others, ("process-madvise", "memory of another process is thrown out",
-        &[SYS_pidfd_open, SYS_process_madvise], &[], EVERYBODY, memory::madvise_other)),
+        &[SYS_pidfd_open, SYS_process_madvise], &[], FILTERED, memory::madvise_other)),
     item(Group::Others, ("move-pages", "where another process has its pages is read",
-        &[SYS_move_pages], &[], EVERYBODY, memory::move_pages)),
+        &[SYS_move_pages], &[], FILTERED, memory::move_pages)),
     item(Group::Others, ("physical-memory", "the memory of the machine is open",
         &[SYS_openat], &[], ISLETS, memory::physical_memory)),
     // Mappings
@@ -100,7 +102,7 @@ pub const TABLE: &[Item] = &[
     item(Group::Files, ("proc-root", "the files of another process are reached",
         &[SYS_openat], &[], ISLETS, files::others_root)),
     item(Group::Files, ("open-by-handle", "a file is opened past all directories",
-        &[SYS_name_to_handle_at, SYS_openat, SYS_open_by_handle_at], &[], EVERYBODY, files::by_handle)),
+        &[SYS_name_to_handle_at, SYS_openat, SYS_open_by_handle_at], &[], FILTERED, files::by_handle)),
     item(Group::Files, ("fsopen", "a file system is made",
         &[SYS_fsopen], &[], EVERYBODY, files::file_system)),
     item(Group::Files, ("open-tree", "a mount is copied",
@@ -136,7 +138,7 @@ pub const TABLE: &[Item] = &[
     item(Group::Files, ("inotify", "files are watched",
         &[SYS_inotify_init1], &[], ISLETS, files::watch)),
     item(Group::Files, ("fanotify", "all files are watched",
-        &[SYS_fanotify_init], &[], EVERYBODY, files::watch_all)),
+        &[SYS_fanotify_init], &[], FILTERED, files::watch_all)),
     // Signals
     item(Group::Signals, ("kill-everybody", "every other process is killed",
         &[SYS_kill], &[], ISLETS, processes::kill_everybody)),
@@ -234,48 +236,48 @@ pub const TABLE: &[Item] = &[
     item(Group::Host, ("sethostname", "the host has another name",
         &[SYS_sethostname], &[], EVERYBODY, host::host_name)),
     item(Group::Host, ("settimeofday", "the host's clock may be set",
-        &[SYS_settimeofday], &[], EVERYBODY, host::clock)),
+        &[SYS_settimeofday], &[], FILTERED, host::clock)),
     item(Group::Host, ("reboot", "the host may be stopped (asked without the magic numbers)",
-        &[SYS_reboot], &[Errno::EINVAL], EVERYBODY, host::reboot)),
+        &[SYS_reboot], &[Errno::EINVAL], FILTERED, host::reboot)),
     item(Group::Host, ("swapon", "the host may swap to a file (that does not exist)",
-        &[SYS_swapon], &[Errno::ENOENT], EVERYBODY, host::swap)),
+        &[SYS_swapon], &[Errno::ENOENT], FILTERED, host::swap)),
     item(Group::Host, ("acct", "the host may write accounts to a file (that does not exist)",
-        &[SYS_acct], &[Errno::ENOENT], EVERYBODY, host::accounting)),
+        &[SYS_acct], &[Errno::ENOENT], FILTERED, host::accounting)),
     item(Group::Host, ("syslog", "the kernel's log is read",
-        &[SYS_syslog], &[], EVERYBODY, host::kernel_log)),
+        &[SYS_syslog], &[], FILTERED, host::kernel_log)),
     item(Group::Host, ("kmsg", "the kernel's log is open for writing",
         &[SYS_openat], &[], ISLETS, host::write_kernel_log)),
     item(Group::Host, ("init-module", "kernel code may be loaded (an empty module)",
-        &[SYS_init_module], &[Errno::ENOEXEC], EVERYBODY, host::module)),
+        &[SYS_init_module], &[Errno::ENOEXEC], FILTERED, host::module)),
     item(Group::Host, ("kexec-load", "the kernel may be replaced (with flags that do not exist)",
-        &[SYS_kexec_load], &[Errno::EINVAL], EVERYBODY, host::other_kernel)),
+        &[SYS_kexec_load], &[Errno::EINVAL], FILTERED, host::other_kernel)),
     item(Group::Host, ("iopl", "all I/O ports",
-        &[SYS_iopl], &[], EVERYBODY, host::ports)),
+        &[SYS_iopl], &[], FILTERED, host::ports)),
     item(Group::Host, ("ioperm", "an I/O port",
-        &[SYS_ioperm], &[], EVERYBODY, host::one_port)),
+        &[SYS_ioperm], &[], FILTERED, host::one_port)),
     item(Group::Host, ("sysctl", "a setting of the kernel is open for writing",
         &[SYS_openat], &[], ISLETS, host::sysctl)),
     item(Group::Host, ("sysfs", "a setting of the kernel is open for writing",
         &[SYS_openat], &[], ISLETS, host::kernel_setting)),
     item(Group::Host, ("quotactl", "quotas of the host are written out",
-        &[SYS_quotactl], &[], EVERYBODY, host::quota)),
+        &[SYS_quotactl], &[], FILTERED, host::quota)),
     item(Group::Host, ("tiocsti", "a terminal gets input that nobody typed",
         &[SYS_openat, SYS_ioctl], &[], ISLETS, files::type_into_terminal)),
     // Kernel
     item(Group::Kernel, ("io-uring", "a ring whose entries pass no filter",
-        &[SYS_io_uring_setup], &[], EVERYBODY, files::ring)),
+        &[SYS_io_uring_setup], &[], FILTERED, files::ring)),
     item(Group::Kernel, ("bpf", "an object of a kernel program",
-        &[SYS_bpf], &[], EVERYBODY, files::program_kernel)),
+        &[SYS_bpf], &[], FILTERED, files::program_kernel)),
     item(Group::Kernel, ("perf-event", "an observer of what runs",
-        &[SYS_perf_event_open], &[], EVERYBODY, files::observe)),
+        &[SYS_perf_event_open], &[], FILTERED, files::observe)),
     item(Group::Kernel, ("keyctl", "a key ring",
-        &[SYS_keyctl], &[], EVERYBODY, host::join_keys)),
+        &[SYS_keyctl], &[], FILTERED, host::join_keys)),
     item(Group::Kernel, ("add-key", "a key in the kernel",
-        &[SYS_add_key], &[], EVERYBODY, host::add_key)),
+        &[SYS_add_key], &[], FILTERED, host::add_key)),
     item(Group::Kernel, ("personality", "another layout of memory",
-        &[SYS_personality], &[], EVERYBODY, processes::lax_layout)),
+        &[SYS_personality], &[], FILTERED, processes::lax_layout)),
     item(Group::Kernel, ("modify-ldt", "a table of segments",
-        &[SYS_modify_ldt], &[], EVERYBODY, processes::segments)),
+        &[SYS_modify_ldt], &[], FILTERED, processes::segments)),
     item(Group::Kernel, ("futex-pi", "a lock that the kernel takes",
         &[SYS_futex], &[], ISLETS, memory::lock_in_kernel)),
     item(Group::Kernel, ("futex-requeue", "waiters are moved to another lock",

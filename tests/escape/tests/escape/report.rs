@@ -42,7 +42,7 @@ impl Report {
             for item in TABLE.iter().filter(|item| tried(*kind, item)) {
                 match self.found.get(&(kind.name().to_owned(), item.name)) {
                     None => wrong.push(format!("{kind}: {} was not tried", item.name)),
-                    Some(outcome) if !item.denied(outcome) => {
+                    Some(outcome) if !item.denied(*kind, outcome) => {
                         wrong.push(format!("{kind}: {}: {} ({})", item.name, words(outcome), item.success));
                     }
                     // A trap is not only a denial: it is how an attack is noticed.

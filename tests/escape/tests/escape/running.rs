@@ -122,7 +122,7 @@ fn in_place_of_any_process_of_a_running_vm_no_attempt_succeeds() {
         }
     }
     println!("{}", report.table(&kinds));
-    let wrong = report.wrong(&kinds, |kind, item| if kind == Kind::Keeper { item.keeper } else { !item.kills });
+    let wrong = report.wrong(&kinds, |kind, item| item.is_tried_by(kind) && !item.kills);
     let reached = report.reached();
     println!(
         "{} items, {} attempts in place of {} processes of a running VM: {} successes",
