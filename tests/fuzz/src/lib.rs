@@ -59,7 +59,7 @@ pub struct Target {
     pub longest: usize,
     /// Bytes in front of what has aligned fields.
     pub head: usize,
-    /// What each planted bug is.
+    /// What each planted bug is: something that the target does as if the code that it tries did it, or left out a check.
     pub plants: &'static [&'static str],
 }
 

@@ -2,6 +2,12 @@
 //!
 //! `ATOLL_LONG=1`: three minutes for each target (`ATOLL_FUZZ_SECONDS` says otherwise), in place of one second. `ATOLL_SEED`
 //! gives a run again. `ATOLL_FUZZ_KEEP=1` makes the committed inputs those that a run found to be worth it.
+//!
+//! A planted bug stands in the target, not in the code that is tried. Most take a refusal of that code, or the input, and do
+//! what would follow without the check; those of `control_messages`, `pci` and `windows` are in what the target puts before or
+//! behind the code: a VM, a device, a use of what was found. So one that is found shows that inputs get as far as this check or
+//! this call in the time given, and that a panic or a wrong result there is noticed; it does not show that a check which is
+//! missing in the code would be found.
 #![cfg(test)]
 
 mod bytes;
