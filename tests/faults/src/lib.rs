@@ -13,7 +13,7 @@
 //!
 //! Functions here panic when what they were asked for does not happen: they are a test's assertions.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "these are the assertions of tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are the assertions of tests")]
 
 pub mod campaign;
 pub mod plant;
