@@ -54,16 +54,22 @@ impl Processes {
     #[must_use]
     #[track_caller]
     pub fn of(rig: &Rig, name: &str) -> Self {
-        let note = rig.path("atoll").join(name).join("keeper.pid");
         let end = Instant::now() + SOON;
         loop {
-            let noted = fs::read_to_string(&note).ok().and_then(|text| text.trim().parse().ok());
-            if let Some(keeper) = noted {
-                return Self { keeper };
+            if let Some(processes) = Self::noted(rig, name) {
+                return processes;
             }
-            assert!(Instant::now() < end, "{} does not come", note.display());
+            assert!(Instant::now() < end, "the pid of the keeper of '{name}' does not come");
             thread::sleep(AGAIN);
         }
+    }
+
+    /// Those of the VM `name`, if its keeper is noted in its directory.
+    #[must_use]
+    pub fn noted(rig: &Rig, name: &str) -> Option<Self> {
+        let note = rig.path("atoll").join(name).join("keeper.pid");
+        let noted = fs::read_to_string(note).ok()?;
+        Some(Self { keeper: noted.trim().parse().ok()? })
     }
 
     /// Every process that runs: the keeper and its children, by pid with the name of the binary.
@@ -156,6 +162,19 @@ impl Processes {
             last = next;
         }
         last
+    }
+
+    /// How many descriptors each process has open, by the name of its binary. Needs root.
+    #[must_use]
+    pub fn descriptors(&self) -> BTreeMap<String, Vec<usize>> {
+        let mut held: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (pid, name) in self.all() {
+            // One that is gone holds nothing.
+            if let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) {
+                held.entry(name).or_default().push(entries.count());
+            }
+        }
+        held
     }
 
     /// Device and inode of every memfd that the keeper holds. Needs root.

@@ -19,7 +19,7 @@ use supervisor::core::faults::{Fault, Moment, Outcome, Process, Row, TABLE};
 
 use crate::plant::{FORBIDDEN, PANIC};
 use crate::tracer::{NotAllowed, Order, Report, Trace, Watch, strike};
-use crate::vm::{self, NAME, Vm};
+use crate::vm::{self, Held, NAME, Vm};
 
 /// Runs of each cell of a full campaign.
 const SEEDS: u64 = 10;
@@ -33,6 +33,8 @@ const DRAWS: u64 = 5;
 const LATEST: Duration = Duration::from_millis(30);
 /// How long a keeper stands still before it goes on.
 const STANDSTILL: Duration = Duration::from_millis(300);
+/// Descriptors of a snapshot that a client has sent and not asked for any more, since the supervisor died.
+const PARCEL: usize = 5;
 /// Between two looks.
 const AGAIN: Duration = Duration::from_millis(2);
 
@@ -96,17 +98,17 @@ pub fn campaign(process: Process) {
     }
     let snapshots = Rig::new("fault-snapshot");
     let snapshot = vm::snapshot(&snapshots);
-    let (mut stops, mut cells, mut outcomes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let (mut moments, mut cells, mut outcomes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let mut missed = 0;
     let runs = wanted.len();
     for (row, run) in wanted {
-        let most = *stops.entry(row.moment).or_insert_with(|| count(process, row.moment, &snapshot));
-        let Some(most) = most else {
+        let moment = moments.entry(row.moment).or_insert_with(|| undisturbed(process, row.moment, &snapshot));
+        let Some(moment) = moment else {
             println!("skipped: the kernel lets nobody but root trace the processes of a VM");
             return;
         };
         let outcome = (0..DRAWS).find_map(|draw| {
-            let outcome = check(row, &Run { seed: run.seed.wrapping_add(draw), ..run }, most, &snapshot);
+            let outcome = check(row, &Run { seed: run.seed.wrapping_add(draw), ..run }, moment, &snapshot);
             missed += u32::from(outcome.is_none());
             outcome
         });
@@ -122,28 +124,33 @@ pub fn campaign(process: Process) {
     assert!(!all || cells.values().all(|runs| *runs == SEEDS), "not {SEEDS} runs of each cell: {cells:?}");
 }
 
-/// Stops at system calls that the process has during the moment; `None` if it may not be traced.
-fn count(process: Process, moment: Moment, snapshot: &Path) -> Option<u64> {
+/// A moment in which nothing happens to anybody.
+struct Undisturbed {
+    /// Stops at system calls that the process has meanwhile.
+    stops: u64,
+    /// What processes hold afterwards.
+    held: Held,
+}
+
+/// Goes through a moment with a tracer at the process; `None` if it may not be traced.
+fn undisturbed(process: Process, moment: Moment, snapshot: &Path) -> Option<Undisturbed> {
     let rig = Rig::new("fault-count");
-    if moment == Moment::Run {
-        return Some(0);
+    let Ok((mut vm, report, ..)) = go(&rig, process, moment, None, snapshot) else { return None };
+    assert!(moment == Moment::Run || report.stops > 0, "{process:?} is not there at {moment:?}");
+    assert!(!vm.memfds.is_empty(), "no memory is seen at {moment:?}");
+    let mut held = Held::new();
+    if moment != Moment::Stop {
+        vm::goes_on(&mut vm, moment);
+        held = vm.settled();
+        vm::again(&vm, "kill").ok();
     }
-    match go(&rig, process, moment, None, snapshot) {
-        Err(NotAllowed(_)) => None,
-        Ok((mut vm, report, ..)) => {
-            assert!(report.stops > 0, "{process:?} is not there at {moment:?}");
-            if moment != Moment::Stop {
-                vm::goes_on(&mut vm, moment);
-                vm::again(&vm, "kill").ok();
-            }
-            vm.wait();
-            Some(report.stops)
-        }
-    }
+    vm.wait();
+    Some(Undisturbed { stops: report.stops, held })
 }
 
 /// Carries out a run; `None` if the moment was over each time before the fault came.
-fn check(row: &Row, run: &Run, most: u64, snapshot: &Path) -> Option<Outcome> {
+fn check(row: &Row, run: &Run, moment: &Undisturbed, snapshot: &Path) -> Option<Outcome> {
+    let most = moment.stops;
     let mut random = StdRng::seed_from_u64(run.seed);
     let mut at = random.random_range(1..=most.max(1));
     let choice = random.random_range(0..64);
@@ -154,6 +161,7 @@ fn check(row: &Row, run: &Run, most: u64, snapshot: &Path) -> Option<Outcome> {
         let watch = Watchman(*run, at);
         let (mut vm, report, done) = go(&rig, run.process, run.moment, Some(order), snapshot).expect("allowed before");
         let outcome = report.planted.map(|pid| {
+            vm.undisturbed.clone_from(&moment.held);
             let mut pids = report.processes.clone();
             pids.insert(pid);
             let outcome = observe(&mut vm, run, pid, done, &mut pids, &causes(run, choice), &rig.path("new"));
@@ -214,7 +222,10 @@ fn go<'a>(
             // Restored, it waits for bytes.
             vm.send(".");
         }
-        let over = |vm: &mut Vm<'_>| vm.ended().is_some() || vm::is_done(vm, moment);
+        let over = |vm: &mut Vm<'_>| {
+            vm.note_memory();
+            vm.ended().is_some() || vm::is_done(vm, moment)
+        };
         let report = follow(&mut vm, trace, over);
         return Ok((vm, report, nothing()));
     }
@@ -377,6 +388,10 @@ fn after(vm: &mut Vm<'_>, run: &Run, pids: &mut BTreeSet<i32>) {
         return;
     }
     vm::goes_on(vm, run.moment);
+    let parcel = if (run.process, run.moment) == (Process::Supervisor, Moment::Save) { PARCEL } else { 0 };
+    vm.holds_no_more(parcel);
+    vm.note_memory();
+    assert!(!vm.memfds.is_empty(), "no memory is seen");
     pids.extend(vm.processes().all().into_keys());
     vm::again(vm, "kill").ok();
     vm.wait();
@@ -417,8 +432,6 @@ fn keeper_goes_on(vm: &mut Vm<'_>, run: &Run) -> Outcome {
         assert!(Instant::now() < end, "it does not go on: {}", vm.said.text());
         thread::sleep(AGAIN);
     }
-    vm::goes_on(vm, run.moment);
-    vm::again(vm, "kill").ok();
-    vm.wait();
+    after(vm, run, &mut BTreeSet::new());
     Outcome::Refused
 }

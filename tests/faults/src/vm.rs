@@ -1,6 +1,6 @@
 //! The VM to which it happens: brought to a moment, in the middle of that moment, and what became of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -22,6 +22,14 @@ const PATIENCE: &str = "1";
 /// Between two looks.
 const AGAIN: Duration = Duration::from_millis(2);
 
+/// Between two looks at what processes hold.
+const HELD_AGAIN: Duration = Duration::from_millis(20);
+/// Equal looks after which nothing changes any more.
+const LOOKS: usize = 10;
+
+/// Descriptors that processes hold, by the name of the binary.
+pub type Held = BTreeMap<String, Vec<usize>>;
+
 /// A VM in the foreground of a launcher.
 #[derive(Debug)]
 pub struct Vm<'a> {
@@ -34,8 +42,10 @@ pub struct Vm<'a> {
     pub said: Stream,
     /// Its processes just before the moment.
     pub pids: BTreeSet<i32>,
-    /// Device and inode of what its keeper held then; empty if this user may not look.
+    /// Device and inode of what its keeper has been seen to hold.
     pub memfds: BTreeSet<(u64, u64)>,
+    /// What its processes hold after the moment if nothing happens to them.
+    pub undisturbed: Held,
 }
 
 /// The command that starts the VM of this moment; its streams are not set.
@@ -76,7 +86,8 @@ impl<'a> Vm<'a> {
         let input = launcher.stdin.take().unwrap();
         let console = Stream::of(launcher.stdout.take().unwrap());
         let said = Stream::of(launcher.stderr.take().unwrap());
-        Self { rig, launcher, input, console, said, pids: BTreeSet::new(), memfds: BTreeSet::new() }
+        let (pids, memfds, undisturbed) = (BTreeSet::new(), BTreeSet::new(), Held::new());
+        Self { rig, launcher, input, console, said, pids, memfds, undisturbed }
     }
 
     /// The launcher's exit status, if it has ended.
@@ -163,6 +174,52 @@ impl<'a> Vm<'a> {
         Processes::of(self.rig, NAME)
     }
 
+    /// Notes the memory that its keeper holds, if there is one.
+    pub fn note_memory(&mut self) {
+        self.memfds.extend(Processes::noted(self.rig, NAME).into_iter().flat_map(|processes| processes.memfds()));
+    }
+
+    /// What its processes hold, once that changes no more.
+    ///
+    /// # Panics
+    /// It goes on changing.
+    #[must_use]
+    pub fn settled(&self) -> Held {
+        let end = Instant::now() + SOON;
+        let (mut last, mut equal) = (self.processes().descriptors(), 0);
+        while equal < LOOKS {
+            assert!(Instant::now() < end, "it goes on changing: {last:?}");
+            thread::sleep(HELD_AGAIN);
+            let next = self.processes().descriptors();
+            equal = if next == last { equal + 1 } else { 0 };
+            last = next;
+        }
+        last
+    }
+
+    /// Asserts that the same processes are there as after an undisturbed moment, and hold as much. `parcel` is how many descriptors a
+    /// dead client may have left with the supervisor.
+    ///
+    /// # Panics
+    /// Something is held that would not be, or is missing.
+    pub fn holds_no_more(&self, parcel: usize) {
+        let end = Instant::now() + SOON;
+        loop {
+            let mut now = self.processes().descriptors();
+            let expected = self.undisturbed.get("supervisor").and_then(|held| held.first()).copied().unwrap_or_default();
+            for held in now.get_mut("supervisor").into_iter().flatten() {
+                if (expected..=expected + parcel).contains(held) {
+                    *held = expected;
+                }
+            }
+            if now == self.undisturbed {
+                return;
+            }
+            assert!(Instant::now() < end, "held open: {now:?}, undisturbed {:?}", self.undisturbed);
+            thread::sleep(HELD_AGAIN);
+        }
+    }
+
     /// Brings it from its start to just before the moment.
     ///
     /// # Panics
@@ -175,9 +232,8 @@ impl<'a> Vm<'a> {
             self.send("b");
             self.console.expect("B", SOON);
         }
-        let processes = self.processes();
-        self.pids.extend(processes.all().into_keys());
-        self.memfds.extend(processes.memfds());
+        self.pids.extend(self.processes().all().into_keys());
+        self.note_memory();
     }
 }
 
