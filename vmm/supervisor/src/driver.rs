@@ -249,10 +249,13 @@ impl Driver {
         }
     }
 
-    /// Gives the keeper the descriptor that lies with the next message. Done again by a successor, it does no harm: of two
-    /// with one name the newer counts.
+    /// Gives the keeper the descriptor that lies with the next message. A successor may do it again, for a message that its
+    /// predecessor had not answered.
     fn hold_faults(&mut self, link: &Link) -> anyhow::Result<()> {
         if let Some(descriptor) = parcels::peek_descriptor(link)? {
+            for id in self.held.remove(FAULTS) {
+                unless_refused(self.keeper.release(id, soon()))?;
+            }
             let id = self.keeper.hold(name(FAULTS)?, HeldKind::Other, descriptor.as_fd(), soon())?;
             self.held.add(FAULTS, id);
         }
