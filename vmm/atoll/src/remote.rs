@@ -16,7 +16,7 @@ use crate::processes;
 const CONNECT: Duration = Duration::from_secs(10);
 /// For a VM that was told to end to be gone.
 const GONE: Duration = Duration::from_secs(15);
-/// The same, before its keeper is killed.
+/// The same, and for its supervisor to answer, before its keeper is killed.
 const POLITE: Duration = Duration::from_secs(5);
 /// How long the end of a connection may come before that of its VM.
 const MOMENT: Duration = Duration::from_millis(500);
@@ -83,6 +83,8 @@ pub fn end(name: &str, action: Action) -> Result<()> {
     let limit = match action {
         Action::Stop { timeout: 0 } => YEAR,
         Action::Stop { timeout } => SOON + Duration::from_secs(timeout.into()),
+        // Its keeper can be killed instead.
+        Action::Kill => POLITE,
         _ => SOON,
     };
     for attempt in 1.. {
