@@ -8,6 +8,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use chaos::Followed;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand::rngs::StdRng;
@@ -232,6 +233,12 @@ fn go<'a>(
     let mut vm = Vm::start(rig, moment, snapshot);
     vm.prepare(moment);
     let processes = vm.processes();
+    if moment == Moment::Stop && !matches!(process, Process::Keeper | Process::Supervisor) {
+        // Afterwards there is nobody to ask.
+        let mut followed = Followed::start(rig, NAME);
+        followed.until("STARTED");
+        vm.followed = Some(followed);
+    }
     if moment == Moment::Run {
         let Some(order) = order else { return Ok((vm, Report::default(), nothing())) };
         thread::sleep(LATEST.mul_f64(f64::from(u32::try_from(order.choice % 64).unwrap()) / 64.0));
@@ -283,7 +290,7 @@ fn observe(
         let outcome = match run.fault {
             Fault::Stop | Fault::Hang => keeper_waits(vm, run, pid),
             Fault::Forbidden => keeper_goes_on(vm, run),
-            Fault::Kill | Fault::Panic => keeper_gone(vm),
+            Fault::Kill | Fault::Panic => keeper_gone(vm, causes),
         };
         acting.join().unwrap();
         return outcome;
@@ -301,8 +308,12 @@ fn observe(
             vm.wait();
             let said = vm.said.text();
             if run.moment == Moment::Stop && status == 0 {
-                // Who was replaced before the end is not told of any more.
-                return if run.process == Process::Supervisor { Outcome::Replaced } else { Outcome::Done };
+                // Which supervisor was replaced before the end is not told of any more.
+                let Some(events) = vm.followed.take().map(Followed::finish) else { return Outcome::Replaced };
+                // Nobody waits for a process that has said farewell; but what is told of it is true.
+                let mut told = events.iter().filter(|event| is_end_of(event, name));
+                assert!(told.all(|event| ended(event, name, causes)), "not {causes:?}: {events:#?}");
+                return Outcome::Done;
             }
             assert!(said.contains(&format!("{name}[")) && told(&said), "who and why ({causes:?}) is not in: {said}");
             return Outcome::Ends(u8::try_from(status).unwrap());
@@ -313,10 +324,7 @@ fn observe(
                 let cause = text(event, "cause");
                 event["kind"] == "SUPERVISOR_ADOPTED" && cause.contains("supervisor[1]") && told(cause)
             }
-            _ => {
-                let ended = ["PROCESS_EXITED", "ATTACK"].contains(&text(event, "kind")) && event["process"] == name;
-                ended && event["incarnation"].as_u64() > Some(0) && told(text(event, "cause"))
-            }
+            _ => ended(event, name, causes),
         });
         // One that ends before it has done anything leaves nothing to adopt.
         let in_log = || vm.said.text().lines().any(|line| line.contains("supervisor[1]") && told(line));
@@ -329,19 +337,15 @@ fn observe(
                 after(vm, run, pids);
                 return Outcome::JobFails;
             }
-            (Process::StreamerSource, _) if over && done.as_ref().is_some_and(|done| done.status == 0) => {
+            (Process::StreamerSource, Some(_)) if over && done.as_ref().is_some_and(|done| done.status == 0) => {
                 assert!(new.exists(), "no snapshot");
                 after(vm, run, pids);
                 return Outcome::Done;
             }
             (Process::StreamerSource | Process::Engine | Process::Board | Process::Loader, _) => {}
-            (Process::StreamerTarget, about) if over && vm::is_done(vm, run.moment) => {
+            (Process::StreamerTarget, Some(_)) if over && vm::is_done(vm, run.moment) => {
                 after(vm, run, pids);
-                return if about.is_some() && run.moment == Moment::LoadOnDemand {
-                    Outcome::Replaced
-                } else {
-                    Outcome::Done
-                };
+                return if run.moment == Moment::LoadOnDemand { Outcome::Replaced } else { Outcome::Done };
             }
             (Process::Serial0, Some(_)) | (Process::Supervisor, _) if over && (about.is_some() || in_log()) => {
                 finish(vm, run, done, new);
@@ -353,6 +357,18 @@ fn observe(
         assert!(Instant::now() < end, "nothing is told of it; events: {events:#?}; {done:?}; {}", vm.said.text());
         thread::sleep(AGAIN);
     }
+}
+
+fn is_end_of(event: &Value, name: &str) -> bool {
+    ["PROCESS_EXITED", "ATTACK"].contains(&text(event, "kind")) && event["process"] == name
+}
+
+/// Whether an event tells of the end of an incarnation of a process, and one of these causes.
+fn ended(event: &Value, name: &str, causes: &[String]) -> bool {
+    let cause = text(event, "cause");
+    is_end_of(event, name)
+        && event["incarnation"].as_u64() > Some(0)
+        && causes.iter().any(|word| cause.contains(word.as_str()))
 }
 
 fn text<'a>(event: &'a Value, field: &str) -> &'a str {
@@ -398,10 +414,11 @@ fn after(vm: &mut Vm<'_>, run: &Run, pids: &mut BTreeSet<i32>) {
 }
 
 /// Its launcher notices; everything else is the kernel's work.
-fn keeper_gone(vm: &mut Vm<'_>) -> Outcome {
+fn keeper_gone(vm: &mut Vm<'_>, causes: &[String]) -> Outcome {
     let status = vm.wait();
     let said = vm.said.text();
-    assert!(status != 0 && said.contains("keeper"), "{status}: {said}");
+    let told = said.contains("keeper[1]") && causes.iter().any(|cause| said.contains(cause.as_str()));
+    assert!(status != 0 && told, "{status}; who and why ({causes:?}) is not in: {said}");
     Outcome::Gone
 }
 

@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use chaos::Processes;
+use chaos::{Followed, Processes};
 use guest::bare::SLEEP;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
@@ -46,6 +46,8 @@ pub struct Vm<'a> {
     pub memfds: BTreeSet<(u64, u64)>,
     /// What its processes hold after the moment if nothing happens to them.
     pub undisturbed: Held,
+    /// Its events, where they are followed to its end.
+    pub followed: Option<Followed>,
 }
 
 /// The command that starts the VM of this moment; its streams are not set.
@@ -87,7 +89,7 @@ impl<'a> Vm<'a> {
         let console = Stream::of(launcher.stdout.take().unwrap());
         let said = Stream::of(launcher.stderr.take().unwrap());
         let (pids, memfds, undisturbed) = (BTreeSet::new(), BTreeSet::new(), Held::new());
-        Self { rig, launcher, input, console, said, pids, memfds, undisturbed }
+        Self { rig, launcher, input, console, said, pids, memfds, undisturbed, followed: None }
     }
 
     /// The launcher's exit status, if it has ended.
@@ -206,7 +208,8 @@ impl<'a> Vm<'a> {
         let end = Instant::now() + SOON;
         loop {
             let mut now = self.processes().descriptors();
-            let expected = self.undisturbed.get("supervisor").and_then(|held| held.first()).copied().unwrap_or_default();
+            let expected =
+                self.undisturbed.get("supervisor").and_then(|held| held.first()).copied().unwrap_or_default();
             for held in now.get_mut("supervisor").into_iter().flatten() {
                 if (expected..=expected + parcel).contains(held) {
                     *held = expected;

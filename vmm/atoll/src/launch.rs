@@ -3,7 +3,7 @@
 //! The idea: all that has a name is opened here, by the user who asked for it, and nothing afterwards can open anything.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,9 +16,10 @@ use keeper_protocol::{BeginFlags, HeldKind, Name};
 use link::{Deadline, Link, Peer};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{getegid, geteuid};
-use spawn::{Child, Command, Image};
+use spawn::{Child, Command, ExitCause, Image};
 use wire::vm_capnp::vm_config;
 
+use crate::commands::ps;
 use crate::commands::restore::Restore;
 use crate::directory::{Claim, MAX_SOCKET_PATH, Place};
 use crate::failure::{Result, problem};
@@ -28,6 +29,11 @@ use crate::plan::{Console, Plan};
 
 /// How long the keeper may take to start the supervisor.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a keeper may take to end that does not listen any more.
+const END_PATIENCE: Duration = Duration::from_secs(1);
+/// The keeper as events and logs name a process; a VM has one in its life.
+pub const KEEPER: &str = "keeper[1]";
 
 /// A VM whose keeper runs.
 #[derive(Debug)]
@@ -124,15 +130,34 @@ fn start_keeper(
     match introduce(plan, place, held, ours) {
         Ok(link) => Ok((keeper, link, log)),
         Err(error) => {
+            let what = "the VM's keeper did not start the supervisor";
+            let why = match error {
+                ClientError::NotStarted(why) => why,
+                other => last_words(&keeper, log, place).unwrap_or_else(|| other.to_string()),
+            };
             let _ = keeper.kill();
             let _ = keeper.wait(Some(PATIENCE));
-            let what = "the VM's keeper did not start the supervisor";
-            Err(match error {
-                ClientError::NotStarted(why) => problem("run.keeper", what, why, doctor),
-                other => problem("run.keeper", what, other, doctor),
-            })
+            Err(problem("run.keeper", what, why, doctor))
         }
     }
+}
+
+/// How a keeper has ended that ends by itself. What it has said in the foreground is passed on.
+fn last_words(keeper: &Child, log: Option<OwnedFd>, place: &Place) -> Option<String> {
+    let exit = keeper.wait(Some(END_PATIENCE)).ok()??;
+    let words = match log {
+        None => ps::last_words(&place.log()),
+        Some(log) => {
+            let mut buffer = [0; 4096];
+            // Whoever still holds the other end is not waited for.
+            let set = rustix::fs::fcntl_setfl(&log, rustix::fs::OFlags::NONBLOCK);
+            let count = set.and_then(|()| rustix::io::read(&log, &mut buffer)).unwrap_or(0);
+            // Nobody is told of what standard error does not take.
+            let _ = io::stderr().write_all(&buffer[..count]);
+            String::new()
+        }
+    };
+    Some(format!("{KEEPER} {}{words}", ExitCause::decode(exit, None)))
 }
 
 fn introduce(

@@ -92,7 +92,7 @@ fn when_the_keeper_of_a_foreground_vm_is_killed_the_launcher_says_so_and_removes
     processes.kill("keeper");
     let done = vm.wait(SOON);
     assert_eq!(done.status, PROCESS_LOST, "{}", done.error);
-    assert!(done.error.contains("the VM's keeper is gone") && done.error.contains("signal 9"), "{}", done.error);
+    assert!(done.error.contains("keeper[1] is gone") && done.error.contains("SIGKILL"), "{}", done.error);
     assert!(all.keys().all(|pid| !runs(*pid)), "{all:?}");
     assert!(!rig.path("atoll/beat").exists());
 }

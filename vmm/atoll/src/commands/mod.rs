@@ -7,7 +7,7 @@ mod inspect;
 mod jobs;
 mod kill;
 mod pause;
-mod ps;
+pub mod ps;
 mod reset;
 pub mod restore;
 mod resume;

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use control::exit_status;
+use control::types::Problem;
 use link::Inbox;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use spawn::Exit;
+use spawn::{Exit, ExitCause};
 
 use crate::commands::print;
 use crate::commands::ps::last_words;
@@ -17,7 +18,7 @@ use crate::commands::restore::Restore;
 use crate::directory::{Place, Root};
 use crate::failure::{Failure, Result, describe, problem};
 use crate::foreground::{Ended, Foreground, Left, Parts, signals};
-use crate::launch::{Launched, launch};
+use crate::launch::{KEEPER, Launched, launch};
 use crate::options::{Merged, Options};
 use crate::plan::{Console, Plan};
 use crate::report::{self, Report};
@@ -141,15 +142,7 @@ fn conclude(ended: &Ended) -> (u8, Option<String>) {
     }
     let status = match ended.exit {
         Some(Exit::Code(code)) => u8::try_from(code).unwrap_or(exit_status::PROCESS_LOST),
-        Some(Exit::Signal { number, .. }) => {
-            let problem = problem(
-                "vm.keeper-lost",
-                "the VM's keeper is gone, and every process of the VM with it",
-                format!("it was killed by signal {number}"),
-                "find out who sent it; after a signal 9 without sender the kernel's log may speak of lost memory",
-            );
-            return (exit_status::PROCESS_LOST, Some(describe(&problem)));
-        }
+        Some(exit @ Exit::Signal { .. }) => return (exit_status::PROCESS_LOST, Some(describe(&keeper_lost(exit)))),
         None => {
             let problem =
                 problem("vm.keeper-lost", "how the VM ended is unknown", "somebody else reaped its keeper", "");
@@ -157,6 +150,16 @@ fn conclude(ended: &Ended) -> (u8, Option<String>) {
         }
     };
     (status, complaint(status, ended.report.as_ref()))
+}
+
+/// A keeper that did not end by itself.
+fn keeper_lost(exit: Exit) -> Problem {
+    problem(
+        "vm.keeper-lost",
+        format!("{KEEPER} is gone, and every process of the VM with it"),
+        format!("it {}", ExitCause::decode(exit, None)),
+        "find out who sent it; after a SIGKILL without sender the kernel's log may speak of lost memory",
+    )
 }
 
 /// What there is to say of an end that the guest did not choose.
@@ -169,12 +172,13 @@ fn complaint(status: u8, report: Option<&Report>) -> Option<String> {
     if status == exit_status::DONE || status % 2 == 1 {
         return None;
     }
+    let by_keeper = (64..=72).contains(&status);
     let row = exit_status::TABLE.iter().find(|(name, _)| *name == status.to_string());
-    let row = row
-        .or_else(|| exit_status::TABLE.iter().find(|(name, _)| (64..=72).contains(&status) && name.starts_with("64")));
+    let row = row.or_else(|| exit_status::TABLE.iter().find(|(name, _)| by_keeper && name.starts_with("64")));
     let meaning = row.map_or("this status has no meaning of its own", |(_, meaning)| *meaning);
     let why = reason.unwrap_or(meaning);
-    Some(describe(&problem("vm.ended", format!("the VM was ended with status {status}"), why, "")))
+    let by = if by_keeper { format!(" by {KEEPER}") } else { String::new() };
+    Some(describe(&problem("vm.ended", format!("the VM was ended{by} with status {status}"), why, "")))
 }
 
 /// Waits until the VM runs.
@@ -231,14 +235,16 @@ fn over_before_it_began(exit: Exit, report: Option<Report>, place: &Place) -> st
         eprintln!("atoll: '{}' has ended already", place.name);
         return Ok(status);
     }
-    let why = format!("its keeper ended with status {status}{}", last_words(&place.log()));
+    if matches!(exit, Exit::Signal { .. }) {
+        return Err(Failure { status, problem: keeper_lost(exit) });
+    }
+    let why = format!("{KEEPER} ended with status {status}{}", last_words(&place.log()));
     Err(Failure { status, problem: problem("run.start", "the VM was not started", why, "") })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use control::types::Problem;
 
     fn ended(exit: Exit, report: Option<Report>, left: Option<Left>) -> (u8, Option<String>) {
         conclude(&Ended { exit: Some(exit), report, left })
@@ -272,7 +278,8 @@ mod tests {
         }
         let (status, message) = ended(Exit::Signal { number: 9, core: false }, None, None);
         assert_eq!(status, exit_status::PROCESS_LOST);
-        assert!(message.unwrap().contains("signal 9"));
+        let message = message.unwrap();
+        assert!(message.contains("keeper[1]") && message.contains("was killed by SIGKILL"), "{message}");
     }
 
     #[test]
