@@ -155,7 +155,7 @@ impl<B: Bus> Runner<B> {
         let out = t0::run(block, &mut self.regs.0, &mut self.cpu);
         self.instructions += u64::from(out.instructions);
         let mut why = match out.exit {
-            Exit::Direct(_) | Exit::Indirect => None,
+            Exit::Direct(_) | Exit::Indirect | Exit::Stepped => None,
             Exit::Fault => return self.fault(),
             Exit::Restart => return Some(Why::Look),
             Exit::Event(event::HLT) => Some(Why::Halt),

@@ -4,7 +4,7 @@
 //! operations back to guest instructions, so that a fault in the middle is precise without any marker in the hot path.
 
 use crate::flags::Kind;
-use crate::op::{FIRST_TEMP, Inst, MemRef, NONE, Op, Rel, Slot, WORDS};
+use crate::op::{AluOp, AluRef, FIRST_TEMP, Inst, MemRef, NONE, Op, PRIVATE, Rel, Slot};
 
 /// Where a guest instruction begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,14 +74,14 @@ impl Builder {
 
     /// Remaining temporaries; a lifter ends the block when fewer than one instruction may need are left.
     pub fn temps_left(&self) -> usize {
-        WORDS - 2 - self.next_temp as usize
+        usize::from(PRIVATE - 2).saturating_sub(usize::from(self.next_temp))
     }
 
     /// A fresh temporary.
     pub fn temp(&mut self) -> Slot {
         let s = Slot(self.next_temp);
-        // The last pair is NONE and its neighbour; running into it is caught by the verifier.
-        self.next_temp = (self.next_temp + 1).min(WORDS as u16 - 2);
+        // Running into what is not theirs is caught by the verifier.
+        self.next_temp = (self.next_temp + 1).min(PRIVATE);
         s
     }
 
@@ -89,7 +89,7 @@ impl Builder {
     pub fn temp128(&mut self) -> Slot {
         self.next_temp = (self.next_temp + 1) & !1;
         let s = Slot(self.next_temp);
-        self.next_temp = (self.next_temp + 2).min(WORDS as u16 - 2);
+        self.next_temp = (self.next_temp + 2).min(PRIVATE);
         s
     }
 
@@ -151,6 +151,21 @@ impl Builder {
     pub fn store(&mut self, value: Slot, base: Slot, index: Slot, m: MemRef) {
         let op = if m.log2 == 4 { Op::Store128 } else { Op::Store };
         self.full(op, m.aux(), value, base, index, m.imm());
+    }
+
+    /// `d = a op b` with x86 flags; `d` may be [`NONE`] for compares.
+    pub fn alu(&mut self, op: AluOp, bits: u32, d: Slot, a: Slot, b: Slot) {
+        self.full(Op::Alu, AluRef::new(op, bits).aux(), d, a, b, 0);
+    }
+
+    /// `d = a op imm` with x86 flags.
+    pub fn alu_imm(&mut self, op: AluOp, bits: u32, d: Slot, a: Slot, imm: u64) {
+        self.full(Op::Alu, AluRef::new(op, bits).aux(), d, a, NONE, imm);
+    }
+
+    /// `[addr] = [addr] op value` with x86 flags.
+    pub fn alu_mem(&mut self, op: AluOp, value: Slot, base: Slot, index: Slot, m: MemRef) {
+        self.full(Op::AluMem, m.aux(), value, base, index, m.pack_alu(op));
     }
 
     /// Record flags.

@@ -30,6 +30,9 @@ pub fn dead_flags(block: &mut Block) -> usize {
                 dead[i] = true;
             }
         }
+        if matches!(x.op, Op::Alu | Op::AluMem) {
+            live = false;
+        }
         if e.may_stop || e.may_leave || e.reads_state || e.reads.contains(&FLAG_KIND) {
             live = true;
         }

@@ -1,6 +1,6 @@
 //! What an operation reads, writes and may do: the one table that the verifier, liveness and every emitter share.
 
-use crate::op::{BulkRef, FLAG_A, FLAG_B, FLAG_KIND, FLAG_R, FPC, Inst, NONE, Op, PC, Slot, call_flags};
+use crate::op::{AluRef, BulkRef, FLAG_A, FLAG_B, FLAG_KIND, FLAG_R, FPC, Inst, NONE, Op, PC, Slot, call_flags};
 
 /// Effects of one operation on the register file and on control.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -8,7 +8,7 @@ pub struct Effects {
     /// Words read; unused entries are [`NONE`]. Pairs name both words.
     pub reads: [Slot; 7],
     /// Words written.
-    pub writes: [Slot; 4],
+    pub writes: [Slot; 5],
     /// May end the instruction before its effect (fault, restart).
     pub may_stop: bool,
     /// Leaves the block, always.
@@ -25,7 +25,7 @@ pub struct Effects {
 
 const NOTHING: Effects = Effects {
     reads: [NONE; 7],
-    writes: [NONE; 4],
+    writes: [NONE; 5],
     may_stop: false,
     ends: false,
     may_leave: false,
@@ -40,14 +40,31 @@ const fn high(s: Slot) -> Slot {
     if s.0 == NONE.0 { NONE } else { Slot(s.0 | 1) }
 }
 
+fn alu(x: &Inst) -> Effects {
+    let [f0, f1, f2, f3] = if AluRef::unpack(x.aux).op.reads_flags() { FLAG_WORDS } else { [NONE; 4] };
+    let [k, a, b, r] = FLAG_WORDS;
+    Effects { reads: [x.a, x.b, f0, f1, f2, f3, NONE], writes: [k, a, b, r, x.d], ..NOTHING }
+}
+
 /// The effects of `x`.
 pub fn effects(x: &Inst) -> Effects {
     let n = NONE;
-    let with = |reads: [Slot; 7], writes: [Slot; 4]| Effects { reads, writes, ..NOTHING };
+    let with = |reads: [Slot; 7], [w0, w1, w2, w3]: [Slot; 4]| Effects {
+        reads,
+        writes: [w0, w1, w2, w3, NONE],
+        ..NOTHING
+    };
     match x.op {
         Op::MovI => with([n; 7], [x.d, n, n, n]),
         Op::Mov128 => with([x.a, high(x.a), n, n, n, n, n], [x.d, high(x.d), n, n]),
         Op::Select => with([x.a, x.b, Slot(x.imm as u16), n, n, n, n], [x.d, n, n, n]),
+        Op::Alu => alu(x),
+        Op::AluMem => {
+            let reads = if crate::op::MemRef::alu_op(x.imm).reads_flags() { FLAG_WORDS } else { [n; 4] };
+            let [f0, f1, f2, f3] = reads;
+            Effects { may_stop: true, ..with([x.a, x.b, x.d, f0, f1, f2, f3], FLAG_WORDS) }
+        }
+        Op::CheckCanonical => Effects { may_stop: true, ..with([x.a, n, n, n, n, n, n], [n; 4]) },
         Op::Flags => with([x.a, x.b, x.d, n, n, n, n], FLAG_WORDS),
         Op::Cond | Op::FlagsGet => with([FLAG_KIND, FLAG_A, FLAG_B, FLAG_R, n, n, n], [x.d, n, n, n]),
         Op::SelectCond => with([FLAG_KIND, FLAG_A, FLAG_B, FLAG_R, x.a, x.b, n], [x.d, n, n, n]),

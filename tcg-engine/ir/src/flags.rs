@@ -53,6 +53,9 @@ pub enum Kind {
     X86Sar,
     /// R = low half of a product; A = CF = OF (0/1). SF, ZF, PF from R; AF = 0.
     X86Mul,
+    /// Explicit bits as a host gives them cheaply: R bits 8..16 are those of LAHF, bit 0 is OF; the rest is anything. The form
+    /// in which emitted code keeps flags between blocks.
+    X86Host,
 
     /// Explicit NZCV in bits 31..28 of R.
     A64Explicit,
@@ -93,7 +96,7 @@ pub enum Kind {
 impl Kind {
     /// Back from its number; unknown numbers (only a broken lifter makes them) read as explicit.
     pub const fn from_u8(v: u8) -> Kind {
-        const ALL: [Kind; 28] = [
+        const ALL: [Kind; 29] = [
             Kind::X86Explicit,
             Kind::X86Add,
             Kind::X86Adc,
@@ -106,6 +109,7 @@ impl Kind {
             Kind::X86Shr,
             Kind::X86Sar,
             Kind::X86Mul,
+            Kind::X86Host,
             Kind::A64Explicit,
             Kind::A64Add,
             Kind::A64Adc,
@@ -152,6 +156,19 @@ pub const fn kind_word(kind: Kind, bits: u8) -> u64 {
     kind as u64 | (bits as u64) << 8
 }
 
+/// The word that [`Op::Flags`](crate::Op::Flags) would leave in [`FLAG_KIND`] for flags in the host's form.
+pub const HOST_KIND: u64 = kind_word(Kind::X86Host, 64);
+
+/// Bring x86 flags into the form of [`Kind::X86Host`].
+#[inline]
+pub fn to_host(r: &mut Regs) {
+    if r.get(FLAG_KIND) != HOST_KIND {
+        let f = materialise(r);
+        r.set(FLAG_R, (f & 0xff) << 8 | (f >> 11 & 1));
+        r.set(FLAG_KIND, HOST_KIND);
+    }
+}
+
 /// All flags in the layout of the kind's family.
 pub fn materialise(r: &Regs) -> u64 {
     let w = r.get(FLAG_KIND);
@@ -172,9 +189,10 @@ fn zx(v: u64, bits: u8) -> u64 {
 pub fn compute(kind: Kind, bits: u8, a: u64, b: u64, r: u64) -> u64 {
     match kind {
         Kind::X86Explicit => r & x86::ALL,
+        Kind::X86Host => r >> 8 & (x86::ALL & 0xff) | (r & 1) << 11,
         Kind::A64Explicit => r & 0xf000_0000,
         Kind::S390Explicit => r & 3,
-        k if (k as u8) <= Kind::X86Mul as u8 => compute_x86(k, bits, a, b, r),
+        k if (k as u8) < Kind::X86Host as u8 => compute_x86(k, bits, a, b, r),
         k if (k as u8) <= Kind::A64Logic as u8 => compute_a64(k, bits, a, b, r),
         k => compute_s390(k, bits, a, b, r),
     }

@@ -15,7 +15,7 @@ pub mod vec;
 pub mod verify;
 
 pub use block::{Block, Builder, Point, Skip};
-pub use op::{AtomicOp, BulkOp, BulkRef, Fence, Inst, MemRef, NONE, Op, PC, Rel, Slot};
+pub use op::{AluOp, AluRef, AtomicOp, BulkOp, BulkRef, Fence, Inst, MemRef, NONE, Op, PC, Rel, Slot};
 
 /// The register file: guest state below [`op::FIRST_TEMP`], temporaries above.
 #[derive(Clone)]

@@ -22,6 +22,12 @@ pub const FLAG_R: Slot = Slot(4);
 pub const FPC: Slot = Slot(5);
 /// First word that an architecture lays out by itself.
 pub const FIRST_ARCH: u16 = 8;
+/// First word that belongs to a tier and not to the IR.
+pub const PRIVATE: u16 = 992;
+/// Guest word that belongs to a tier: which address space, in the form of a TLB's tags.
+pub const TIER_TAG: Slot = Slot(6);
+/// Guest word that belongs to a tier: instructions that may still run.
+pub const TIER_BUDGET: Slot = Slot(7);
 /// "No slot".
 pub const NONE: Slot = Slot(WORDS as u16 - 1);
 
@@ -186,6 +192,16 @@ pub enum Op {
     /// The same, `zx16` of the sum.
     Lea16,
 
+    /// x86 arithmetic with flags: `aux` is [`AluRef::aux`]; `d = a op b`, `b` or, if that is [`NONE`], `imm`. 32-bit results are
+    /// zero-extended, narrower ones replace the low bits of `a`. Compares have no `d`. Shifts by a count that is 0 modulo the
+    /// width (32 for narrow ones) leave the flags.
+    Alu,
+    /// The same with `[addr]` in the place of `a` and `d`, written back; the operand is slot `d`, or `MovI`-like none: `d` is
+    /// [`NONE`] for operations with one operand. `imm` is [`MemRef::pack_alu`]. May stop.
+    AluMem,
+    /// #GP(0) (vector `aux`) unless `a` is a canonical 48-bit address. May stop.
+    CheckCanonical,
+
     /// Flags: record `kind = aux`, operand size in `imm` (8, 16, 32, 64) bits 0..8, operands `a`, `b`, result `d` (a source
     /// here). See [`crate::flags::Kind`].
     Flags,
@@ -267,6 +283,114 @@ pub enum Rel {
     Lts,
     /// Signed less or equal.
     Les,
+}
+
+/// Operations of [`Op::Alu`] and [`Op::AluMem`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum AluOp {
+    /// Addition. The first eight are numbered as in opcodes.
+    Add = 0,
+    /// Or.
+    Or = 1,
+    /// Addition with carry.
+    Adc = 2,
+    /// Subtraction with borrow.
+    Sbb = 3,
+    /// And.
+    And = 4,
+    /// Subtraction.
+    Sub = 5,
+    /// Exclusive or.
+    Xor = 6,
+    /// Subtraction without result.
+    Cmp = 7,
+    /// And without result.
+    Test = 8,
+    /// Plus one; CF stays.
+    Inc = 9,
+    /// Minus one; CF stays.
+    Dec = 10,
+    /// Zero minus `a`.
+    Neg = 11,
+    /// Left shift.
+    Shl = 12,
+    /// Logical right shift.
+    Shr = 13,
+    /// Arithmetic right shift.
+    Sar = 14,
+    /// CF = bit `b` (modulo the size) of `a`; the other flags and `a` stay.
+    Bt = 15,
+}
+
+impl AluOp {
+    const ALL: [AluOp; 16] = [
+        AluOp::Add,
+        AluOp::Or,
+        AluOp::Adc,
+        AluOp::Sbb,
+        AluOp::And,
+        AluOp::Sub,
+        AluOp::Xor,
+        AluOp::Cmp,
+        AluOp::Test,
+        AluOp::Inc,
+        AluOp::Dec,
+        AluOp::Neg,
+        AluOp::Shl,
+        AluOp::Shr,
+        AluOp::Sar,
+        AluOp::Bt,
+    ];
+
+    /// From its number modulo 16.
+    pub const fn from_u8(v: u8) -> AluOp {
+        Self::ALL[(v & 15) as usize]
+    }
+
+    /// Whether the flags before matter to the flags or the result after.
+    pub const fn reads_flags(self) -> bool {
+        matches!(
+            self,
+            AluOp::Adc | AluOp::Sbb | AluOp::Inc | AluOp::Dec | AluOp::Shl | AluOp::Shr | AluOp::Sar | AluOp::Bt
+        )
+    }
+
+    /// Whether there is no result.
+    pub const fn compares(self) -> bool {
+        matches!(self, AluOp::Cmp | AluOp::Test | AluOp::Bt)
+    }
+}
+
+/// Operation and size of [`Op::Alu`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AluRef {
+    /// What to do.
+    pub op: AluOp,
+    /// log2 of the size in bytes, 0..=3.
+    pub log2: u8,
+}
+
+impl AluRef {
+    /// For operands of `bits` bits.
+    pub const fn new(op: AluOp, bits: u32) -> Self {
+        AluRef { op, log2: (bits / 8).trailing_zeros() as u8 }
+    }
+
+    /// The `aux` byte.
+    pub const fn aux(self) -> u8 {
+        self.op as u8 | self.log2 << 4
+    }
+
+    /// Back from the `aux` byte.
+    pub const fn unpack(aux: u8) -> Self {
+        AluRef { op: AluOp::from_u8(aux), log2: aux >> 4 & 3 }
+    }
+
+    /// Size in bits.
+    pub const fn bits(self) -> u8 {
+        8 << self.log2
+    }
 }
 
 /// Operations of [`Op::Atomic`].
@@ -416,6 +540,16 @@ impl MemRef {
     /// The `imm` word of [`Op::Atomic`]: bits 0..8 are the operation, no displacement.
     pub const fn pack_atomic(self, op: AtomicOp) -> u64 {
         op as u64 | self.attributes()
+    }
+
+    /// The `imm` word of [`Op::AluMem`]: bits 32..36 are the operation.
+    pub const fn pack_alu(self, op: AluOp) -> u64 {
+        self.imm() | (op as u64) << 32
+    }
+
+    /// The operation of an [`Op::AluMem`].
+    pub const fn alu_op(imm: u64) -> AluOp {
+        AluOp::from_u8((imm >> 32) as u8)
     }
 
     /// Back from the packed form. `disp` is meaningless for [`Op::Cas`] and [`Op::Atomic`].

@@ -7,7 +7,7 @@
 use crate::block::Block;
 use crate::flags::{self, Cond, Kind};
 use crate::op::{
-    AtomicOp, BulkOp, BulkRef, FLAG_A, FLAG_B, FLAG_KIND, FLAG_R, FPC, Fence, Inst, MemRef, NONE, Op, PC, Rel, Slot,
+    AluOp, AluRef, AtomicOp, BulkOp, BulkRef, FLAG_A, FLAG_B, FLAG_KIND, FLAG_R, FPC, Fence, Inst, MemRef, NONE, Op, PC, Rel, Slot,
 };
 use crate::{Env, Regs, Stop, Then};
 
@@ -24,6 +24,8 @@ pub enum Exit {
     Fault,
     /// The current instruction is to be run again; the program counter is its own.
     Restart,
+    /// Not at all: one operation was run alone.
+    Stepped,
 }
 
 /// Result of [`run`].
@@ -37,13 +39,58 @@ pub struct Outcome {
 
 /// Run `block` from its first operation.
 pub fn run<E: Env>(block: &Block, regs: &mut Regs, env: &mut E) -> Outcome {
-    let mut insts: &[Inst] = &block.insts;
-    let mut i = 0usize;
+    interpret::<E, false>(block, &block.insts, 0, regs, env).0
+}
+
+/// Run the rest of a block from operation `start` on.
+pub fn resume<E: Env>(block: &Block, start: usize, regs: &mut Regs, env: &mut E) -> Outcome {
+    interpret::<E, false>(block, &block.insts, start, regs, env).0
+}
+
+/// Run the operations from `start` on that are left of its guest instruction, and leave the block.
+pub fn finish<E: Env>(block: &Block, start: usize, regs: &mut Regs, env: &mut E) -> Outcome {
+    let end = start.max(end_of_instruction(block, start.saturating_sub(1)));
+    interpret::<E, false>(block, &block.insts[..end], start, regs, env).0
+}
+
+/// What came of one operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// The next operation follows.
+    Next,
+    /// It has taken effect; its guest instruction is to be finished ([`finish`]) and the block left.
+    Finish,
+    /// The block was left.
+    Left(Outcome),
+}
+
+/// Run operation `op`, which is no skip, alone. The program counter word changes only if the block is left.
+pub fn step<E: Env>(block: &Block, op: usize, regs: &mut Regs, env: &mut E) -> Step {
+    let Some(insts) = block.insts.get(..op + 1) else { return Step::Next };
+    let (out, cut) = interpret::<E, true>(block, insts, op, regs, env);
+    match (out.exit, cut) {
+        (Exit::Stepped, false) => Step::Next,
+        (Exit::Stepped, true) => Step::Finish,
+        _ => Step::Left(out),
+    }
+}
+
+/// The interpreter proper. With `ALONE`, running off the end of `insts` leaves the block's state alone; the second answer then
+/// says whether the instruction is to be finished.
+#[inline(always)]
+fn interpret<'a, E: Env, const ALONE: bool>(
+    block: &'a Block,
+    mut insts: &'a [Inst],
+    mut i: usize,
+    regs: &mut Regs,
+    env: &mut E,
+) -> (Outcome, bool) {
+    let mut cut = false;
 
     macro_rules! leave {
         ($exit:expr, $pc:expr) => {{
             regs.set(PC, $pc);
-            return Outcome { exit: $exit, instructions: completed(block, i) };
+            return (Outcome { exit: $exit, instructions: completed(block, i) }, cut);
         }};
     }
     // A stop before the effect: the instruction has not happened.
@@ -52,12 +99,16 @@ pub fn run<E: Env>(block: &Block, regs: &mut Regs, env: &mut E) -> Outcome {
             let p = block.point_of(i - 1);
             regs.set(PC, block.points.get(p).map_or(block.pc, |p| p.pc));
             let exit = if $s == Stop::Restart { Exit::Restart } else { Exit::Fault };
-            return Outcome { exit, instructions: p as u32 };
+            return (Outcome { exit, instructions: p as u32 }, cut);
         }};
     }
     macro_rules! finish {
         () => {
-            insts = &block.insts[..end_of_instruction(block, i - 1)]
+            if ALONE {
+                cut = true;
+            } else {
+                insts = &block.insts[..end_of_instruction(block, i - 1)];
+            }
         };
     }
     macro_rules! value {
@@ -117,10 +168,13 @@ pub fn run<E: Env>(block: &Block, regs: &mut Regs, env: &mut E) -> Outcome {
 
     loop {
         let Some(x) = insts.get(i) else {
+            if ALONE {
+                return (Outcome { exit: Exit::Stepped, instructions: 0 }, cut);
+            }
             // Cut short after an instruction.
             let p = block.points.partition_point(|p| (p.op as usize) < i);
             regs.set(PC, block.points.get(p).map_or(block.end_pc, |p| p.pc));
-            return Outcome { exit: Exit::Indirect, instructions: p as u32 };
+            return (Outcome { exit: Exit::Indirect, instructions: p as u32 }, cut);
         };
         i += 1;
         match x.op {
@@ -231,6 +285,24 @@ pub fn run<E: Env>(block: &Block, regs: &mut Regs, env: &mut E) -> Outcome {
             Op::Lea16 => {
                 let v = address(regs, x, x.aux, x.imm) & 0xffff;
                 regs.set(x.d, v);
+            }
+            Op::Alu => alu(regs, x),
+            Op::AluMem => {
+                let m = MemRef { write_intent: true, ..MemRef::unpack(x.aux, x.imm) };
+                let addr = mem_address(regs, x, m);
+                let old = value!(env.load(addr, m));
+                let r = AluRef { op: MemRef::alu_op(x.imm), log2: m.log2 };
+                let b = if x.d == NONE { 1 } else { regs.get(x.d) };
+                let (v, flags) = alu_result(regs, r, old, b);
+                effect!(env.store(addr, m, v));
+                record(regs, flags);
+            }
+            Op::CheckCanonical => {
+                let a = regs.get(x.a);
+                if ((a << 16) as i64 >> 16) as u64 != a {
+                    env.raise(x.aux, 0);
+                    stop!(Stop::Fault);
+                }
             }
             Op::Flags => {
                 let (a, b, r) = (regs.get(x.a), regs.get(x.b), regs.get(x.d));
@@ -352,6 +424,67 @@ pub fn run<E: Env>(block: &Block, regs: &mut Regs, env: &mut E) -> Outcome {
             }
         }
     }
+}
+
+/// Flags to record: the four words.
+type Recorded = Option<[u64; 4]>;
+
+fn record(regs: &mut Regs, flags: Recorded) {
+    if let Some([k, a, b, r]) = flags {
+        regs.set(FLAG_KIND, k);
+        regs.set(FLAG_A, a);
+        regs.set(FLAG_B, b);
+        regs.set(FLAG_R, r);
+    }
+}
+
+fn alu(regs: &mut Regs, x: &Inst) {
+    let r = AluRef::unpack(x.aux);
+    let a = regs.get(x.a);
+    let b = if x.b == NONE { x.imm } else { regs.get(x.b) };
+    let (v, flags) = alu_result(regs, r, a, b);
+    record(regs, flags);
+    if x.d != NONE {
+        regs.set(x.d, v);
+    }
+}
+
+/// Result and flags of an x86 operation; the result already has the bits of `a` that stay.
+fn alu_result(regs: &Regs, r: AluRef, a: u64, b: u64) -> (u64, Recorded) {
+    let bits = r.bits();
+    let mask = u64::MAX >> (64 - u32::from(bits));
+    let carry = || u64::from(flags::holds(regs, Cond::x86(2)));
+    let (kind, fa, fb, v) = match r.op {
+        AluOp::Add => (Kind::X86Add, a, b, a.wrapping_add(b)),
+        AluOp::Adc => (Kind::X86Adc, a, b, a.wrapping_add(b).wrapping_add(carry())),
+        AluOp::Sub | AluOp::Cmp => (Kind::X86Sub, a, b, a.wrapping_sub(b)),
+        AluOp::Sbb => (Kind::X86Sbb, a, b, a.wrapping_sub(b).wrapping_sub(carry())),
+        AluOp::Or => (Kind::X86Logic, 0, 0, a | b),
+        AluOp::And | AluOp::Test => (Kind::X86Logic, 0, 0, a & b),
+        AluOp::Xor => (Kind::X86Logic, 0, 0, a ^ b),
+        AluOp::Inc => (Kind::X86Inc, a, carry(), a.wrapping_add(1)),
+        AluOp::Dec => (Kind::X86Dec, a, carry(), a.wrapping_sub(1)),
+        AluOp::Neg => (Kind::X86Sub, 0, a, a.wrapping_neg()),
+        AluOp::Shl | AluOp::Shr | AluOp::Sar => {
+            let n = b & if bits == 64 { 63 } else { 31 };
+            if n == 0 {
+                // A 32-bit destination is extended all the same.
+                return (if bits == 32 { a & mask } else { a }, None);
+            }
+            match r.op {
+                AluOp::Shl => (Kind::X86Shl, a, n, (a & mask) << n),
+                AluOp::Shr => (Kind::X86Shr, a & mask, n, (a & mask) >> n),
+                _ => (Kind::X86Sar, a, n, (((a << (64 - bits)) as i64 >> (64 - bits)) >> n) as u64),
+            }
+        }
+        AluOp::Bt => {
+            let cf = a >> (b & u64::from(bits - 1)) & 1;
+            let f = flags::materialise(regs) & !flags::x86::CF | cf;
+            (Kind::X86Explicit, 0, 0, f)
+        }
+    };
+    let value = if bits >= 32 { v & mask } else { a & !mask | v & mask };
+    (value, Some([flags::kind_word(kind, bits), fa, fb, v]))
 }
 
 /// Guest instructions completed when operation `next - 1` left the block.

@@ -5,7 +5,7 @@
 
 use crate::block::Block;
 use crate::effects::effects;
-use crate::op::{FIRST_TEMP, NONE, Op, Slot, WORDS};
+use crate::op::{FIRST_TEMP, NONE, Op, PRIVATE, Slot, WORDS};
 
 /// What is wrong with a block.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,12 +71,12 @@ fn instruction(block: &Block, start: usize, end: usize, defined: &mut [bool]) ->
             return fault(i, format!("{:?} may stop after guest word {} was written", x.op, s.0));
         }
         for s in e.writes.iter().filter(|s| **s != NONE) {
-            if s.0 as usize >= WORDS - 2 {
+            if s.0 >= PRIVATE {
                 return fault(i, format!("{:?} writes word {}: out of temporaries?", x.op, s.0));
             }
             defined[s.0 as usize] = true;
             // Sticky floating-point status and leaving the block are effects of their own operations.
-            let own = matches!(x.op, Op::Fp) && *s == crate::op::FPC || e.may_leave;
+            let own = matches!(x.op, Op::Fp) && *s == crate::op::FPC || e.may_leave || x.op == Op::AluMem;
             if s.0 < FIRST_TEMP && !own {
                 guest_write = Some(*s);
             }

@@ -5,7 +5,7 @@
 
 use iced_x86::Mnemonic;
 use ir::flags::{Cond, Kind};
-use ir::{AtomicOp, NONE, Op, Rel, Slot};
+use ir::{AluOp, AtomicOp, NONE, Op, Rel, Slot};
 
 use super::{Flow, Lifted, Lifter};
 
@@ -42,6 +42,18 @@ impl Alu {
             Alu::And | Alu::Or | Alu::Xor => Kind::X86Logic,
             Alu::Adc => Kind::X86Adc,
             Alu::Sbb => Kind::X86Sbb,
+        }
+    }
+
+    fn fused(self) -> AluOp {
+        match self {
+            Alu::Add => AluOp::Add,
+            Alu::Sub => AluOp::Sub,
+            Alu::And => AluOp::And,
+            Alu::Or => AluOp::Or,
+            Alu::Xor => AluOp::Xor,
+            Alu::Adc => AluOp::Adc,
+            Alu::Sbb => AluOp::Sbb,
         }
     }
 
@@ -180,13 +192,20 @@ impl Lifter {
             self.in_place(alu, bits, r, b);
             return Some(Flow::Next);
         }
-        let a = self.read(0);
-        if alu.logic() && self.wide_reg(0).is_some() {
-            // Logic needs no old operand: compute in place, then record.
-            self.in_place(alu, bits, a, b);
-            self.record(alu, bits, a, b, a);
+        if let Some(d) = self.plain_reg(0) {
+            let clean = match (alu, b) {
+                _ if bits < 32 => self.is_clean(d),
+                (Alu::And, Source::Imm(v)) if v <= u64::from(u32::MAX) => true,
+                _ => bits == 32,
+            };
+            match b {
+                Source::Imm(v) => self.b.alu_imm(alu.fused(), bits, d, d, v),
+                Source::Slot(b) => self.b.alu(alu.fused(), bits, d, d, b),
+            }
+            self.set_clean(d, clean);
             return Some(Flow::Next);
         }
+        let a = self.read(0);
         if self.flags_live() && !alu.logic() {
             // The constant is needed for the flags anyway.
             b = Source::Slot(self.slot(b));
@@ -203,11 +222,9 @@ impl Lifter {
         if self.i.has_lock_prefix() {
             return self.binary_locked(alu, bits, b);
         }
+        let Source::Slot(value) = b else { return None };
         let ea = self.ea();
-        let a = self.load_rmw(ea, bits);
-        let r = self.result(alu, bits, a, b);
-        self.store(r, ea, bits);
-        self.record(alu, bits, a, b, r);
+        self.b.alu_mem(alu.fused(), value, ea.base, ea.index, ea.mem(bits));
         Some(Flow::Next)
     }
 
@@ -263,26 +280,39 @@ impl Lifter {
         }
         let a = self.read(0);
         let b = self.source(1, bits);
-        if let Source::Imm(0) = b {
+        match b {
             // Subtracting zero carries nothing and overflows nothing: the flags are those of the value.
-            self.b.flags(Kind::X86Logic, bits as u8, NONE, NONE, a);
-            return Some(Flow::Next);
+            Source::Imm(0) => self.b.alu(AluOp::Test, bits, NONE, a, a),
+            Source::Imm(v) => self.b.alu_imm(AluOp::Cmp, bits, NONE, a, v),
+            Source::Slot(b) => self.b.alu(AluOp::Cmp, bits, NONE, a, b),
         }
-        let b = self.slot(b);
-        let r = self.b.new2(Op::Sub64, a, b);
-        self.b.flags(Kind::X86Sub, bits as u8, a, b, r);
         Some(Flow::Next)
     }
 
     fn test(&mut self) -> Lifted {
         let bits = self.bits(0);
+        if !self.flags_live() && !self.is_mem(0) {
+            return Some(Flow::Next);
+        }
         let a = self.read(0);
-        let b = self.source(1, bits);
-        let r = match b {
-            Source::Slot(b) if b == a => a,
-            _ => self.result(Alu::And, 64, a, b),
-        };
-        self.b.flags(Kind::X86Logic, bits as u8, NONE, NONE, r);
+        match self.source(1, bits) {
+            Source::Imm(v) => self.b.alu_imm(AluOp::Test, bits, NONE, a, v),
+            Source::Slot(b) => self.b.alu(AluOp::Test, bits, NONE, a, b),
+        }
+        Some(Flow::Next)
+    }
+
+    /// An operation with one operand that is no high byte, with its flags.
+    fn unary(&mut self, op: AluOp, bits: u32) -> Lifted {
+        if self.is_mem(0) {
+            let ea = self.ea();
+            self.b.alu_mem(op, NONE, ea.base, ea.index, ea.mem(bits));
+            return Some(Flow::Next);
+        }
+        let d = self.plain_reg(0)?;
+        self.b.alu_imm(op, bits, d, d, 1);
+        let clean = if bits < 32 { self.is_clean(d) } else { bits == 32 };
+        self.set_clean(d, clean);
         Some(Flow::Next)
     }
 
@@ -311,19 +341,17 @@ impl Lifter {
             self.set_clean(r, bits == 32);
             return Some(Flow::Next);
         }
-        let a = self.read_for_update(0);
+        if self.is_mem(0) || self.plain_reg(0).is_some() {
+            return self.unary(if up { AluOp::Inc } else { AluOp::Dec }, bits);
+        }
+        let a = self.read(0);
         let r = self.b.new_imm(op, a, 1);
         self.set_clean(r, bits < 64);
-        if self.is_mem(0) {
-            self.write(0, r);
-        }
         if self.flags_live() {
             let c = self.carry();
             self.b.flags(kind, bits as u8, a, c, r);
         }
-        if !self.is_mem(0) {
-            self.write(0, r);
-        }
+        self.write(0, r);
         Some(Flow::Next)
     }
 
@@ -340,25 +368,27 @@ impl Lifter {
     fn negate(&mut self) -> Lifted {
         let bits = self.bits(0);
         let op = if bits == 64 { Op::Neg64 } else { Op::Neg32 };
-        let zero = self.constant(0);
+        let zero = if self.i.has_lock_prefix() || (!self.is_mem(0) && self.plain_reg(0).is_none()) {
+            self.constant(0)
+        } else {
+            NONE
+        };
         if self.is_mem(0) && self.i.has_lock_prefix() {
             return self.locked(bits, |l, a| {
                 let r = l.b.new_imm(op, a, 0);
                 (r, Some((Kind::X86Sub, zero, a)))
             });
         }
-        let a = self.read_for_update(0);
+        if self.is_mem(0) || self.plain_reg(0).is_some() {
+            return self.unary(AluOp::Neg, bits);
+        }
+        let a = self.read(0);
         let r = self.b.new_imm(op, a, 0);
         self.set_clean(r, bits < 64);
-        if self.is_mem(0) {
-            self.write(0, r);
-        }
         if self.flags_live() {
             self.b.flags(Kind::X86Sub, bits as u8, zero, a, r);
         }
-        if !self.is_mem(0) {
-            self.write(0, r);
-        }
+        self.write(0, r);
         Some(Flow::Next)
     }
 

@@ -2,23 +2,13 @@
 
 use iced_x86::Mnemonic;
 use ir::flags::Kind;
-use ir::{AtomicOp, NONE, Op, Rel, Slot};
+use ir::{AluOp, AtomicOp, NONE, Op, Rel, Slot};
 
 use super::operand::Ea;
 use super::{Flow, Lifted, Lifter};
-use crate::flags;
 use crate::helpers::Helper;
 
 impl Lifter {
-    /// Set CF to the lowest bit of `bit` and leave the other flags.
-    fn set_cf(&mut self, bit: Slot) {
-        let bit = self.b.new_imm(Op::AndI, bit, 1);
-        let f = self.b.new2(Op::FlagsGet, NONE, NONE);
-        let f = self.b.new_imm(Op::AndI, f, !flags::CF);
-        let f = self.b.new2(Op::Or, f, bit);
-        self.b.flags(Kind::X86Explicit, 64, NONE, NONE, f);
-    }
-
     /// For a memory operand and a bit number in a register: the word that holds the bit, which may be anywhere around.
     fn bit_word(&mut self, offset: Slot, bits: u32) {
         let ea = self.offset_part();
@@ -67,8 +57,7 @@ impl Lifter {
         };
         let Some((atomic, plain)) = op else {
             let a = self.read(0);
-            let bit = self.b.new2(Op::Shr64, a, n);
-            self.set_cf(bit);
+            self.b.alu(AluOp::Bt, bits, NONE, a, n);
             return Some(Flow::Next);
         };
         let one = self.constant(1);
@@ -76,17 +65,20 @@ impl Lifter {
         if self.is_mem(0) && self.i.has_lock_prefix() {
             let old = self.atomic(atomic, bits, mask);
             if self.flags_live() {
-                let bit = self.b.new2(Op::Shr64, old, n);
-                self.set_cf(bit);
+                self.b.alu(AluOp::Bt, bits, NONE, old, n);
             }
             return Some(Flow::Next);
         }
         let a = self.read_for_update(0);
-        let bit = self.b.new2(Op::Shr64, a, n);
         let r = self.b.new2(plain, a, mask);
-        self.write(0, r);
+        if self.is_mem(0) {
+            self.write(0, r);
+        }
         if self.flags_live() {
-            self.set_cf(bit);
+            self.b.alu(AluOp::Bt, bits, NONE, a, n);
+        }
+        if !self.is_mem(0) {
+            self.write(0, r);
         }
         Some(Flow::Next)
     }

@@ -46,11 +46,7 @@ impl Lifter {
     /// #GP at the branch, before anything has changed, if its target is not canonical.
     fn check_target(&mut self, t: Slot) {
         if self.code64() {
-            let extended = self.b.new_imm(Op::SExtract, t, 48 << 8);
-            let off = self.b.new2(Op::Xor, extended, t);
-            let skip = self.b.skip_if_zero(off);
-            self.b.full(Op::Raise, exception::GP, NONE, NONE, NONE, 0);
-            self.b.close(skip);
+            self.b.full(Op::CheckCanonical, exception::GP, NONE, t, NONE, 0);
         }
     }
 

@@ -394,6 +394,15 @@ impl Lifter {
         }
     }
 
+    /// Slot of operand `n` if it is a general register of any size but AH to BH.
+    pub(crate) fn plain_reg(&self, n: u32) -> Option<Slot> {
+        if self.i.op_kind(n) != OpKind::Register {
+            return None;
+        }
+        let r = self.i.op_register(n);
+        (r.is_gpr() && high_byte(r).is_none()).then(|| gpr_of(r))
+    }
+
     /// Slot of operand `n` if it is a 32- or 64-bit general register, so that results can be computed into it.
     pub(crate) fn wide_reg(&self, n: u32) -> Option<(Slot, u32)> {
         if self.i.op_kind(n) != OpKind::Register {

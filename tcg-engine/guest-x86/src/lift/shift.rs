@@ -5,7 +5,7 @@
 
 use iced_x86::Mnemonic;
 use ir::flags::Kind;
-use ir::{NONE, Op, Slot};
+use ir::{AluOp, NONE, Op, Slot};
 
 use super::{Flow, Lifted, Lifter};
 use crate::flags;
@@ -71,6 +71,11 @@ impl Lifter {
 
     fn shift(&mut self, kind: Kind) -> Lifted {
         let bits = self.bits(0);
+        if self.flags_live()
+            && let Some(d) = self.plain_reg(0)
+        {
+            return self.shift_register(kind, bits, d);
+        }
         let c = self.count(1, bits);
         let (imm, var) = match (kind, bits) {
             (Kind::X86Shl, 64) => (Op::Shl64I, Op::Shl64),
@@ -101,6 +106,24 @@ impl Lifter {
             let n = l.count_slot(c);
             l.b.flags(kind, bits as u8, a, n, r);
         });
+        Some(Flow::Next)
+    }
+
+    /// A register shifted with its flags.
+    fn shift_register(&mut self, kind: Kind, bits: u32, d: Slot) -> Lifted {
+        let op = match kind {
+            Kind::X86Shl => AluOp::Shl,
+            Kind::X86Shr => AluOp::Shr,
+            _ => AluOp::Sar,
+        };
+        let mask = if bits == 64 { 63 } else { 31 };
+        let clean = if bits < 32 { self.is_clean(d) } else { bits == 32 };
+        match if self.i.op_count() < 2 { Some(1) } else { self.imm(1) } {
+            Some(v) if v & mask == 0 && bits != 32 => return Some(Flow::Next),
+            Some(v) => self.b.alu_imm(op, bits, d, d, v & mask),
+            None => self.b.alu(op, bits, d, d, RCX),
+        }
+        self.set_clean(d, clean);
         Some(Flow::Next)
     }
 
