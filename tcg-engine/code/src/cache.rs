@@ -45,6 +45,13 @@ pub struct Key {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Id(u32);
 
+impl Id {
+    /// Its number: small, and used again when the block is gone.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
 /// A stored block.
 #[derive(Debug)]
 struct Stored {
@@ -123,6 +130,8 @@ pub struct Cache {
     operations: usize,
     limits: Limits,
     stats: Stats,
+    /// Numbers of blocks that are gone, for whoever keeps something beside them.
+    gone: Vec<u32>,
 }
 
 impl std::fmt::Debug for Cache {
@@ -155,6 +164,7 @@ impl Cache {
             operations: 0,
             limits,
             stats: Stats::default(),
+            gone: Vec::new(),
         }
     }
 
@@ -249,8 +259,26 @@ impl Cache {
         (Id(i), cleared)
     }
 
+    /// The block of a number, if there is one.
+    #[inline(always)]
+    pub fn at(&self, number: u32) -> Option<Id> {
+        matches!(self.blocks.get(number as usize), Some(Some(_))).then_some(Id(number))
+    }
+
+    /// Blocks that went since this was asked the last time, but for those that [`Cache::clear`] dropped.
+    pub fn take_gone(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// Whether [`Cache::take_gone`] has anything.
+    #[inline(always)]
+    pub fn has_gone(&self) -> bool {
+        !self.gone.is_empty()
+    }
+
     fn remove(&mut self, i: u32) {
         let Some(s) = self.blocks.get_mut(i as usize).and_then(Option::take) else { return };
+        self.gone.push(i);
         self.operations -= s.block.insts.len();
         self.by_key.remove(&s.key);
         for at in [Some(s.key.at), s.second].into_iter().flatten() {
@@ -314,6 +342,7 @@ impl Cache {
         self.jumps.fill(NO_JUMP);
         self.operations = 0;
         self.stamp = 0;
+        self.gone.clear();
         self.stats.cleared += 1;
     }
 }

@@ -6,7 +6,9 @@
 //! hint: whatever it cannot prove is looked up by RAM offset.
 
 mod cache;
+mod memory;
 mod lines;
 
 pub use cache::{Cache, Found, Id, Key, Limits, Stats};
 pub use lines::Lines;
+pub use memory::{CodeMemory, Error};

@@ -59,10 +59,12 @@ pub struct Cpu<B: Bus> {
 impl<B: Bus> Cpu<B> {
     /// A vCPU as after a reset; [`Cpu::reset`] the guest words too.
     pub fn new(model: &'static Model, mem: Arc<Memory>, bus: B) -> Self {
+        let mut tlb = Tlb::new();
+        tlb.set_origin(mem.ram.as_ptr() as u64);
         Cpu {
             sys: SysState::reset(model),
             bus,
-            tlb: Tlb::new(),
+            tlb,
             mem,
             pending: None,
             lines: code::Lines::default(),
@@ -223,5 +225,22 @@ impl<B: Bus> Cpu<B> {
     /// Whether paging is on.
     pub fn paging(&self) -> bool {
         self.sys.cr0 & cr0::PG != 0
+    }
+}
+
+impl<B: Bus> emit_x64::Host for Cpu<B> {
+    #[inline]
+    fn tlb(&self) -> &Tlb {
+        &self.tlb
+    }
+
+    #[inline]
+    fn mode_bits(&self) -> u32 {
+        self.mode.bits()
+    }
+
+    #[inline]
+    fn attention(&self, regs: &Regs) -> bool {
+        self.look || self.has_stale() || self.sys.shadow != Shadow::None || self.stepping(regs)
     }
 }

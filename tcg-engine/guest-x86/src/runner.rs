@@ -3,7 +3,8 @@
 //! It returns to its caller for everything that concerns more than this vCPU: interrupts, halts, shutdown, a stop request. The
 //! caller decides about interrupts between two calls, so a call runs at most as many blocks as it is told to.
 
-use code::{Cache, Found, Id, Key};
+use code::{Cache, CodeMemory, Found, Id, Key};
+use emit_x64::{Left, T1};
 use ir::t0::{self, Exit};
 use ir::{PC, Regs, Stop};
 
@@ -25,6 +26,22 @@ pub struct Runner<B: Bus> {
     pub cache: Cache,
     /// Guest instructions completed.
     pub instructions: u64,
+    /// Emitted code; without it everything is interpreted.
+    pub t1: Option<T1>,
+}
+
+/// Guest instructions that emitted code may run for each block of [`Runner::run`]'s budget.
+const INSTRUCTIONS_PER_BLOCK: u32 = 128;
+
+/// How the last block led to the one that is looked up now.
+#[derive(Clone, Copy)]
+enum From {
+    /// It does not matter.
+    Anywhere,
+    /// By this exit.
+    Exit(emit_x64::Exit),
+    /// By a jump that should be remembered.
+    Jump,
 }
 
 /// [`Regs`] with a name in debug output.
@@ -57,27 +74,104 @@ impl<B: Bus> Runner<B> {
     pub fn new(mut cpu: Cpu<B>) -> Self {
         let mut regs = Box::new(Words::default());
         cpu.reset(&mut regs.0);
-        Runner { regs, cpu, cache: Cache::default(), instructions: 0 }
+        Runner { regs, cpu, cache: Cache::default(), instructions: 0, t1: None }
+    }
+
+    /// Run by emitted code from now on, which goes to `memory`.
+    ///
+    /// # Errors
+    /// The memory is too small.
+    pub fn use_t1(&mut self, memory: CodeMemory) -> Result<(), code::Error> {
+        self.t1 = Some(T1::new::<Cpu<B>>(memory)?);
+        Ok(())
+    }
+
+    /// Forget every block.
+    pub fn forget_code(&mut self) {
+        self.cache.clear();
+        self.cpu.lines.clear();
+        if let Some(t1) = &mut self.t1 {
+            t1.clear();
+        }
     }
 
     /// Run at most `blocks` blocks.
     pub fn run(&mut self, blocks: u32) -> Why {
-        for _ in 0..blocks {
+        let mut budget = if blocks > 1 { i64::from(blocks) * i64::from(INSTRUCTIONS_PER_BLOCK) } else { 1 };
+        let mut from = From::Anywhere;
+        while budget > 0 {
             if self.cpu.has_stale() {
                 self.cpu.drop_stale(&mut self.cache);
+            }
+            if self.cache.has_gone() {
+                let gone = self.cache.take_gone();
+                if let Some(t1) = &mut self.t1 {
+                    t1.remove(&gone);
+                }
             }
             let stepping = self.cpu.stepping(&self.regs.0);
             let shadow = self.cpu.sys.shadow;
             let one = stepping || shadow != Shadow::None;
+            let before = std::mem::replace(&mut from, From::Anywhere);
             let why = match self.block(one) {
-                Ok(id) => self.execute(id, stepping, shadow),
-                Err(_) => self.fault(),
+                Ok(id) if !one && self.emitted(id, before) => {
+                    let left = budget.min(1 << 20) as u32;
+                    let (next, done, why) = self.execute_t1(id, if blocks > 1 { left } else { 0 });
+                    budget -= done.max(1).cast_signed();
+                    from = next;
+                    why
+                }
+                Ok(id) => {
+                    budget -= i64::from(INSTRUCTIONS_PER_BLOCK);
+                    self.execute(id, stepping, shadow)
+                }
+                Err(_) => {
+                    budget -= i64::from(INSTRUCTIONS_PER_BLOCK);
+                    self.fault()
+                }
             };
             if let Some(why) = why {
                 return why;
             }
         }
         Why::Budget
+    }
+
+    /// Whether the block can be run by emitted code; emits it if it was not yet, and notes how it was reached.
+    #[inline]
+    fn emitted(&mut self, id: Id, from: From) -> bool {
+        let Some(t1) = &mut self.t1 else { return false };
+        // Outside of flat code limits are looked at before each block.
+        if !self.cpu.mode().contains(Mode::FLAT) || self.cpu.mode().contains(Mode::V86) {
+            return false;
+        }
+        let n = id.number();
+        if !t1.has(n) {
+            if !t1.has_room() || !t1.translate(&self.cache, n) {
+                return false;
+            }
+        }
+        match from {
+            From::Anywhere => {}
+            From::Exit(exit) => t1.link(exit, n),
+            From::Jump => {
+                let linear = self.cpu.linear_pc(&self.regs.0);
+                t1.remember(&self.cpu, n, linear);
+            }
+        }
+        true
+    }
+
+    fn execute_t1(&mut self, id: Id, budget: u32) -> (From, u64, Option<Why>) {
+        let Some(t1) = &mut self.t1 else { return (From::Anywhere, 1, None) };
+        let (left, done) = t1.run(&self.cache, id.number(), &mut self.regs.0, &mut self.cpu, budget);
+        self.instructions += done;
+        match left {
+            Left::Direct(exit) => (From::Exit(exit), done, None),
+            Left::Jump => (From::Jump, done, None),
+            Left::Budget => (From::Anywhere, done, None),
+            Left::Outcome(out) => (From::Anywhere, done, self.after(out.exit, false, Shadow::None)),
+        }
     }
 
     fn fault(&mut self) -> Option<Why> {
@@ -135,6 +229,9 @@ impl<B: Bus> Runner<B> {
             self.cache.confirm(linear, context, id);
             return Ok(id);
         }
+        if self.t1.as_ref().is_some_and(|t1| !t1.has_room()) {
+            self.forget_code();
+        }
         let max = if mode.contains(Mode::ONE) { 1 } else { MAX_INSTRUCTIONS };
         let lift = self.cpu.lift(&self.regs.0, max)?;
         let (at, len, second) = (lift.key.at, lift.len, lift.second);
@@ -143,6 +240,9 @@ impl<B: Bus> Runner<B> {
             // Only the new block is left.
             self.cpu.lines.clear();
             self.cpu.note_code(at, len, second);
+            if let Some(t1) = &mut self.t1 {
+                t1.clear();
+            }
         }
         let context = self.cpu.tlb.context();
         self.cache.confirm(linear, context, id);
@@ -154,7 +254,12 @@ impl<B: Bus> Runner<B> {
         let block = self.cache.block(id)?;
         let out = t0::run(block, &mut self.regs.0, &mut self.cpu);
         self.instructions += u64::from(out.instructions);
-        let mut why = match out.exit {
+        self.after(out.exit, stepping, shadow)
+    }
+
+    /// What follows a block that was left by `exit`.
+    fn after(&mut self, exit: Exit, stepping: bool, shadow: Shadow) -> Option<Why> {
+        let mut why = match exit {
             Exit::Direct(_) | Exit::Indirect | Exit::Stepped => None,
             Exit::Fault => return self.fault(),
             Exit::Restart => return Some(Why::Look),

@@ -1,9 +1,11 @@
 //! The software TLB of one vCPU.
 //!
-//! Direct-mapped, one bank per privilege mode. An entry's tag is `page | asid`, where the asid is an internal number that a
-//! front end's address-space id (PCID) maps to; dropping an address space means giving it a new number, so that neither a
+//! Direct-mapped, one bank per privilege mode. An entry's tag is `asid << 52 | page number`, where the asid is an internal number
+//! that a front end's address-space id (PCID) maps to; dropping an address space means giving it a new number, so that neither a
 //! switch nor a flush of one space touches an entry. Global pages are re-tagged when they miss. An invalid tag names a page
 //! that belongs to another index, so that no address can ever match it.
+//!
+//! Emitted code looks entries up by itself: the layout below is part of its interface, and `addend` leads to host addresses.
 
 use crate::{PAGE, PAGE_MASK};
 
@@ -12,6 +14,20 @@ const LOG2: u32 = 11;
 /// Entries of a bank: 8 MiB of reach.
 const ENTRIES: usize = 1 << LOG2;
 const INDEX: u64 = ENTRIES as u64 - 1;
+/// log2 of the size of an entry in bytes.
+pub const ENTRY_LOG2: u8 = 5;
+/// Mask of an index.
+pub const INDEX_MASK: u32 = INDEX as u32;
+/// Offset of the tag of loads in an entry.
+pub const READ_OFFSET: i32 = 0;
+/// Offset of the tag of stores.
+pub const WRITE_OFFSET: i32 = 8;
+/// Offset of the host address minus the linear address.
+pub const ADDEND_OFFSET: i32 = 24;
+/// Shift of the address space's number in a tag.
+const ASID_SHIFT: u32 = 52;
+/// The page number in a tag.
+const TAG_PAGE: u64 = (1 << ASID_SHIFT) - 1;
 /// Internal address-space numbers that fit a tag; 0 belongs to nobody.
 const ASIDS: u64 = 1 << 12;
 /// External address-space ids (PCIDs).
@@ -74,7 +90,7 @@ struct Entry {
     read: u64,
     write: u64,
     exec: u64,
-    /// RAM offset minus linear address, of the page.
+    /// Host address minus linear address, of the page.
     addend: u64,
 }
 
@@ -124,7 +140,15 @@ pub struct Tlb {
     large: [u64; 16],
     huge: [u64; 16],
     generation: u64,
+    global_generation: u64,
+    /// Host address of RAM offset 0.
+    origin: u64,
+    /// Pages (hashed) that code was fetched from since the last full flush.
+    fetched: Box<[u64; FETCHED / 64]>,
 }
+
+/// Bits of [`Tlb::fetched`].
+const FETCHED: usize = 1 << 14;
 
 impl std::fmt::Debug for Tlb {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -142,10 +166,15 @@ const fn index(va: u64) -> usize {
     ((va / PAGE) & INDEX) as usize
 }
 
+/// The page number of an address.
+const fn page(va: u64) -> u64 {
+    va >> 12
+}
+
 /// A tag that no address of slot `i` can have. (An access that crosses pages compares with the tag of the next page, of
 /// index `i + 1`; this one is half the table away.)
 const fn invalid(i: usize) -> u64 {
-    ((i as u64 & INDEX) ^ (INDEX / 2 + 1)) * PAGE
+    (i as u64 & INDEX) ^ (INDEX / 2 + 1)
 }
 
 const fn empty(i: usize) -> Entry {
@@ -167,6 +196,9 @@ impl Tlb {
             large: [0; 16],
             huge: [0; 16],
             generation: 0,
+            global_generation: 0,
+            origin: 0,
+            fetched: Box::new([0; FETCHED / 64]),
         };
         t.select_bank(Bank::Supervisor);
         t.select_space(0);
@@ -177,21 +209,21 @@ impl Tlb {
     #[inline(always)]
     pub fn read(&self, va: u64, bytes: u64) -> Option<u64> {
         let e = &self.entries[self.slot(va)];
-        (e.read == self.tag(va, bytes)).then(|| va.wrapping_add(e.addend))
+        (e.read == self.tag(va, bytes)).then(|| va.wrapping_add(e.addend).wrapping_sub(self.origin))
     }
 
     /// The offset in RAM of a store of `bytes` at `va`, if it hits.
     #[inline(always)]
     pub fn write(&self, va: u64, bytes: u64) -> Option<u64> {
         let e = &self.entries[self.slot(va)];
-        (e.write == self.tag(va, bytes)).then(|| va.wrapping_add(e.addend))
+        (e.write == self.tag(va, bytes)).then(|| va.wrapping_add(e.addend).wrapping_sub(self.origin))
     }
 
     /// The offset in RAM of the instruction byte at `va`, if it hits.
     #[inline(always)]
     pub fn exec(&self, va: u64) -> Option<u64> {
         let e = &self.entries[self.slot(va)];
-        (e.exec == self.tag(va, 1)).then(|| va.wrapping_add(e.addend))
+        (e.exec == self.tag(va, 1)).then(|| va.wrapping_add(e.addend).wrapping_sub(self.origin))
     }
 
     #[inline(always)]
@@ -203,7 +235,23 @@ impl Tlb {
     /// Tag of the page of the access's last byte: an access that leaves the page of its first byte cannot match.
     #[inline(always)]
     fn tag(&self, va: u64, bytes: u64) -> u64 {
-        va.wrapping_add(bytes - 1) & !PAGE_MASK | self.asid
+        page(va.wrapping_add(bytes - 1)) | self.asid << ASID_SHIFT
+    }
+
+    /// Where RAM lies in this process. Before anything is installed.
+    pub fn set_origin(&mut self, host: u64) {
+        self.origin = host;
+        self.flush_all();
+    }
+
+    /// Address of the current bank's entries, for emitted code.
+    pub fn bank_address(&self) -> u64 {
+        self.entries.as_ptr().wrapping_add(self.base) as u64
+    }
+
+    /// What a tag has beside the page number, for emitted code.
+    pub fn tag_space(&self) -> u64 {
+        self.asid << ASID_SHIFT
     }
 
     /// Current bank.
@@ -223,6 +271,18 @@ impl Tlb {
     #[inline(always)]
     pub fn context(&self) -> u64 {
         self.generation << 16 | (self.bank as u64) << 12 | self.asid
+    }
+
+    /// As [`Tlb::context`] for global pages, which every address space shares.
+    #[inline(always)]
+    pub fn global_context(&self) -> u64 {
+        self.global_generation << 16 | (self.bank as u64) << 12
+    }
+
+    /// Whether the page of `va`, which was just fetched from, is a global one.
+    pub fn is_global(&self, va: u64) -> bool {
+        let slot = self.slot(va);
+        self.entries[slot].exec == self.tag(va, 1) && self.notes[slot].global
     }
 
     /// Switch to external address space `id` (below 4096) and keep what it had.
@@ -270,7 +330,9 @@ impl Tlb {
         self.large = [0; 16];
         self.huge = [0; 16];
         self.asid = self.fresh();
+        self.fetched.fill(0);
         self.generation += 1;
+        self.global_generation += 1;
     }
 
     /// Forget the page of `va` in every address space and bank, global or not (INVLPG may do more than asked).
@@ -278,7 +340,7 @@ impl Tlb {
         let i = index(va);
         for bank in 0..BANKS {
             let e = &mut self.entries[bank * ENTRIES + i];
-            if [e.read, e.write, e.exec].iter().any(|t| (t ^ va) & !PAGE_MASK == 0) {
+            if [e.read, e.write, e.exec].iter().any(|t| t & TAG_PAGE == page(va)) {
                 *e = empty(i);
             }
         }
@@ -287,13 +349,24 @@ impl Tlb {
                 self.flush_region(va, size);
             }
         }
-        self.generation += 1;
+        // Where no code came from nobody remembers a fetch.
+        let (word, bit) = Self::fetched_bit(va);
+        let large = [PageSize::Large, PageSize::Huge].into_iter().any(|size| self.was_cut(va, size));
+        if large || self.fetched[word] & bit != 0 {
+            self.generation += 1;
+            self.global_generation += 1;
+        }
+    }
+
+    fn fetched_bit(va: u64) -> (usize, u64) {
+        let h = page(va).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - FETCHED.trailing_zeros());
+        ((h / 64) as usize, 1 << (h % 64))
     }
 
     /// Forget every page cut from the large mapping around `va`.
     fn flush_region(&mut self, va: u64, size: PageSize) {
         for (i, (e, note)) in self.entries.iter_mut().zip(self.notes.iter()).enumerate() {
-            if note.size == size as u8 && [e.read, e.write, e.exec].iter().any(|t| (t ^ va) >> size.shift() == 0) {
+            if note.size == size as u8 && [e.read, e.write, e.exec].iter().any(|t| (t & TAG_PAGE) >> (size.shift() - 12) == page(va) >> (size.shift() - 12)) {
                 *e = empty(i);
             }
         }
@@ -309,7 +382,8 @@ impl Tlb {
     /// Drop the write tags of the page at RAM offset `at`, because code was translated from it.
     pub fn protect(&mut self, at: u64) {
         for (i, e) in self.entries.iter_mut().enumerate() {
-            if e.write != invalid(i) && (e.write & !PAGE_MASK).wrapping_add(e.addend) == at & !PAGE_MASK {
+            let host = self.origin.wrapping_add(at & !PAGE_MASK);
+            if e.write != invalid(i) && (e.write << 12).wrapping_add(e.addend) == host {
                 e.write = invalid(i);
             }
         }
@@ -330,8 +404,8 @@ impl Tlb {
     /// hit in the current bank and space, and answers whether anything changed.
     pub fn recall(&mut self, va: u64) -> bool {
         let slot = self.slot(va);
-        let page = va & !PAGE_MASK;
-        let live = |e: &Entry| [e.read, e.write, e.exec].iter().any(|t| t & !PAGE_MASK == page);
+        let page = page(va);
+        let live = |e: &Entry| [e.read, e.write, e.exec].iter().any(|t| t & TAG_PAGE == page);
         let (mut e, mut note) = (self.entries[slot], self.notes[slot]);
         if !(live(&e) && note.global && !self.is_current(&e)) {
             let Some(sibling) = self.bank.sibling() else { return false };
@@ -344,7 +418,7 @@ impl Tlb {
                 return false;
             }
         }
-        let retag = |t: u64| if t & !PAGE_MASK == page { page | self.asid } else { t };
+        let retag = |t: u64| if t & TAG_PAGE == page { page | self.asid << ASID_SHIFT } else { t };
         self.entries[slot] =
             Entry { read: retag(e.read), write: retag(e.write), exec: retag(e.exec), addend: e.addend };
         self.notes[slot] = note;
@@ -353,12 +427,12 @@ impl Tlb {
 
     fn same_tags(&self, slot: usize, e: &Entry) -> bool {
         let s = &self.entries[slot];
-        let valid = |t: u64, u: u64| (t ^ u) & !PAGE_MASK == 0;
+        let valid = |t: u64, u: u64| (t ^ u) & TAG_PAGE == 0;
         valid(s.read, e.read) && valid(s.write, e.write) && valid(s.exec, e.exec)
     }
 
     fn is_current(&self, e: &Entry) -> bool {
-        [e.read, e.write, e.exec].iter().any(|t| t & PAGE_MASK == self.asid)
+        [e.read, e.write, e.exec].iter().any(|t| t >> ASID_SHIFT == self.asid)
     }
 
     /// Install a page in the current bank and address space. Rights that the page already had there stay.
@@ -369,7 +443,11 @@ impl Tlb {
         let slot = self.slot(f.va);
         let tag = self.tag(f.va, 1);
         let page = f.va & !PAGE_MASK;
-        let addend = (f.offset & !PAGE_MASK).wrapping_sub(page);
+        let addend = (f.offset & !PAGE_MASK).wrapping_add(self.origin).wrapping_sub(page);
+        if f.exec {
+            let (word, bit) = Self::fetched_bit(f.va);
+            self.fetched[word] |= bit;
+        }
         let none = invalid(slot);
         let old = self.entries[slot];
         let keep = |t: u64| old.addend == addend && t == tag;

@@ -300,7 +300,7 @@ impl Guest {
             match out.exit {
                 Exit::Fault => return Ok(self.fault()),
                 Exit::Restart => return Ok(Err("an instruction wants to be run again".into())),
-                Exit::Direct(_) | Exit::Indirect | Exit::Event(_) => {}
+                Exit::Direct(_) | Exit::Indirect | Exit::Event(_) | Exit::Stepped => {}
             }
             if self.cpu.sys.cpl != 3 {
                 return self.trap();

@@ -125,7 +125,12 @@ pub fn memory() -> Arc<Memory> {
 /// A vCPU in its reset state.
 pub fn machine() -> Runner<TestBus> {
     let model = cpu_model::by_name("atoll-v2").unwrap();
-    Runner::new(Cpu::new(model, memory(), TestBus::default()))
+    let mut m = Runner::new(Cpu::new(model, memory(), TestBus::default()));
+    // Every program runs by emitted code where that is possible, and with ATOLL_TIER=t0 by the interpreter.
+    if std::env::var_os("ATOLL_TIER").is_none_or(|t| t != "t0") {
+        m.use_t1(code::CodeMemory::new(1 << 20).unwrap()).unwrap();
+    }
+    m
 }
 
 /// The page tables' root in [`long`]: the first 8 MiB of RAM are mapped one to one in 4 KiB pages with all rights, and again

@@ -1,0 +1,561 @@
+//! The encoder: host instructions into a buffer, one function for each kind that is used.
+//!
+//! The one idea: an instruction is an opcode in a map, a register field and an operand that is a register or memory, and one
+//! function ([`Asm::ins`]) knows prefixes and the bytes of addresses. Everything else is a table of opcodes above it. What
+//! comes out is decoded again by tests (Intel SDM vol. 2A, chapter 2).
+
+/// A general register, by number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reg(pub u8);
+
+#[doc = "Register 0."]
+pub const RAX: Reg = Reg(0);
+#[doc = "Register 1."]
+pub const RCX: Reg = Reg(1);
+#[doc = "Register 2."]
+pub const RDX: Reg = Reg(2);
+#[doc = "Register 3."]
+pub const RBX: Reg = Reg(3);
+#[doc = "Register 4."]
+pub const RSP: Reg = Reg(4);
+#[doc = "Register 5."]
+pub const RBP: Reg = Reg(5);
+#[doc = "Register 6."]
+pub const RSI: Reg = Reg(6);
+#[doc = "Register 7."]
+pub const RDI: Reg = Reg(7);
+#[doc = "Register 8."]
+pub const R8: Reg = Reg(8);
+#[doc = "Register 9."]
+pub const R9: Reg = Reg(9);
+#[doc = "Register 10."]
+pub const R10: Reg = Reg(10);
+#[doc = "Register 11."]
+pub const R11: Reg = Reg(11);
+#[doc = "Register 12."]
+pub const R12: Reg = Reg(12);
+#[doc = "Register 13."]
+pub const R13: Reg = Reg(13);
+#[doc = "Register 14."]
+pub const R14: Reg = Reg(14);
+#[doc = "Register 15."]
+pub const R15: Reg = Reg(15);
+
+/// Operand size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sz {
+    /// 8 bits.
+    B,
+    /// 16 bits.
+    W,
+    /// 32 bits.
+    D,
+    /// 64 bits.
+    Q,
+}
+
+impl Sz {
+    /// From the log2 of the size in bytes.
+    pub const fn log2(n: u8) -> Sz {
+        match n {
+            0 => Sz::B,
+            1 => Sz::W,
+            2 => Sz::D,
+            _ => Sz::Q,
+        }
+    }
+}
+
+/// A memory operand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mem {
+    /// Base, if there is one.
+    pub base: Option<Reg>,
+    /// Index with its left shift; never RSP.
+    pub index: Option<(Reg, u8)>,
+    /// Displacement.
+    pub disp: i32,
+}
+
+/// `[base + disp]`.
+pub const fn at(base: Reg, disp: i32) -> Mem {
+    Mem { base: Some(base), index: None, disp }
+}
+
+/// `[base + index << scale + disp]`.
+pub const fn indexed(base: Reg, index: Reg, scale: u8, disp: i32) -> Mem {
+    Mem { base: Some(base), index: Some((index, scale)), disp }
+}
+
+/// A register or memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rm {
+    /// Register.
+    R(Reg),
+    /// Memory.
+    M(Mem),
+}
+
+impl From<Reg> for Rm {
+    fn from(r: Reg) -> Rm {
+        Rm::R(r)
+    }
+}
+
+impl From<Mem> for Rm {
+    fn from(m: Mem) -> Rm {
+        Rm::M(m)
+    }
+}
+
+/// Opcode maps with their mandatory prefixes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Map {
+    /// One byte.
+    Plain,
+    /// 0F.
+    Of,
+    /// 66 0F.
+    Of66,
+    /// F3 0F.
+    OfF3,
+    /// F2 0F.
+    OfF2,
+    /// 66 0F 38.
+    Of38x66,
+    /// 66 0F 3A.
+    Of3Ax66,
+    /// F2 0F 38.
+    Of38xF2,
+}
+
+/// Two-operand arithmetic, numbered as in opcodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Alu {
+    /// ADD.
+    Add = 0,
+    /// OR.
+    Or = 1,
+    /// ADC.
+    Adc = 2,
+    /// SBB.
+    Sbb = 3,
+    /// AND.
+    And = 4,
+    /// SUB.
+    Sub = 5,
+    /// XOR.
+    Xor = 6,
+    /// CMP.
+    Cmp = 7,
+}
+
+/// Shifts and rotates, numbered as in opcodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Shift {
+    /// ROL.
+    Rol = 0,
+    /// ROR.
+    Ror = 1,
+    /// SHL.
+    Shl = 4,
+    /// SHR.
+    Shr = 5,
+    /// SAR.
+    Sar = 7,
+}
+
+/// Condition codes of the host, as in opcodes.
+pub mod cc {
+    /// Below (carry).
+    pub const B: u8 = 2;
+    /// Equal (zero).
+    pub const E: u8 = 4;
+    /// Not equal.
+    pub const NE: u8 = 5;
+    /// Below or equal.
+    pub const BE: u8 = 6;
+    /// Sign.
+    pub const S: u8 = 8;
+    /// Less.
+    pub const L: u8 = 12;
+    /// Less or equal.
+    pub const LE: u8 = 14;
+}
+
+/// A place in the buffer whose last four bytes are a distance to be filled in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hole(pub usize);
+
+/// The buffer. Distances to places outside of it are computed from `base`, the offset in code memory that it will lie at.
+#[derive(Debug, Default)]
+pub struct Asm {
+    /// Bytes so far.
+    pub buf: Vec<u8>,
+    /// Offset of the first one in code memory.
+    pub base: usize,
+}
+
+impl Asm {
+    /// Empty, for offset `base`.
+    pub fn start(&mut self, base: usize) {
+        self.buf.clear();
+        self.base = base;
+    }
+
+    /// Offset in code memory of the next byte.
+    pub fn here(&self) -> usize {
+        self.base + self.buf.len()
+    }
+
+    /// One byte.
+    #[inline]
+    pub fn byte(&mut self, b: u8) {
+        self.buf.push(b);
+    }
+
+    fn imm32(&mut self, v: u32) {
+        self.buf.extend_from_slice(&v.to_le_bytes());
+    }
+
+    /// An instruction with a ModRM byte. `reg` is a register or an opcode extension; `bytes` says that the operands are byte
+    /// registers, whose numbers 4 to 7 need a REX prefix.
+    #[inline]
+    pub fn ins(&mut self, sz: Sz, map: Map, op: u8, reg: u8, rm: Rm, bytes: (bool, bool)) {
+        if sz == Sz::W {
+            self.byte(0x66);
+        }
+        match map {
+            Map::Of66 | Map::Of38x66 | Map::Of3Ax66 => self.byte(0x66),
+            Map::OfF3 => self.byte(0xf3),
+            Map::OfF2 | Map::Of38xF2 => self.byte(0xf2),
+            Map::Plain | Map::Of => {}
+        }
+        let w = u8::from(sz == Sz::Q);
+        let mut rex = w << 3 | (reg >> 3) << 2;
+        let mut must = bytes.0 && (4..8).contains(&reg);
+        match rm {
+            Rm::R(r) => {
+                rex |= r.0 >> 3;
+                must |= bytes.1 && (4..8).contains(&r.0);
+            }
+            Rm::M(m) => {
+                rex |= m.base.map_or(0, |b| b.0 >> 3) | m.index.map_or(0, |(i, _)| (i.0 >> 3) << 1);
+            }
+        }
+        if rex != 0 || must {
+            self.byte(0x40 | rex);
+        }
+        match map {
+            Map::Plain => {}
+            Map::Of | Map::Of66 | Map::OfF3 | Map::OfF2 => self.byte(0x0f),
+            Map::Of38x66 | Map::Of38xF2 => self.buf.extend_from_slice(&[0x0f, 0x38]),
+            Map::Of3Ax66 => self.buf.extend_from_slice(&[0x0f, 0x3a]),
+        }
+        self.byte(op);
+        self.modrm(reg & 7, rm);
+    }
+
+    fn modrm(&mut self, reg: u8, rm: Rm) {
+        let m = match rm {
+            Rm::R(r) => return self.byte(0xc0 | reg << 3 | r.0 & 7),
+            Rm::M(m) => m,
+        };
+        let Some(base) = m.base else {
+            // No base: a SIB byte with a 32-bit displacement.
+            self.byte(reg << 3 | 4);
+            let (i, s) = m.index.map_or((4, 0), |(i, s)| (i.0 & 7, s));
+            self.byte(s << 6 | i << 3 | 5);
+            return self.imm32(m.disp as u32);
+        };
+        let small = i8::try_from(m.disp).is_ok();
+        let mode = if m.disp == 0 && base.0 & 7 != 5 {
+            0
+        } else if small {
+            1
+        } else {
+            2
+        };
+        if m.index.is_some() || base.0 & 7 == 4 {
+            self.byte(mode << 6 | reg << 3 | 4);
+            let (i, s) = m.index.map_or((4, 0), |(i, s)| (i.0 & 7, s));
+            self.byte(s << 6 | i << 3 | base.0 & 7);
+        } else {
+            self.byte(mode << 6 | reg << 3 | base.0 & 7);
+        }
+        match mode {
+            1 => self.byte(m.disp as u8),
+            2 => self.imm32(m.disp as u32),
+            _ => {}
+        }
+    }
+
+    /// `op d, s`.
+    pub fn alu(&mut self, op: Alu, sz: Sz, d: Reg, s: impl Into<Rm>) {
+        let b = sz == Sz::B;
+        self.ins(sz, Map::Plain, (op as u8) << 3 | if b { 2 } else { 3 }, d.0, s.into(), (b, b));
+    }
+
+    /// `op [m], s`.
+    pub fn alu_store(&mut self, op: Alu, sz: Sz, m: Mem, s: Reg) {
+        let b = sz == Sz::B;
+        self.ins(sz, Map::Plain, (op as u8) << 3 | u8::from(!b), s.0, m.into(), (b, b));
+    }
+
+    /// `op d, imm`; the immediate is sign-extended from 32 bits.
+    pub fn alu_imm(&mut self, op: Alu, sz: Sz, d: impl Into<Rm>, imm: i32) {
+        let d = d.into();
+        if sz == Sz::B {
+            if d == Rm::R(RAX) {
+                self.byte((op as u8) << 3 | 4);
+            } else {
+                self.ins(sz, Map::Plain, 0x80, op as u8, d, (false, true));
+            }
+            return self.byte(imm as u8);
+        }
+        let value = if sz == Sz::W { i32::from(imm as i16) } else { imm };
+        if let Ok(v) = i8::try_from(value) {
+            self.ins(sz, Map::Plain, 0x83, op as u8, d, (false, false));
+            return self.byte(v as u8);
+        }
+        self.ins(sz, Map::Plain, 0x81, op as u8, d, (false, false));
+        if sz == Sz::W {
+            self.buf.extend_from_slice(&(value as u16).to_le_bytes());
+        } else {
+            self.imm32(value as u32);
+        }
+    }
+
+    /// `test d, s`.
+    pub fn test(&mut self, sz: Sz, d: impl Into<Rm>, s: Reg) {
+        let b = sz == Sz::B;
+        self.ins(sz, Map::Plain, if b { 0x84 } else { 0x85 }, s.0, d.into(), (b, b));
+    }
+
+    /// `test d, imm`.
+    pub fn test_imm(&mut self, sz: Sz, d: impl Into<Rm>, imm: i32) {
+        let d = d.into();
+        self.ins(sz, Map::Plain, if sz == Sz::B { 0xf6 } else { 0xf7 }, 0, d, (false, sz == Sz::B));
+        match sz {
+            Sz::B => self.byte(imm as u8),
+            Sz::W => self.buf.extend_from_slice(&(imm as u16).to_le_bytes()),
+            _ => self.imm32(imm as u32),
+        }
+    }
+
+    /// `mov d, s` of a whole register; 32 bits clear the upper half.
+    pub fn mov(&mut self, sz: Sz, d: Reg, s: impl Into<Rm>) {
+        let b = sz == Sz::B;
+        self.ins(sz, Map::Plain, if b { 0x8a } else { 0x8b }, d.0, s.into(), (b, b));
+    }
+
+    /// `mov [m], s`.
+    pub fn store(&mut self, sz: Sz, m: Mem, s: Reg) {
+        let b = sz == Sz::B;
+        self.ins(sz, Map::Plain, if b { 0x88 } else { 0x89 }, s.0, m.into(), (b, b));
+    }
+
+    /// `mov [m], imm`, sign-extended from 32 bits.
+    pub fn store_imm(&mut self, sz: Sz, m: Mem, imm: i32) {
+        self.ins(sz, Map::Plain, if sz == Sz::B { 0xc6 } else { 0xc7 }, 0, m.into(), (false, false));
+        match sz {
+            Sz::B => self.byte(imm as u8),
+            Sz::W => self.buf.extend_from_slice(&(imm as u16).to_le_bytes()),
+            _ => self.imm32(imm as u32),
+        }
+    }
+
+    /// `mov d, imm` in the shortest form that leaves the flags alone.
+    pub fn mov_imm(&mut self, d: Reg, v: u64) {
+        if let Ok(low) = u32::try_from(v) {
+            if d.0 >= 8 {
+                self.byte(0x41);
+            }
+            self.byte(0xb8 | d.0 & 7);
+            self.imm32(low);
+        } else if i32::try_from(v as i64).is_ok() {
+            self.ins(Sz::Q, Map::Plain, 0xc7, 0, d.into(), (false, false));
+            self.imm32(v as u32);
+        } else {
+            self.byte(0x48 | d.0 >> 3);
+            self.byte(0xb8 | d.0 & 7);
+            self.buf.extend_from_slice(&v.to_le_bytes());
+        }
+    }
+
+    /// Zero-extending move of 1 or 2 bytes.
+    pub fn movzx(&mut self, from: Sz, d: Reg, s: impl Into<Rm>) {
+        let b = from == Sz::B;
+        self.ins(Sz::D, Map::Of, if b { 0xb6 } else { 0xb7 }, d.0, s.into(), (false, b));
+    }
+
+    /// Sign-extending move to 64 bits of 1, 2 or 4 bytes.
+    pub fn movsx(&mut self, from: Sz, d: Reg, s: impl Into<Rm>) {
+        match from {
+            Sz::B => self.ins(Sz::Q, Map::Of, 0xbe, d.0, s.into(), (false, true)),
+            Sz::W => self.ins(Sz::Q, Map::Of, 0xbf, d.0, s.into(), (false, false)),
+            _ => self.ins(Sz::Q, Map::Plain, 0x63, d.0, s.into(), (false, false)),
+        }
+    }
+
+    /// `lea d, [m]`.
+    pub fn lea(&mut self, sz: Sz, d: Reg, m: Mem) {
+        self.ins(sz, Map::Plain, 0x8d, d.0, m.into(), (false, false));
+    }
+
+    /// Shift by an immediate.
+    pub fn shift_imm(&mut self, op: Shift, sz: Sz, d: impl Into<Rm>, n: u8) {
+        let b = sz == Sz::B;
+        if n == 1 {
+            return self.ins(sz, Map::Plain, if b { 0xd0 } else { 0xd1 }, op as u8, d.into(), (false, b));
+        }
+        self.ins(sz, Map::Plain, if b { 0xc0 } else { 0xc1 }, op as u8, d.into(), (false, b));
+        self.byte(n);
+    }
+
+    /// Shift by CL.
+    pub fn shift_cl(&mut self, op: Shift, sz: Sz, d: impl Into<Rm>) {
+        let b = sz == Sz::B;
+        self.ins(sz, Map::Plain, if b { 0xd2 } else { 0xd3 }, op as u8, d.into(), (false, b));
+    }
+
+    /// One-operand group F6/F7: 2 NOT, 3 NEG, 4 MUL, 5 IMUL.
+    pub fn group3(&mut self, ext: u8, sz: Sz, d: impl Into<Rm>) {
+        let b = sz == Sz::B;
+        self.ins(sz, Map::Plain, if b { 0xf6 } else { 0xf7 }, ext, d.into(), (false, b));
+    }
+
+    /// INC (0) or DEC (1).
+    pub fn inc_dec(&mut self, ext: u8, sz: Sz, d: impl Into<Rm>) {
+        let b = sz == Sz::B;
+        self.ins(sz, Map::Plain, if b { 0xfe } else { 0xff }, ext, d.into(), (false, b));
+    }
+
+    /// `imul d, s`.
+    pub fn imul(&mut self, sz: Sz, d: Reg, s: impl Into<Rm>) {
+        self.ins(sz, Map::Of, 0xaf, d.0, s.into(), (false, false));
+    }
+
+    /// `bt d, n`.
+    pub fn bt_imm(&mut self, sz: Sz, d: impl Into<Rm>, n: u8) {
+        self.ins(sz, Map::Of, 0xba, 4, d.into(), (false, false));
+        self.byte(n);
+    }
+
+    /// `bt d, s` of registers.
+    pub fn bt(&mut self, sz: Sz, d: Reg, s: Reg) {
+        self.ins(sz, Map::Of, 0xa3, s.0, d.into(), (false, false));
+    }
+
+    /// `setcc d` (low byte).
+    pub fn setcc(&mut self, cond: u8, d: Reg) {
+        self.ins(Sz::D, Map::Of, 0x90 | cond, 0, d.into(), (false, true));
+    }
+
+    /// `cmovcc d, s`.
+    pub fn cmov(&mut self, cond: u8, sz: Sz, d: Reg, s: impl Into<Rm>) {
+        self.ins(sz, Map::Of, 0x40 | cond, d.0, s.into(), (false, false));
+    }
+
+    /// `bswap d`.
+    pub fn bswap(&mut self, sz: Sz, d: Reg) {
+        let rex = if sz == Sz::Q { 8 } else { 0 } | d.0 >> 3;
+        if rex != 0 {
+            self.byte(0x40 | rex);
+        }
+        self.byte(0x0f);
+        self.byte(0xc8 | d.0 & 7);
+    }
+
+    /// `lahf; seto al`: AX = flags in the form of `Kind::X86Host`.
+    pub fn save_flags(&mut self) {
+        self.byte(0x9f);
+        self.setcc(0, RAX);
+    }
+
+    /// `add al, 0x7f; sahf`: the reverse.
+    pub fn restore_flags(&mut self) {
+        self.buf.extend_from_slice(&[0x04, 0x7f, 0x9e]);
+    }
+
+    /// `jcc` with a distance to fill in.
+    pub fn jcc(&mut self, cond: u8) -> Hole {
+        self.byte(0x0f);
+        self.byte(0x80 | cond);
+        self.imm32(0);
+        Hole(self.buf.len() - 4)
+    }
+
+    /// `jmp` with a distance to fill in.
+    pub fn jmp(&mut self) -> Hole {
+        self.byte(0xe9);
+        self.imm32(0);
+        Hole(self.buf.len() - 4)
+    }
+
+    /// `jmp` to an offset in code memory.
+    pub fn jmp_to(&mut self, to: usize) {
+        let h = self.jmp();
+        self.fill(h, to);
+    }
+
+    /// `call` an offset in code memory.
+    pub fn call_to(&mut self, to: usize) {
+        self.byte(0xe8);
+        self.imm32(0);
+        self.fill(Hole(self.buf.len() - 4), to);
+    }
+
+    /// Let a hole lead to an offset in code memory.
+    pub fn fill(&mut self, hole: Hole, to: usize) {
+        let from = self.base + hole.0 + 4;
+        let distance = (to as i64 - from as i64) as i32;
+        if let Some(place) = self.buf.get_mut(hole.0..hole.0 + 4) {
+            place.copy_from_slice(&distance.to_le_bytes());
+        }
+    }
+
+    /// Let a hole lead here.
+    pub fn fill_here(&mut self, hole: Hole) {
+        let here = self.here();
+        self.fill(hole, here);
+    }
+
+    /// `jmp r` or `jmp [m]`.
+    pub fn jmp_indirect(&mut self, to: impl Into<Rm>) {
+        self.ins(Sz::D, Map::Plain, 0xff, 4, to.into(), (false, false));
+    }
+
+    /// `call r`.
+    pub fn call_indirect(&mut self, to: impl Into<Rm>) {
+        self.ins(Sz::D, Map::Plain, 0xff, 2, to.into(), (false, false));
+    }
+
+    /// `push r`.
+    pub fn push(&mut self, r: Reg) {
+        if r.0 >= 8 {
+            self.byte(0x41);
+        }
+        self.byte(0x50 | r.0 & 7);
+    }
+
+    /// `pop r`.
+    pub fn pop(&mut self, r: Reg) {
+        if r.0 >= 8 {
+            self.byte(0x41);
+        }
+        self.byte(0x58 | r.0 & 7);
+    }
+
+    /// `ret`.
+    pub fn ret(&mut self) {
+        self.byte(0xc3);
+    }
+
+    /// An SSE instruction: XMM register `x`, second operand.
+    pub fn sse(&mut self, map: Map, op: u8, x: u8, rm: Rm) {
+        self.ins(Sz::D, map, op, x, rm, (false, false));
+    }
+}

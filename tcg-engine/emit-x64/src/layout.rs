@@ -1,0 +1,51 @@
+//! Where emitted code finds things: pinned guest words, the vCPU's words, and the private words of this tier.
+//!
+//! RBP points into the register file, so that the first 32 words (program counter, flags, general registers, segment bases)
+//! are one byte of displacement away. Nine guest words live in host registers while emitted code runs; R14 holds one
+//! temporary; RAX, RCX and RDX belong to single operations; R15 is the TLB's current bank.
+
+use ir::Slot;
+use ir::op::PRIVATE;
+
+use crate::asm::{Mem, R8, R9, R10, R11, R12, R13, RBP, RBX, RDI, RSI, Reg, at};
+
+/// Word that RBP points at.
+pub const BIAS: u16 = 16;
+/// Guest words that live in host registers: the first nine that compilers use.
+pub const PINNED: [(u16, Reg); 9] =
+    [(8, RBX), (9, RDI), (10, RSI), (11, R8), (12, R13), (13, R12), (14, R9), (15, R10), (20, R11)];
+/// Pointer to the running [`crate::run::Runtime`].
+pub const RUNTIME: Slot = Slot(PRIVATE);
+/// Address of the TLB's current bank.
+pub const BANK: Slot = Slot(PRIVATE + 1);
+/// Address of the jump cache.
+pub const JUMPS: Slot = Slot(PRIVATE + 2);
+/// Context that translations of code addresses depend on.
+pub const CONTEXT: Slot = Slot(PRIVATE + 3);
+/// The same for global pages.
+pub const GLOBAL_CONTEXT: Slot = Slot(PRIVATE + 4);
+/// What the temporary's register held when emitted code was left or called an operation.
+pub const TEMP: Slot = Slot(PRIVATE + 5);
+
+/// The word of a slot in memory.
+pub const fn word(s: Slot) -> Mem {
+    at(RBP, (s.0 as i32 - BIAS as i32) * 8)
+}
+
+/// The host register of a pinned guest word.
+#[inline]
+pub fn pinned(s: Slot) -> Option<Reg> {
+    const TABLE: [u8; 32] = {
+        let mut t = [0xff; 32];
+        let mut i = 0;
+        while i < PINNED.len() {
+            t[PINNED[i].0 as usize] = PINNED[i].1.0;
+            i += 1;
+        }
+        t
+    };
+    match TABLE.get(s.0 as usize) {
+        Some(&r) if r != 0xff => Some(Reg(r)),
+        _ => None,
+    }
+}

@@ -1,0 +1,22 @@
+//! T1, the one-pass emitter: from lifted blocks to host code, and the running of it.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `asm` | the encoder |
+//! | `layout` | which guest word is in which host register, private words |
+//! | `stubs` | the shared routines: into and out of emitted code, single operations, indirect jumps |
+//! | `emit`, `vector` | operations to instructions |
+//! | `run` | code memory, linking, the jump cache, and one stay in emitted code |
+//!
+//! The page `docs/translator.md` says how it fits together.
+
+pub mod asm;
+mod emit;
+mod layout;
+mod run;
+mod stubs;
+#[cfg(test)]
+mod tests;
+mod vector;
+
+pub use run::{Exit, Host, Left, Stats, T1};

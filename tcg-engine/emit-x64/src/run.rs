@@ -1,0 +1,400 @@
+//! Running emitted code: one vCPU's code memory, the links between its blocks, its jump cache, and the way in and out.
+//!
+//! The one idea: emitted code is only ever an acceleration of "look the next block up and interpret it". Whatever it does not
+//! know — an exit that is not linked, a jump that the cache has not seen, an operation with consequences — it leaves, with
+//! every guest word in memory, and says why.
+#![expect(unsafe_code, reason = "calls emitted code, and gives it pointers to what it works on")]
+
+use code::{Cache, CodeMemory, Error};
+use ir::op::{NONE, TIER_BUDGET, TIER_TAG};
+use ir::t0::{self, Outcome, Step};
+use ir::{Env, PC, Regs, flags};
+
+use crate::asm::Asm;
+use crate::emit::{Emitter, Site};
+use crate::layout::{BANK, BIAS, CONTEXT, GLOBAL_CONTEXT, JUMPS, RUNTIME, TEMP};
+use crate::stubs::{JUMP_BYTES, JUMP_LOG2, Stubs, jump_index, left};
+
+/// What emitted code needs of a vCPU beside what interpretation needs.
+pub trait Host: Env {
+    /// Its TLB, as it is now.
+    fn tlb(&self) -> &mem::Tlb;
+    /// Whatever else finding a block depends on, in 15 bits.
+    fn mode_bits(&self) -> u32;
+    /// Whether the run loop must look before the next instruction.
+    fn attention(&self, regs: &Regs) -> bool;
+}
+
+/// Why emitted code was left. The program counter word is set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Left {
+    /// By a direct exit of a block; the next block may be linked to it.
+    Direct(Exit),
+    /// To an address that the jump cache does not know.
+    Jump,
+    /// The budget is used up.
+    Budget,
+    /// As the interpreter leaves a block.
+    Outcome(Outcome),
+}
+
+/// A direct exit that may be linked, valid until code memory is cleared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Exit {
+    site: u32,
+    clears: u32,
+}
+
+/// Counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Blocks emitted.
+    pub blocks: u64,
+    /// Guest instructions in them.
+    pub instructions: u64,
+    /// Guest bytes of them.
+    pub guest_bytes: u64,
+    /// Host bytes.
+    pub host_bytes: u64,
+    /// Operations emitted.
+    pub operations: u64,
+    /// Of these, calls of the interpreter.
+    pub calls: u64,
+    /// Stays in emitted code.
+    pub entries: u64,
+    /// Left by unlinked exits.
+    pub direct: u64,
+    /// Left by jumps that missed.
+    pub jumps: u64,
+    /// Operations that emitted code had interpreted.
+    pub interpreted: u64,
+    /// Times that code memory was cleared.
+    pub clears: u64,
+}
+
+/// Emitted code of a block.
+#[derive(Clone, Debug)]
+struct HostBlock {
+    head: usize,
+    body: usize,
+    pc: u64,
+    instructions: u32,
+    linkable: bool,
+    /// Distances in other blocks that lead here, and where they led before.
+    incoming: Vec<(u32, u32)>,
+}
+
+/// An entry of the jump cache.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Jump {
+    pc: u64,
+    context: u64,
+    code: u64,
+    spare: u64,
+}
+
+const NO_JUMP: Jump = Jump { pc: u64::MAX, context: u64::MAX, code: 0, spare: 0 };
+
+/// What the function behind the stub for single operations works on.
+pub(crate) struct Runtime<E> {
+    env: *mut E,
+    regs: *mut Regs,
+    cache: *const Cache,
+    sites: *const [Site],
+    outcome: Option<Outcome>,
+    interpreted: u64,
+}
+
+/// T1 of one vCPU.
+pub struct T1 {
+    memory: CodeMemory,
+    stubs: Stubs,
+    emitter: Emitter,
+    start: usize,
+    cursor: usize,
+    blocks: Vec<Option<HostBlock>>,
+    jumps: Box<[Jump]>,
+    clears: u32,
+    stats: Stats,
+}
+
+impl std::fmt::Debug for T1 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("T1").field("used", &self.cursor).field("stats", &self.stats).finish_non_exhaustive()
+    }
+}
+
+/// Bytes that a block's code may have at most.
+const LARGEST: usize = 64 << 10;
+
+fn sync<E: Host>(env: &E, regs: &mut Regs) {
+    let tlb = env.tlb();
+    let mode = u64::from(env.mode_bits()) << 48;
+    regs.set(TIER_TAG, tlb.tag_space());
+    regs.set(BANK, tlb.bank_address());
+    regs.set(CONTEXT, mode | tlb.context() & 0xffff_ffff_ffff);
+    regs.set(GLOBAL_CONTEXT, mode | tlb.global_context() & 0xffff_ffff_ffff);
+}
+
+/// Run the operation of a site. Answers 0 to go on, otherwise what emitted code returns.
+///
+/// # Safety
+/// `rt` and everything that it points to are alive and used by nobody else, as [`T1::run`] sees to.
+unsafe extern "sysv64" fn operation<E: Host>(rt: *mut Runtime<E>, site: u32) -> u64 {
+    // SAFETY: see above; emitted code touches the words only while this function does not run.
+    let (rt, regs, env, cache, sites) = unsafe {
+        let rt = &mut *rt;
+        let (regs, env, cache, sites) = (&mut *rt.regs, &mut *rt.env, &*rt.cache, &*rt.sites);
+        (rt, regs, env, cache, sites)
+    };
+    rt.interpreted += 1;
+    let out = left::OP << 32 | u64::from(site);
+    let Some(site) = sites.get(site as usize) else { return out };
+    let Some(block) = cache.at(site.block).and_then(|id| cache.block(id)) else { return out };
+    if site.temp != NONE {
+        let held = regs.get(TEMP);
+        regs.set(site.temp, held);
+    }
+    let op = usize::from(site.op);
+    match t0::step(block, op, regs, env) {
+        Step::Next if !env.attention(regs) => {
+            flags::to_host(regs);
+            sync(env, regs);
+            0
+        }
+        Step::Next | Step::Finish => {
+            rt.outcome = Some(t0::finish(block, op + 1, regs, env));
+            out
+        }
+        Step::Left(o) => {
+            rt.outcome = Some(o);
+            out
+        }
+    }
+}
+
+impl T1 {
+    /// T1 for vCPUs of type `E`, in `memory`.
+    ///
+    /// # Errors
+    /// The memory is too small.
+    pub fn new<E: Host>(mut memory: CodeMemory) -> Result<T1, Error> {
+        let mut a = Asm::default();
+        a.start(0);
+        let stubs = Stubs::emit(&mut a, operation::<E> as *const () as u64);
+        if !memory.write(0, &a.buf) || memory.len() < 4 * LARGEST {
+            return Err(Error::Kernel {
+                what: "too small",
+                len: memory.len(),
+                source: std::io::ErrorKind::InvalidInput.into(),
+            });
+        }
+        let start = a.here().next_multiple_of(64);
+        Ok(T1 {
+            memory,
+            stubs,
+            emitter: Emitter::new(stubs),
+            start,
+            cursor: start,
+            blocks: Vec::new(),
+            jumps: vec![NO_JUMP; 1 << JUMP_LOG2].into(),
+            clears: 0,
+            stats: Stats::default(),
+        })
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Whether there is room for another block; if not, the cache is cleared and this with it.
+    pub fn has_room(&self) -> bool {
+        self.cursor + LARGEST <= self.memory.len() && self.emitter.sites.len() < u32::MAX as usize / 2
+    }
+
+    /// Forget all code.
+    pub fn clear(&mut self) {
+        self.cursor = self.start;
+        self.blocks.clear();
+        self.jumps.fill(NO_JUMP);
+        self.emitter.sites.clear();
+        self.emitter.exits.clear();
+        self.clears = self.clears.wrapping_add(1);
+        self.stats.clears += 1;
+    }
+
+    /// Forget the code of blocks that have left the cache.
+    pub fn remove(&mut self, gone: &[u32]) {
+        for &n in gone {
+            let Some(b) = self.blocks.get_mut(n as usize).and_then(Option::take) else { continue };
+            for (hole, unlinked) in b.incoming {
+                Self::patch(&mut self.memory, hole, unlinked);
+            }
+            let code = self.memory.exec() as u64 + b.head as u64;
+            let j = &mut self.jumps[jump_index(b.pc)];
+            if j.code == code {
+                *j = NO_JUMP;
+            }
+        }
+    }
+
+    fn patch(memory: &mut CodeMemory, hole: u32, to: u32) {
+        let distance = (i64::from(to) - i64::from(hole) - 4) as i32;
+        memory.write(hole as usize, &distance.to_le_bytes());
+    }
+
+    /// Whether a block has code.
+    #[inline]
+    pub fn has(&self, n: u32) -> bool {
+        matches!(self.blocks.get(n as usize), Some(Some(_)))
+    }
+
+    /// Emit block `n` of the cache. There must be room. Answers whether it has code now.
+    pub fn translate(&mut self, cache: &Cache, n: u32) -> bool {
+        let Some(id) = cache.at(n) else { return false };
+        let (Some(block), Some((_, second))) = (cache.block(id), cache.bytes(id)) else { return false };
+        let sites = self.emitter.sites.len();
+        let base = self.cursor;
+        let e = self.emitter.emit(block, n, base);
+        let len = self.emitter.a.buf.len();
+        if len > LARGEST || !self.memory.write(base, &self.emitter.a.buf) {
+            self.emitter.sites.truncate(sites);
+            self.emitter.exits.truncate(sites);
+            return false;
+        }
+        self.cursor += len.next_multiple_of(16);
+        self.stats.blocks += 1;
+        self.stats.instructions += block.points.len() as u64;
+        self.stats.guest_bytes += block.end_pc.wrapping_sub(block.pc) & 0xffff;
+        self.stats.host_bytes += len as u64;
+        self.stats.operations += block.insts.len() as u64;
+        let n = n as usize;
+        if self.blocks.len() <= n {
+            self.blocks.resize(n + 1, None);
+        }
+        self.blocks[n] = Some(HostBlock {
+            head: e.head,
+            body: e.body,
+            pc: block.pc,
+            instructions: block.points.len() as u32,
+            linkable: second.is_none(),
+            incoming: Vec::new(),
+        });
+        true
+    }
+
+    /// Let `exit` lead to block `n`, which is where the guest went from there.
+    pub fn link(&mut self, exit: Exit, n: u32) {
+        if exit.clears != self.clears {
+            return;
+        }
+        let Some(Some(Some(e))) = self.emitter.exits.get(exit.site as usize).map(|e| Some(*e)) else { return };
+        let Some(Some(b)) = self.blocks.get_mut(n as usize) else { return };
+        if b.linkable && b.pc == e.pc {
+            b.incoming.push((e.hole, e.unlinked));
+            let head = b.head as u32;
+            Self::patch(&mut self.memory, e.hole, head);
+        }
+    }
+
+    /// Remember that jumps to the program counter of block `n` find it in the context of now.
+    pub fn remember<E: Host>(&mut self, env: &E, n: u32, linear: u64) {
+        let Some(Some(b)) = self.blocks.get(n as usize) else { return };
+        let tlb = env.tlb();
+        let mode = u64::from(env.mode_bits()) << 48;
+        let context = if b.linkable && tlb.is_global(linear) { tlb.global_context() } else { tlb.context() };
+        let code = self.memory.exec() as u64 + b.head as u64;
+        self.jumps[jump_index(b.pc)] = Jump { pc: b.pc, context: mode | context & 0xffff_ffff_ffff, code, spare: 0 };
+    }
+
+    /// Run from block `n` on, which has code. About `budget` instructions run, and at least that block. Answers why emitted
+    /// code was left, and how many instructions were completed.
+    pub fn run<E: Host>(&mut self, cache: &Cache, n: u32, regs: &mut Regs, env: &mut E, budget: u32) -> (Left, u64) {
+        let Some(Some(b)) = self.blocks.get(n as usize) else { return (Left::Jump, 0) };
+        let body = self.memory.exec().wrapping_add(b.body);
+        let budget = i64::from(budget.min(1 << 30));
+        flags::to_host(regs);
+        sync(env, regs);
+        regs.set(JUMPS, self.jumps.as_ptr() as u64);
+        regs.set(TIER_BUDGET, u64::from((budget - i64::from(b.instructions)) as u32));
+        let regs: *mut Regs = regs;
+        let mut rt = Runtime {
+            env: std::ptr::from_mut(env),
+            regs,
+            cache,
+            sites: &raw const *self.emitter.sites,
+            outcome: None,
+            interpreted: 0,
+        };
+        let rt: *mut Runtime<E> = &mut rt;
+        // SAFETY: `regs` points to the caller's words, which nobody else uses; the stub is a function of this type, and the
+        // code at `body` keeps to the conventions of `layout`. All pointers outlive the call.
+        let (code, regs, env, rt) = unsafe {
+            (*regs).set(RUNTIME, rt as u64);
+            let enter: extern "sysv64" fn(*mut u64, *const u8) -> u64 =
+                std::mem::transmute(self.memory.exec().add(self.stubs.enter));
+            let code = enter(regs.cast::<u64>().add(usize::from(BIAS)), body);
+            (code, &mut *regs, &mut *(*rt).env, &mut *rt)
+        };
+        self.stats.entries += 1;
+        self.stats.interpreted += rt.interpreted;
+        let mut done = budget - i64::from(regs.get(TIER_BUDGET) as i32);
+        let low = code as u32;
+        let why = match code >> 32 {
+            left::DIRECT => {
+                self.stats.direct += 1;
+                if let Some(Some(e)) = self.emitter.exits.get(low as usize) {
+                    regs.set(PC, e.pc);
+                }
+                Left::Direct(Exit { site: low, clears: self.clears })
+            }
+            left::BUDGET => {
+                if let Some(Some(b)) = self.blocks.get(low as usize) {
+                    regs.set(PC, b.pc);
+                    done -= i64::from(b.instructions);
+                }
+                Left::Budget
+            }
+            left::INDIRECT => {
+                self.stats.jumps += 1;
+                Left::Jump
+            }
+            _ => self.leave_block(cache, low, code >> 32, rt.outcome, regs, env, &mut done),
+        };
+        (why, done.max(0).cast_unsigned())
+    }
+
+    /// A block was left in its middle: what is left of it, and what was counted too much.
+    #[expect(clippy::too_many_arguments, reason = "all of a stay in emitted code")]
+    fn leave_block<E: Host>(
+        &self,
+        cache: &Cache,
+        site: u32,
+        why: u64,
+        outcome: Option<Outcome>,
+        regs: &mut Regs,
+        env: &mut E,
+        done: &mut i64,
+    ) -> Left {
+        let Some(site) = self.emitter.sites.get(site as usize) else { return Left::Jump };
+        let Some(block) = cache.at(site.block).and_then(|id| cache.block(id)) else { return Left::Jump };
+        let out = match (why, outcome) {
+            (left::OP, Some(out)) => out,
+            _ => t0::resume(block, usize::from(site.op), regs, env),
+        };
+        *done += i64::from(out.instructions) - block.points.len() as i64;
+        Left::Outcome(out)
+    }
+
+    /// The code of block `n`, for printing.
+    pub fn code(&self, n: u32) -> &[u8] {
+        match self.blocks.get(n as usize) {
+            Some(Some(b)) => self.memory.read(b.head, LARGEST.min(self.cursor - b.head)),
+            _ => &[],
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Jump>() == JUMP_BYTES);

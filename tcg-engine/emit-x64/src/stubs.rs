@@ -1,0 +1,156 @@
+//! The few routines that every block shares: into and out of emitted code, single operations, and indirect jumps.
+//!
+//! They are emitted once at the start of code memory. All slow paths go through [`Stubs::op`], which brings the pinned words to
+//! memory, lets the interpreter run one operation, and takes them back: no block has to save anything.
+
+use ir::{PC, Slot};
+
+use crate::asm::{Alu, Asm, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, Reg, Shift, Sz, at, cc};
+use crate::layout::{BANK, CONTEXT, GLOBAL_CONTEXT, JUMPS, PINNED, RUNTIME, TEMP, word};
+
+/// Why emitted code was left: bits 32 and up of what it returns; below is the site or block.
+pub mod left {
+    /// A direct exit that leads nowhere yet; the site's.
+    pub const DIRECT: u64 = 0;
+    /// The instructions that may run are used up, at the head of a block.
+    pub const BUDGET: u64 = 1;
+    /// A jump that the jump cache does not know; the program counter word is set.
+    pub const INDIRECT: u64 = 2;
+    /// An operation has left or wants its instruction to be finished; see the runtime's outcome.
+    pub const OP: u64 = 3;
+    /// The rest of the block, from the site's operation on, is to be interpreted.
+    pub const RESUME: u64 = 4;
+}
+
+/// Callee-saved registers of the host's calling convention.
+const SAVED: [Reg; 6] = [RBX, RBP, R12, R13, R14, R15];
+
+/// log2 of the entries of the jump cache.
+pub const JUMP_LOG2: u32 = 12;
+/// Bytes of an entry: program counter, context, address of the code, nothing.
+pub const JUMP_BYTES: usize = 32;
+
+/// Offsets in code memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stubs {
+    /// `fn(rbp, code) -> left`.
+    pub enter: usize,
+    /// Run one operation: site in EAX; called.
+    pub op: usize,
+    /// Leave by an unlinked direct exit: site in EAX.
+    pub direct: usize,
+    /// Leave at a block's head: block in EAX.
+    pub budget: usize,
+    /// Leave to interpret the rest of the block: site in EAX.
+    pub resume: usize,
+    /// Jump to the program counter in RDX.
+    pub jump: usize,
+}
+
+fn save(a: &mut Asm) {
+    for (s, r) in PINNED {
+        a.store(Sz::Q, word(Slot(s)), r);
+    }
+}
+
+fn load(a: &mut Asm) {
+    for (s, r) in PINNED {
+        a.mov(Sz::Q, r, word(Slot(s)));
+    }
+    a.mov(Sz::Q, R15, word(BANK));
+}
+
+impl Stubs {
+    /// Emit them; `op` is the address of the function behind [`Stubs::op`].
+    pub fn emit(a: &mut Asm, op: u64) -> Stubs {
+        let enter = a.here();
+        for r in SAVED {
+            a.push(r);
+        }
+        a.alu_imm(Alu::Sub, Sz::Q, RSP, 8);
+        a.mov(Sz::Q, RBP, RDI);
+        a.mov(Sz::Q, RAX, RSI);
+        load(a);
+        a.jmp_indirect(RAX);
+
+        // Everything leaves through here, RAX saying why.
+        let leave = a.here();
+        save(a);
+        let leave_saved = a.here();
+        a.alu_imm(Alu::Add, Sz::Q, RSP, 8);
+        for r in SAVED.iter().rev() {
+            a.pop(*r);
+        }
+        a.ret();
+
+        let direct = leave;
+        let budget = Self::because(a, left::BUDGET, leave);
+        let resume = a.here();
+        a.store(Sz::Q, word(TEMP), R14);
+        Self::because(a, left::RESUME, leave);
+
+        let op = Self::operation(a, op, leave_saved);
+        let jump = Self::jump(a, leave);
+        Stubs { enter, op, direct, budget, resume, jump }
+    }
+
+    fn because(a: &mut Asm, why: u64, leave: usize) -> usize {
+        let here = a.here();
+        a.mov_imm(RCX, why << 32);
+        a.alu(Alu::Or, Sz::Q, RAX, RCX);
+        a.jmp_to(leave);
+        here
+    }
+
+    fn operation(a: &mut Asm, function: u64, leave_saved: usize) -> usize {
+        let here = a.here();
+        a.alu_imm(Alu::Sub, Sz::Q, RSP, 8);
+        save(a);
+        a.store(Sz::Q, word(TEMP), R14);
+        a.mov(Sz::Q, RDI, word(RUNTIME));
+        a.mov(Sz::D, RSI, RAX);
+        a.mov_imm(RAX, function);
+        a.call_indirect(RAX);
+        a.test(Sz::Q, RAX, RAX);
+        let out = a.jcc(cc::NE);
+        load(a);
+        a.alu_imm(Alu::Add, Sz::Q, RSP, 8);
+        a.ret();
+        // The return address goes too.
+        a.fill_here(out);
+        a.alu_imm(Alu::Add, Sz::Q, RSP, 16);
+        a.jmp_to(leave_saved);
+        here
+    }
+
+    fn jump(a: &mut Asm, leave: usize) -> usize {
+        let here = a.here();
+        a.mov(Sz::Q, RAX, RDX);
+        a.shift_imm(Shift::Shr, Sz::Q, RAX, JUMP_LOG2 as u8);
+        a.alu(Alu::Xor, Sz::D, RAX, RDX);
+        a.alu_imm(Alu::And, Sz::D, RAX, (1 << JUMP_LOG2) - 1);
+        a.shift_imm(Shift::Shl, Sz::D, RAX, JUMP_BYTES.trailing_zeros() as u8);
+        a.alu(Alu::Add, Sz::Q, RAX, word(JUMPS));
+        a.alu(Alu::Cmp, Sz::Q, RDX, at(RAX, 0));
+        let other = a.jcc(cc::NE);
+        a.mov(Sz::Q, RCX, at(RAX, 8));
+        a.alu(Alu::Cmp, Sz::Q, RCX, word(GLOBAL_CONTEXT));
+        let local = a.jcc(cc::NE);
+        let hit = a.here();
+        a.jmp_indirect(at(RAX, 16));
+        a.fill_here(local);
+        a.alu(Alu::Cmp, Sz::Q, RCX, word(CONTEXT));
+        let miss = a.jcc(cc::E);
+        a.fill(miss, hit);
+        a.fill_here(other);
+        a.store(Sz::Q, word(PC), RDX);
+        a.mov_imm(RAX, left::INDIRECT << 32);
+        a.jmp_to(leave);
+        here
+    }
+}
+
+/// Index of a program counter in the jump cache.
+pub fn jump_index(pc: u64) -> usize {
+    ((pc ^ pc >> JUMP_LOG2) as usize) & ((1 << JUMP_LOG2) - 1)
+}

@@ -1,0 +1,1 @@
+//! What is emitted decodes back to what was meant.
