@@ -196,6 +196,14 @@ impl Emitter {
                     last[t] = i as u32;
                 }
             }
+            if matches!(x.op, Op::Mov128 | Op::Load128 | Op::Store128 | Op::Cas128 | Op::Vec | Op::Fp) {
+                for s in [x.d, x.a, x.b] {
+                    // The other half; that of an address does no harm.
+                    if let Some(t) = temp_index(Slot(s.0 | 1)) {
+                        last[t] = i as u32;
+                    }
+                }
+            }
             let third = match x.op {
                 Op::Select => Slot(x.imm as u16),
                 Op::Cas | Op::Bulk => Slot(x.imm as u16 & 0x3ff),

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use ::state::StateArea;
 use anyhow::{Context, Result};
+use code::CodeMemory;
 use enter::ThreadGate;
 use enter::status::StatusPage;
 use link::capnp::recv_message;
@@ -46,6 +47,9 @@ const CONTROL: RawFd = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// For all threads to reach the barrier before lock-down.
 const THREADS: Duration = Duration::from_secs(30);
+
+/// Code memory of each vCPU: about 100 bytes for each guest instruction that runs.
+const CODE_MEMORY: usize = 64 << 20;
 
 fn main() {
     enter::begin();
@@ -128,6 +132,10 @@ fn start(
     };
     let identity = Identity::new(setup, &named)?;
     let prepared = setup::prepare(engine, &named)?;
+    let mut code_memory = Vec::new();
+    for _ in 0..prepared.machine.inboxes.len() {
+        code_memory.push(CodeMemory::new(CODE_MEMORY)?);
+    }
     drop(named);
     let profile = Kind::EngineTcg.profile();
     enter::before_threads(profile)?;
@@ -136,7 +144,11 @@ fn start(
     let mut gate = ThreadGate::new();
     let mut vcpus = Vec::new();
     for index in 0..machine.inboxes.len() {
-        let vcpu = Arc::new(Mutex::new(Vcpu::new(&machine, index as u16)));
+        let mut vcpu = Vcpu::new(&machine, index as u16);
+        if let Some(memory) = code_memory.pop() {
+            vcpu.use_t1(memory)?;
+        }
+        let vcpu = Arc::new(Mutex::new(vcpu));
         vcpus.push(vcpu.clone());
         let (machine, events) = (machine.clone(), control.events());
         gate.spawn(&format!("vcpu{index}"), move || vcpu::thread(&machine, index, &vcpu, &events))?;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use code::CodeMemory;
 use guest_x86::{Cpu, Delivered, Exception, Runner, Why};
 use vcpu_devices::inbox;
 
@@ -68,6 +69,14 @@ impl Vcpu {
         vcpu
     }
 
+    /// Run by emitted code, which goes to `memory`.
+    ///
+    /// # Errors
+    /// The memory is too small.
+    pub fn use_t1(&mut self, memory: CodeMemory) -> Result<(), code::Error> {
+        self.runner.use_t1(memory)
+    }
+
     /// After power-on, and not yet part of the machine: nobody knows of it.
     pub fn apart(machine: &Arc<Machine>, index: u16) -> Vcpu {
         let bus = VcpuBus::new(machine.clone(), index);
@@ -80,7 +89,10 @@ impl Vcpu {
     pub fn replace(&mut self, other: Vcpu) {
         let done = self.runner.instructions;
         self.forget_code();
+        // Code memory was made before lock-down, and no other can be.
+        let t1 = self.runner.t1.take();
         *self = other;
+        self.runner.t1 = t1;
         self.runner.instructions = done;
         self.bus().enter_machine();
     }
@@ -130,8 +142,7 @@ impl Vcpu {
 
     /// Drop all translated code: RAM may have been written by others.
     pub fn forget_code(&mut self) {
-        self.runner.cache.clear();
-        self.runner.cpu.lines.clear();
+        self.runner.forget_code();
     }
 
     /// One turn of the run loop, for tests.

@@ -103,12 +103,7 @@ impl<B: Bus> Runner<B> {
             if self.cpu.has_stale() {
                 self.cpu.drop_stale(&mut self.cache);
             }
-            if self.cache.has_gone() {
-                let gone = self.cache.take_gone();
-                if let Some(t1) = &mut self.t1 {
-                    t1.remove(&gone);
-                }
-            }
+            self.drop_gone();
             let stepping = self.cpu.stepping(&self.regs.0);
             let shadow = self.cpu.sys.shadow;
             let one = stepping || shadow != Shadow::None;
@@ -160,6 +155,17 @@ impl<B: Bus> Runner<B> {
             }
         }
         true
+    }
+
+    /// The code of blocks that have left the cache goes, before their numbers are used again.
+    #[inline]
+    fn drop_gone(&mut self) {
+        if self.cache.has_gone() {
+            let gone = self.cache.take_gone();
+            if let Some(t1) = &mut self.t1 {
+                t1.remove(&gone);
+            }
+        }
     }
 
     fn execute_t1(&mut self, id: Id, budget: u32) -> (From, u64, Option<Why>) {
@@ -236,6 +242,7 @@ impl<B: Bus> Runner<B> {
         let lift = self.cpu.lift(&self.regs.0, max)?;
         let (at, len, second) = (lift.key.at, lift.len, lift.second);
         let (id, cleared) = self.cache.insert(lift.key, len, second, lift.block);
+        self.drop_gone();
         if cleared {
             // Only the new block is left.
             self.cpu.lines.clear();

@@ -7,10 +7,12 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
+use code::CodeMemory;
 use cpu_model::Model;
+use emit_x64::{Left, T1};
 use guest_memory::{Access, DirtyLayout, DirtyLog, Kind, Layout, Memfd, Ram, Region};
 use guest_x86::state::{self, FPU_CW, FPU_DP, FPU_IP, FPU_OP, FPU_SW, FPU_TAG, attr, cr0, cr4, efer, fpr, gpr, xmm};
-use guest_x86::{Cpu, Seg, Segment, Table};
+use guest_x86::{Cpu, Lift, Seg, Segment, Table};
 use ir::t0::{self, Exit};
 use ir::{Block, PC, Regs, op::FPC, verify};
 use mem::Memory;
@@ -85,12 +87,40 @@ pub type Ran = std::result::Result<(), String>;
 /// Called with each block before it runs.
 pub type Tamper<'a> = &'a mut dyn FnMut(&mut Block);
 
+/// Code memory of a guest.
+const CODE_MEMORY: usize = 1 << 20;
+
+/// Whether cases run by emitted code: they do, unless `ATOLL_TIER` is `t0`.
+fn emit_code() -> bool {
+    std::env::var_os("ATOLL_TIER").is_none_or(|t| t != "t0")
+}
+
+/// Run a block by emitted code.
+fn emitted(t1: &mut T1, cache: &mut code::Cache, lift: Lift, regs: &mut Regs, cpu: &mut Cpu<NoBus>) -> Result<Exit> {
+    if !t1.has_room() {
+        cache.clear();
+        t1.clear();
+    }
+    let (id, cleared) = cache.insert(lift.key, lift.len, lift.second, lift.block);
+    if cleared {
+        t1.clear();
+    }
+    t1.remove(&cache.take_gone());
+    ensure!(t1.translate(cache, id.number()), "a block cannot be emitted");
+    Ok(match t1.run(cache, id.number(), regs, cpu, 0).0 {
+        Left::Outcome(out) => out.exit,
+        Left::Direct(_) | Left::Jump | Left::Budget => Exit::Indirect,
+    })
+}
+
 /// A vCPU with its memory.
 pub struct Guest {
     cpu: Cpu<NoBus>,
     regs: Box<Regs>,
     mem: Arc<Memory>,
     cache: code::Cache,
+    /// Emitted code; without it blocks are interpreted.
+    t1: Option<T1>,
     next_table: u64,
     /// The last case's bytes: offset in the code pages, and length.
     placed: (u64, usize),
@@ -111,6 +141,7 @@ impl Guest {
             regs,
             mem,
             cache: code::Cache::default(),
+            t1: emit_code().then(|| T1::new::<Cpu<NoBus>>(CodeMemory::new(CODE_MEMORY)?)).transpose()?,
             next_table: physical::TABLES + 0x1000,
             placed: (0, 0),
         };
@@ -296,8 +327,11 @@ impl Guest {
                 return Ok(Err(format!("the verifier refuses the block: {e}\n{}", lift.block)));
             }
             tamper(&mut lift.block);
-            let out = t0::run(&lift.block, &mut self.regs, &mut self.cpu);
-            match out.exit {
+            let exit = match &mut self.t1 {
+                None => t0::run(&lift.block, &mut self.regs, &mut self.cpu).exit,
+                Some(t1) => emitted(t1, &mut self.cache, lift, &mut self.regs, &mut self.cpu)?,
+            };
+            match exit {
                 Exit::Fault => return Ok(self.fault()),
                 Exit::Restart => return Ok(Err("an instruction wants to be run again".into())),
                 Exit::Direct(_) | Exit::Indirect | Exit::Event(_) | Exit::Stepped => {}

@@ -50,7 +50,7 @@ fn execution_goes_on_from_a_loaded_state() {
     });
     a.poke(CODE, &code);
     a.set_pc(CODE);
-    a.run(50);
+    a.run(2);
     let saved = a.cpu.save_state(&a.regs.0);
     assert_ne!(saved.gpr[1], 0, "in the middle");
     // The memory moves along: the same one here.
