@@ -167,6 +167,13 @@ struct EngineSetup {
   ramBytes @9 :UInt64;             # length of the ram memfd
   logTranslation @10 :Bool;
   ramOnDemand @11 :Bool;           # make a userfaultfd over RAM, and answer the setup with `readyWithFaults` in place of `ready`
+  tier @12 :Tier;                  # how the translator runs blocks
+}
+
+enum Tier {
+  emitted @0;                      # host code
+  interpreted @1;                  # the interpreter alone
+  compared @2;                     # both, block by block; differences are counted and logged
 }
 
 struct EngineRequest {

@@ -40,7 +40,7 @@ impl CodeMemory {
     pub fn new(len: usize) -> Result<CodeMemory, Error> {
         let failed = |what| Error::Kernel { what, len, source: std::io::Error::last_os_error() };
         // SAFETY: a name that lives as long as the program.
-        let fd = unsafe { libc::memfd_create(c"translated code".as_ptr(), libc::MFD_CLOEXEC) };
+        let fd = unsafe { libc::memfd_create(c"code".as_ptr(), libc::MFD_CLOEXEC) };
         if fd < 0 {
             return Err(failed("memfd_create"));
         }

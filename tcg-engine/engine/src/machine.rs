@@ -26,18 +26,38 @@ pub struct VcpuCounters {
     pub halts: AtomicU64,
     /// Nanoseconds spent neither halted nor parked.
     pub run_ns: AtomicU64,
+    /// What emitted code and the runner count, in the order of [`TIER_COUNTERS`].
+    pub tier: [AtomicU64; TIER_COUNTERS.len()],
 }
+
+/// Names of the counters of [`VcpuCounters::tier`].
+pub const TIER_COUNTERS: [&str; 12] = [
+    "code-blocks",
+    "code-instructions",
+    "code-guest-bytes",
+    "code-host-bytes",
+    "code-entries",
+    "code-exits-unlinked",
+    "code-exits-jump",
+    "code-interpreted",
+    "code-clears",
+    "blocks-interpreted",
+    "translation-ns",
+    "lookups",
+];
 
 impl VcpuCounters {
     /// Names and values, for statistics.
-    pub fn list(&self) -> [(&'static str, u64); 4] {
+    pub fn list(&self) -> Vec<(&'static str, u64)> {
         let get = |a: &AtomicU64| a.load(Ordering::Relaxed);
-        [
+        let mut list = vec![
             ("blocks-lifted", get(&self.lifted)),
             ("blocks-dropped", get(&self.dropped)),
             ("interrupts", get(&self.interrupts)),
             ("halts", get(&self.halts)),
-        ]
+        ];
+        list.extend(TIER_COUNTERS.iter().zip(&self.tier).map(|(name, value)| (*name, get(value))));
+        list
     }
 }
 

@@ -26,10 +26,12 @@ use ::state::StateArea;
 use anyhow::{Context, Result};
 use code::CodeMemory;
 use enter::ThreadGate;
+use guest_x86::runner::Check;
 use enter::status::StatusPage;
 use link::capnp::recv_message;
 use link::{Deadline, Inbox, Link, LinkError, Peer};
 use profile::Kind;
+use wire::engine_capnp::Tier;
 use wire::islet_capnp::{setup as setup_message, to_islet};
 
 use crate::control::Control;
@@ -132,9 +134,12 @@ fn start(
     };
     let identity = Identity::new(setup, &named)?;
     let prepared = setup::prepare(engine, &named)?;
+    let tier = engine.get_tier()?;
     let mut code_memory = Vec::new();
-    for _ in 0..prepared.machine.inboxes.len() {
-        code_memory.push(CodeMemory::new(CODE_MEMORY)?);
+    if tier != Tier::Interpreted {
+        for _ in 0..prepared.machine.inboxes.len() {
+            code_memory.push(CodeMemory::new(CODE_MEMORY)?);
+        }
     }
     drop(named);
     let profile = Kind::EngineTcg.profile();
@@ -147,6 +152,9 @@ fn start(
         let mut vcpu = Vcpu::new(&machine, index as u16);
         if let Some(memory) = code_memory.pop() {
             vcpu.use_t1(memory)?;
+        }
+        if tier == Tier::Compared {
+            vcpu.runner.check = Some(Check::default());
         }
         let vcpu = Arc::new(Mutex::new(vcpu));
         vcpus.push(vcpu.clone());

@@ -90,9 +90,9 @@ impl Vcpu {
         let done = self.runner.instructions;
         self.forget_code();
         // Code memory was made before lock-down, and no other can be.
-        let t1 = self.runner.t1.take();
+        let (t1, check) = (self.runner.t1.take(), self.runner.check.take());
         *self = other;
-        self.runner.t1 = t1;
+        (self.runner.t1, self.runner.check) = (t1, check);
         self.runner.instructions = done;
         self.bus().enter_machine();
     }
@@ -213,6 +213,14 @@ impl Vcpu {
         counters.instructions.store(self.runner.instructions, Ordering::Relaxed);
         counters.lifted.store(stats.inserted, Ordering::Relaxed);
         counters.dropped.store(stats.invalidated, Ordering::Relaxed);
+        for (counter, value) in counters.tier.iter().zip(self.runner.counters()) {
+            counter.store(value, Ordering::Relaxed);
+        }
+        if let Some(check) = &mut self.runner.check {
+            for text in check.differences.drain(..) {
+                eprintln!("engine: emitted code differs\n{text}");
+            }
+        }
         match why {
             Why::Budget | Why::Look => {}
             Why::Halt => add(&counters.halts, 1),

@@ -3,8 +3,11 @@
 //! It returns to its caller for everything that concerns more than this vCPU: interrupts, halts, shutdown, a stop request. The
 //! caller decides about interrupts between two calls, so a call runs at most as many blocks as it is told to.
 
+mod check;
+
 use code::{Cache, CodeMemory, Found, Id, Key};
 use emit_x64::{Left, T1};
+pub use check::Check;
 use ir::t0::{self, Exit};
 use ir::{PC, Regs, Stop};
 
@@ -28,6 +31,14 @@ pub struct Runner<B: Bus> {
     pub instructions: u64,
     /// Emitted code; without it everything is interpreted.
     pub t1: Option<T1>,
+    /// Compares emitted code with the interpreter, block by block.
+    pub check: Option<check::Check>,
+    /// Blocks interpreted.
+    interpreted: u64,
+    /// Nanoseconds spent lifting and emitting.
+    translation_ns: u64,
+    /// Times that a block was looked up outside of emitted code.
+    lookups: u64,
 }
 
 /// Guest instructions that emitted code may run for each block of [`Runner::run`]'s budget.
@@ -74,7 +85,17 @@ impl<B: Bus> Runner<B> {
     pub fn new(mut cpu: Cpu<B>) -> Self {
         let mut regs = Box::new(Words::default());
         cpu.reset(&mut regs.0);
-        Runner { regs, cpu, cache: Cache::default(), instructions: 0, t1: None }
+        Runner {
+            regs,
+            cpu,
+            cache: Cache::default(),
+            instructions: 0,
+            t1: None,
+            check: None,
+            interpreted: 0,
+            translation_ns: 0,
+            lookups: 0,
+        }
     }
 
     /// Run by emitted code from now on, which goes to `memory`.
@@ -84,6 +105,27 @@ impl<B: Bus> Runner<B> {
     pub fn use_t1(&mut self, memory: CodeMemory) -> Result<(), code::Error> {
         self.t1 = Some(T1::new::<Cpu<B>>(memory)?);
         Ok(())
+    }
+
+    /// Blocks, guest instructions, guest bytes and host bytes of emitted code; stays in it, exits by unlinked exits and by
+    /// unknown jumps, operations that it had interpreted, times it was cleared; blocks interpreted, nanoseconds of
+    /// translation, and blocks looked up.
+    pub fn counters(&self) -> [u64; 12] {
+        let s = self.t1.as_ref().map(T1::stats).unwrap_or_default();
+        [
+            s.blocks,
+            s.instructions,
+            s.guest_bytes,
+            s.host_bytes,
+            s.entries,
+            s.direct,
+            s.jumps,
+            s.interpreted,
+            s.clears,
+            self.interpreted,
+            self.translation_ns,
+            self.lookups,
+        ]
     }
 
     /// Forget every block.
@@ -108,6 +150,7 @@ impl<B: Bus> Runner<B> {
             let shadow = self.cpu.sys.shadow;
             let one = stepping || shadow != Shadow::None;
             let before = std::mem::replace(&mut from, From::Anywhere);
+            self.lookups += 1;
             let why = match self.block(one) {
                 Ok(id) if !one && self.emitted(id, before) => {
                     let left = budget.min(1 << 20) as u32;
@@ -142,9 +185,11 @@ impl<B: Bus> Runner<B> {
         }
         let n = id.number();
         if !t1.has(n) {
+            let start = std::time::Instant::now();
             if !t1.has_room() || !t1.translate(&self.cache, n) {
                 return false;
             }
+            self.translation_ns += start.elapsed().as_nanos() as u64;
         }
         match from {
             From::Anywhere => {}
@@ -169,6 +214,9 @@ impl<B: Bus> Runner<B> {
     }
 
     fn execute_t1(&mut self, id: Id, budget: u32) -> (From, u64, Option<Why>) {
+        if self.check.is_some() {
+            return self.execute_checked(id);
+        }
         let Some(t1) = &mut self.t1 else { return (From::Anywhere, 1, None) };
         let (left, done) = t1.run(&self.cache, id.number(), &mut self.regs.0, &mut self.cpu, budget);
         self.instructions += done;
@@ -239,7 +287,9 @@ impl<B: Bus> Runner<B> {
             self.forget_code();
         }
         let max = if mode.contains(Mode::ONE) { 1 } else { MAX_INSTRUCTIONS };
+        let start = std::time::Instant::now();
         let lift = self.cpu.lift(&self.regs.0, max)?;
+        self.translation_ns += start.elapsed().as_nanos() as u64;
         let (at, len, second) = (lift.key.at, lift.len, lift.second);
         let (id, cleared) = self.cache.insert(lift.key, len, second, lift.block);
         self.drop_gone();
@@ -261,6 +311,7 @@ impl<B: Bus> Runner<B> {
         let block = self.cache.block(id)?;
         let out = t0::run(block, &mut self.regs.0, &mut self.cpu);
         self.instructions += u64::from(out.instructions);
+        self.interpreted += 1;
         self.after(out.exit, stepping, shadow)
     }
 

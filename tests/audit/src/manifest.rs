@@ -58,6 +58,9 @@ pub const ROWS: [Row; 6] = [
 pub const STREAMERS: [Row; 2] =
     [row(Kind::StreamerSource, "streamer", 1, 18, 5, 256), row(Kind::StreamerTarget, "streamer", 1, 18, 5, 256)];
 
+/// Code memory of the engine's vCPU (`CODE_MEMORY` of its main function).
+const CODE_MEMORY: u64 = 64 << 20;
+
 /// Areas of the windows memfd.
 const BOARD: u16 = 0;
 const SERIAL: u16 = 1;
@@ -185,7 +188,10 @@ fn engine(expected: Expectation, shape: &Shape) -> Expectation {
         // Two doorbells to ring, two to hear.
         .descriptors(4, "eventfd", Access::ReadWrite)
         .shared("/memfd:ram", "rw-s", 0, shape.ram)
-        .shared("/memfd:dirty", "rw-s", 0, DirtyLayout::new(shape.ram).len);
+        .shared("/memfd:dirty", "rw-s", 0, DirtyLayout::new(shape.ram).len)
+        // Emitted code: one memfd, written here and executed there.
+        .shared("/memfd:code", "rw-s", 0, CODE_MEMORY)
+        .shared("/memfd:code", "r-xs", 0, CODE_MEMORY);
     let expected = windows(windows(expected, "rw-s", CLOCK_PAGES), "rw-s", EXCHANGE_PAGES);
     area(area(windows(expected, "r--s", BOARD_PAGES), BOARD), SERIAL)
 }

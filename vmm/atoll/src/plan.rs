@@ -100,6 +100,9 @@ fn engine(merged: &Merged) -> Result<(&'static str, String)> {
     match merged.options.engine.as_deref().unwrap_or("auto") {
         "auto" => Ok(("tcg", "auto: this release has no KVM engine".into())),
         "tcg" => Ok(("tcg", "as asked for".into())),
+        // For tests: the interpreter alone, and both tiers compared block by block.
+        "tcg-t0" => Ok(("tcg-t0", "as asked for".into())),
+        "tcg-check" => Ok(("tcg-check", "as asked for".into())),
         "kvm" => {
             let why = "this release has no KVM engine, only the translator";
             Err(wrong(merged, "engine", "kvm", why, "leave it out, or choose tcg"))

@@ -9,6 +9,7 @@ use control::convert::{read_counters, read_statistics};
 use control::types::{Counter, Problem, Statistics};
 use doorbell::{Behaviour, ReadRule, Space, WindowDesc, WindowKind, WriteRule};
 use machine_model::Machine;
+use wire::engine_capnp::Tier;
 use wire::engine_capnp::{
     self, AddressSpace, Architecture, engine_reply, engine_setup, register_behaviour, register_window,
 };
@@ -158,6 +159,11 @@ fn engine(config: &Config, on_demand: bool, mut to: engine_setup::Builder<'_>) {
     to.set_notify(plan::NOTIFY);
     to.set_log_translation(config.log_translation);
     to.set_ram_on_demand(on_demand);
+    to.set_tier(match config.engine.as_str() {
+        "tcg-t0" => Tier::Interpreted,
+        "tcg-check" => Tier::Compared,
+        _ => Tier::Emitted,
+    });
     // The configuration was checked with the same function.
     let spans = config.machine.memory.ram(config.memory_bytes).unwrap_or_default();
     let mut memory = to.reborrow().init_memory(spans.len() as u32);

@@ -87,7 +87,7 @@ fn describe(inspection: &Inspection) -> String {
     }
     let _ = write!(text, "\n{}", table(&rows));
 
-    let mut counters = Vec::new();
+    let mut counters = counter_rows("engine", &statistics.counters);
     for process in &inspection.processes {
         counters.extend(counter_rows(&process.name, &process.counters));
     }
