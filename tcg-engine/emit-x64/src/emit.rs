@@ -920,7 +920,7 @@ impl Emitter {
         // What the operation needs of the flags before.
         match r.op {
             AluOp::Shl | AluOp::Shr | AluOp::Sar if wanted && imm.is_none() => self.host_flags(),
-            AluOp::Bt if wanted => self.host_flags(),
+            AluOp::Bt | AluOp::Rol | AluOp::Ror if wanted => self.host_flags(),
             _ => {}
         }
         // The operand that is changed.
@@ -944,7 +944,9 @@ impl Emitter {
             self.set(x.d, RAX);
         }
         self.flags = match r.op {
-            AluOp::Shl | AluOp::Shr | AluOp::Sar if imm.is_some_and(|v| v & if sz == Sz::Q { 63 } else { 31 } == 0) => {
+            AluOp::Shl | AluOp::Shr | AluOp::Sar | AluOp::Rol | AluOp::Ror
+                if imm.is_some_and(|v| v & if sz == Sz::Q { 63 } else { 31 } == 0) =>
+            {
                 before
             }
             _ => Flags::Host,
@@ -960,11 +962,13 @@ impl Emitter {
                 self.a.inc_dec(u8::from(op == AluOp::Dec), sz, dest);
             }
             AluOp::Neg => self.a.group3(3, sz, dest),
-            AluOp::Shl | AluOp::Shr | AluOp::Sar => {
+            AluOp::Shl | AluOp::Shr | AluOp::Sar | AluOp::Rol | AluOp::Ror => {
                 let h = match op {
                     AluOp::Shl => Shift::Shl,
                     AluOp::Shr => Shift::Shr,
-                    _ => Shift::Sar,
+                    AluOp::Sar => Shift::Sar,
+                    AluOp::Rol => Shift::Rol,
+                    _ => Shift::Ror,
                 };
                 match imm.map(|v| v as u8 & if sz == Sz::Q { 63 } else { 31 }) {
                     Some(0) => {
@@ -1073,6 +1077,30 @@ impl Emitter {
             Kind::X86Logic => {
                 let r = self.reg(x.d, RAX);
                 self.a.test(sz, r, r);
+            }
+            Kind::X86Explicit => {
+                self.load_into(RAX, x.d);
+                self.a.mov(Sz::D, RCX, RAX);
+                self.a.shift_imm(Shift::Shl, Sz::D, RAX, 8);
+                self.a.shift_imm(Shift::Shr, Sz::D, RCX, 11);
+                self.a.alu_imm(Alu::And, Sz::D, RCX, 1);
+                self.a.alu(Alu::Or, Sz::D, RAX, RCX);
+                self.a.store(Sz::D, word(FLAG_R), RAX);
+                self.flags = Flags::Memory;
+                return;
+            }
+            Kind::X86Mul => {
+                // SF, ZF and PF of the result; CF and OF are `a`.
+                let r = self.reg(x.d, RAX);
+                self.a.test(sz, r, r);
+                self.load_into(RCX, x.a);
+                self.a.save_flags();
+                self.a.ins(Sz::D, Map::Plain, 0x69, RCX.0, RCX.into(), (false, false));
+                self.a.buf.extend_from_slice(&0x101u32.to_le_bytes());
+                self.a.alu(Alu::Or, Sz::D, RAX, RCX);
+                self.a.store(Sz::D, word(FLAG_R), RAX);
+                self.flags = Flags::Memory;
+                return;
             }
             _ => {
                 // Whatever was before is overwritten.
@@ -1330,6 +1358,18 @@ impl Emitter {
                 }
                 None => self.interpret(x),
             },
+            Op::FlagsGet => {
+                self.save_now();
+                self.flags = Flags::Memory;
+                self.a.mov(Sz::D, RAX, word(FLAG_R));
+                self.a.mov(Sz::D, RCX, RAX);
+                self.a.shift_imm(Shift::Shr, Sz::D, RAX, 8);
+                self.a.alu_imm(Alu::And, Sz::D, RAX, 0xd5);
+                self.a.alu_imm(Alu::And, Sz::D, RCX, 1);
+                self.a.shift_imm(Shift::Shl, Sz::D, RCX, 11);
+                self.a.alu(Alu::Or, Sz::D, RAX, RCX);
+                self.set(x.d, RAX);
+            }
             Op::SelectCond => match self.condition(x.aux) {
                 Some(c) => {
                     if x.b == x.d

@@ -42,7 +42,7 @@ pub struct Runner<B: Bus> {
 }
 
 /// Guest instructions that emitted code may run for each block of [`Runner::run`]'s budget.
-const INSTRUCTIONS_PER_BLOCK: u32 = 128;
+const INSTRUCTIONS_PER_BLOCK: u32 = 512;
 
 /// How the last block led to the one that is looked up now.
 #[derive(Clone, Copy)]

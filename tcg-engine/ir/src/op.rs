@@ -321,10 +321,14 @@ pub enum AluOp {
     Sar = 14,
     /// CF = bit `b` (modulo the size) of `a`; the other flags and `a` stay.
     Bt = 15,
+    /// Rotate left; only CF and OF change, and not by a count of 0 modulo 32 (64).
+    Rol = 16,
+    /// Rotate right, likewise.
+    Ror = 17,
 }
 
 impl AluOp {
-    const ALL: [AluOp; 16] = [
+    const ALL: [AluOp; 18] = [
         AluOp::Add,
         AluOp::Or,
         AluOp::Adc,
@@ -341,18 +345,21 @@ impl AluOp {
         AluOp::Shr,
         AluOp::Sar,
         AluOp::Bt,
+        AluOp::Rol,
+        AluOp::Ror,
     ];
 
-    /// From its number modulo 16.
+    /// From its number; what is none is the last.
     pub const fn from_u8(v: u8) -> AluOp {
-        Self::ALL[(v & 15) as usize]
+        let n = (v & 31) as usize;
+        Self::ALL[if n < Self::ALL.len() { n } else { Self::ALL.len() - 1 }]
     }
 
     /// Whether the flags before matter to the flags or the result after.
     pub const fn reads_flags(self) -> bool {
         matches!(
             self,
-            AluOp::Adc | AluOp::Sbb | AluOp::Inc | AluOp::Dec | AluOp::Shl | AluOp::Shr | AluOp::Sar | AluOp::Bt
+            AluOp::Adc | AluOp::Sbb | AluOp::Inc | AluOp::Dec | AluOp::Shl | AluOp::Shr | AluOp::Sar | AluOp::Bt | AluOp::Rol | AluOp::Ror
         )
     }
 
@@ -379,12 +386,12 @@ impl AluRef {
 
     /// The `aux` byte.
     pub const fn aux(self) -> u8 {
-        self.op as u8 | self.log2 << 4
+        self.op as u8 | self.log2 << 5
     }
 
     /// Back from the `aux` byte.
     pub const fn unpack(aux: u8) -> Self {
-        AluRef { op: AluOp::from_u8(aux), log2: aux >> 4 & 3 }
+        AluRef { op: AluOp::from_u8(aux), log2: aux >> 5 & 3 }
     }
 
     /// Size in bits.
@@ -542,7 +549,7 @@ impl MemRef {
         op as u64 | self.attributes()
     }
 
-    /// The `imm` word of [`Op::AluMem`]: bits 32..36 are the operation.
+    /// The `imm` word of [`Op::AluMem`]: bits 32..37 are the operation.
     pub const fn pack_alu(self, op: AluOp) -> u64 {
         self.imm() | (op as u64) << 32
     }

@@ -477,6 +477,7 @@ fn alu_result(regs: &Regs, r: AluRef, a: u64, b: u64) -> (u64, Recorded) {
                 _ => (Kind::X86Sar, a, n, (((a << (64 - bits)) as i64 >> (64 - bits)) >> n) as u64),
             }
         }
+        AluOp::Rol | AluOp::Ror => return rotate(regs, r, a, b),
         AluOp::Bt => {
             let cf = a >> (b & u64::from(bits - 1)) & 1;
             let f = flags::materialise(regs) & !flags::x86::CF | cf;
@@ -485,6 +486,25 @@ fn alu_result(regs: &Regs, r: AluRef, a: u64, b: u64) -> (u64, Recorded) {
     };
     let value = if bits >= 32 { v & mask } else { a & !mask | v & mask };
     (value, Some([flags::kind_word(kind, bits), fa, fb, v]))
+}
+
+/// A rotation: CF is the last bit moved around, OF as for a rotation by one.
+fn rotate(regs: &Regs, r: AluRef, a: u64, b: u64) -> (u64, Recorded) {
+    let bits = u32::from(r.bits());
+    let mask = u64::MAX >> (64 - bits);
+    let n = b & if bits == 64 { 63 } else { 31 };
+    let turn = (n as u32) & (bits - 1);
+    let turn = if r.op == AluOp::Rol { turn } else { (bits - turn) & (bits - 1) };
+    let low = a & mask;
+    let v = if turn == 0 { low } else { (low << turn | low >> (bits - turn)) & mask };
+    let value = if bits >= 32 { v } else { a & !mask | v };
+    if n == 0 {
+        return (value, None);
+    }
+    let msb = v >> (bits - 1) & 1;
+    let (cf, of) = if r.op == AluOp::Rol { (v & 1, msb ^ v & 1) } else { (msb, msb ^ v >> (bits - 2) & 1) };
+    let f = flags::materialise(regs) & !(flags::x86::CF | flags::x86::OF) | cf | of << 11;
+    (value, Some([flags::kind_word(Kind::X86Explicit, 64), 0, 0, f]))
 }
 
 /// Guest instructions completed when operation `next - 1` left the block.

@@ -161,8 +161,14 @@ fn the_context_changes_with_whatever_a_fetch_depends_on() {
     fresh(&t);
     t.flush_space(5);
     fresh(&t);
+    // A page that nothing was fetched from changes no fetch.
+    let (local, global) = (t.context(), t.global_context());
+    t.flush_page(0x1000);
+    assert_eq!((t.context(), t.global_context()), (local, global));
+    t.fill(&fill(0x1000, 0x9000));
     t.flush_page(0x1000);
     fresh(&t);
+    assert_ne!(t.global_context(), global);
     t.flush_all();
     fresh(&t);
     let before = t.context();

@@ -116,6 +116,11 @@ impl Lifter {
             Kind::X86Shr => AluOp::Shr,
             _ => AluOp::Sar,
         };
+        self.turn_register(op, bits, d)
+    }
+
+    /// A register shifted or rotated with its flags.
+    fn turn_register(&mut self, op: AluOp, bits: u32, d: Slot) -> Lifted {
         let mask = if bits == 64 { 63 } else { 31 };
         let clean = if bits < 32 { self.is_clean(d) } else { bits == 32 };
         match if self.i.op_count() < 2 { Some(1) } else { self.imm(1) } {
@@ -129,6 +134,11 @@ impl Lifter {
 
     fn rotate(&mut self, right: bool) -> Lifted {
         let bits = self.bits(0);
+        if self.flags_live()
+            && let Some(d) = self.plain_reg(0)
+        {
+            return self.turn_register(if right { AluOp::Ror } else { AluOp::Rol }, bits, d);
+        }
         let c = self.count(1, bits);
         let a = self.read_for_update(0);
         // Narrow values are repeated through 32 bits, so that a 32-bit rotation rotates each of them.

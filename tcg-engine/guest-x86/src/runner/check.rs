@@ -113,7 +113,7 @@ impl<B: Bus> Env for Apart<'_, B> {
 }
 
 fn is_shift(aux: u8) -> bool {
-    matches!(AluRef::unpack(aux).op, AluOp::Shl | AluOp::Shr | AluOp::Sar)
+    matches!(AluRef::unpack(aux).op, AluOp::Shl | AluOp::Shr | AluOp::Sar | AluOp::Rol | AluOp::Ror)
 }
 
 /// Words that are compared as they are: not the flags' and not a tier's own.
