@@ -41,7 +41,7 @@ fn execution_goes_on_from_a_loaded_state() {
     let mut a = long();
     let code = asm64(|a| {
         let mut top = a.create_label();
-        a.mov(ecx, 100)?;
+        a.mov(ecx, 2000)?;
         a.set_label(&mut top)?;
         a.add(rax, rcx)?;
         a.dec(ecx)?;
@@ -58,7 +58,7 @@ fn execution_goes_on_from_a_loaded_state() {
     let mut b = crate::Runner::new(crate::Cpu::new(model, a.cpu.mem.clone(), TestBus::default()));
     b.cpu.load_state(&mut b.regs.0, &saved).unwrap();
     assert_eq!(b.run_on(), Why::Halt);
-    assert_eq!(b.get(0), 5050);
+    assert_eq!(b.get(0), 2_001_000);
 }
 
 #[test]
