@@ -214,7 +214,7 @@ struct EngineReply {
 
 struct EngineFacts {
   engine @0 :Text;                 # "tcg", "kvm"
-  tier @1 :Text;                   # "T0", …
+  tier @1 :Text;                   # "T0", "T1"
   architectures @2 :List(Architecture);
   cpuModels @3 :List(Text);
   tscHz @4 :UInt64;

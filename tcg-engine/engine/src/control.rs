@@ -8,7 +8,7 @@ use ::state::{Left, StateError};
 use anyhow::{Context, Result};
 use link::capnp::{Scratch, recv_message, send_message};
 use link::{Deadline, Inbox, Link, LinkError};
-use wire::engine_capnp::{Architecture, engine_reply, engine_request, start_vector};
+use wire::engine_capnp::{Architecture, Tier, engine_reply, engine_request, start_vector};
 use wire::islet_capnp::{from_islet, load, to_islet};
 
 use crate::Engine;
@@ -210,7 +210,11 @@ impl Control {
             Which::Facts(()) => self.reply(id, |r| {
                 let mut f = r.init_facts();
                 f.set_engine("tcg");
-                f.set_tier("T0");
+                f.set_tier(match engine.tier {
+                    Tier::Emitted => "T1",
+                    Tier::Interpreted => "T0",
+                    Tier::Compared => "T0 and T1, compared",
+                });
                 f.reborrow().init_architectures(1).set(0, Architecture::X8664);
                 f.reborrow().init_cpu_models(1).set(0, engine.machine.model.name);
                 f.set_tsc_hz(TSC_HZ);
@@ -232,7 +236,7 @@ impl Control {
                 self.unsupported(id, "memory cannot be changed after lock-down")
             }
             Which::DirtyStart(()) | Which::DirtyHarvest(()) | Which::DirtyStop(()) => {
-                self.unsupported(id, "dirty harvests are not implemented by tier T0")
+                self.unsupported(id, "dirty harvests are not implemented")
             }
             Which::Vfio(_) => self.unsupported(id, "vfio needs the KVM engine"),
         }

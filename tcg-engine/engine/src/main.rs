@@ -26,8 +26,8 @@ use ::state::StateArea;
 use anyhow::{Context, Result};
 use code::CodeMemory;
 use enter::ThreadGate;
-use guest_x86::runner::Check;
 use enter::status::StatusPage;
+use guest_x86::runner::Check;
 use link::capnp::recv_message;
 use link::{Deadline, Inbox, Link, LinkError, Peer};
 use profile::Kind;
@@ -101,6 +101,8 @@ pub struct Engine {
     pub identity: Identity,
     /// Pages of RAM come when they are touched.
     pub on_demand: bool,
+    /// How blocks are run.
+    pub tier: Tier,
 }
 
 /// Whose state is saved and loaded, and where it lies.
@@ -173,5 +175,5 @@ fn start(
     enter::seal(profile, &gate).context("lock-down")?;
     gate.release();
     let on_demand = prepared.faults.is_some();
-    Ok((Engine { machine, vcpus, bells, identity, on_demand }, prepared.faults))
+    Ok((Engine { machine, vcpus, bells, identity, on_demand, tier }, prepared.faults))
 }

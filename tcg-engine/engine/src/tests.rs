@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use wire::engine_capnp::Tier;
 
 use doorbell::{
     Answer, Device, DeviceArea, DeviceClient, EventFd, Header, Operation, Role, Server, SpinPolicy, create_windows,
@@ -111,6 +112,7 @@ pub fn engine() -> (Engine, Board) {
         bells: Arc::new(Bells { lines, notify: EventFd::new().unwrap(), beat: false.into() }),
         identity: Identity { name: "engine".to_owned(), machine: "q35-0".to_owned(), area },
         on_demand: false,
+        tier: Tier::Interpreted,
     };
     (engine, board)
 }
