@@ -911,6 +911,10 @@ impl Emitter {
     /// x86 arithmetic with its flags.
     fn alu(&mut self, x: &Inst) {
         let r = AluRef::unpack(x.aux);
+        if r.op == AluOp::Bt && r.log2 == 0 {
+            // The host has none of bytes.
+            return self.interpret(x);
+        }
         let sz = Sz::log2(r.log2);
         let wanted = self.needed[self.i + 1];
         let imm = match (x.b == NONE, self.constant(x.b)) {
@@ -987,7 +991,6 @@ impl Emitter {
                 }
             }
             AluOp::Bt => {
-                let sz = if sz == Sz::B { Sz::D } else { sz };
                 let mask = match sz {
                     Sz::Q => 63,
                     Sz::D => 31,
