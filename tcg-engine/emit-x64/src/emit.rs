@@ -9,10 +9,9 @@ use ir::flags::Kind;
 use ir::op::{FIRST_TEMP, FLAG_R, Inst, MemRef, NONE, Op, PRIVATE, Rel, Slot, TIER_BUDGET, TIER_TAG, call_flags};
 use ir::{AluOp, AluRef, AtomicOp, Block};
 
-use crate::asm::{
-    Alu, Asm, Hole, Map, Mem, R14, R15, RAX, RCX, RDX, Reg, Rm, Shift, Sz, at, cc, indexed,
-};
+use crate::asm::{Alu, Asm, Hole, Map, Mem, R14, R15, RAX, RCX, RDX, Reg, Rm, Shift, Sz, at, cc, indexed};
 use crate::layout::{pinned, word};
+use crate::mutants::{Mutant, on};
 use crate::stubs::Stubs;
 
 /// What is known about a place in emitted code that can be left or calls out.
@@ -227,7 +226,9 @@ impl Emitter {
                         _ => false,
                     };
                 }
-                Op::Cond | Op::SelectCond | Op::FlagsGet | Op::SkipUnless | Op::ExitCond | Op::SkipIfZero => want = true,
+                Op::Cond | Op::SelectCond | Op::FlagsGet | Op::SkipUnless | Op::ExitCond | Op::SkipIfZero => {
+                    want = true
+                }
                 Op::Load
                 | Op::Store
                 | Op::Load128
@@ -263,7 +264,7 @@ impl Emitter {
 
     /// The flags as they are before this operation must be in memory if anybody wants them now or later.
     fn save_now(&mut self) {
-        if self.flags == Flags::Host && self.needed[self.i] {
+        if self.flags == Flags::Host && self.needed[self.i] && !on(Mutant::NotSaved) {
             self.a.save_flags();
             self.a.store(Sz::D, word(FLAG_R), RAX);
             self.flags = Flags::Both;
@@ -272,7 +273,7 @@ impl Emitter {
 
     /// Host flags are about to be destroyed by an operation that does not change the guest's.
     fn clobber(&mut self) {
-        if self.flags == Flags::Host && self.needed[self.i + 1] {
+        if self.flags == Flags::Host && self.needed[self.i + 1] && !on(Mutant::Clobbered) {
             self.a.save_flags();
             self.a.store(Sz::D, word(FLAG_R), RAX);
         }
@@ -290,7 +291,7 @@ impl Emitter {
 
     /// The host's carry is the guest's; the other host flags are nobody's.
     fn host_carry(&mut self) {
-        if self.flags == Flags::Memory {
+        if self.flags == Flags::Memory && !on(Mutant::Carry) {
             self.a.bt_imm(Sz::D, word(FLAG_R), 8);
         }
     }
@@ -362,7 +363,7 @@ impl Emitter {
 
     /// Make R14 free.
     fn evict(&mut self) {
-        if self.held != NONE && !self.dead(self.held) {
+        if self.held != NONE && !self.dead(self.held) && !on(Mutant::Evict) {
             self.a.store(Sz::Q, word(self.held), R14);
         }
         self.held = NONE;
@@ -423,7 +424,8 @@ impl Emitter {
     /// Run this operation by the interpreter.
     fn interpret(&mut self, x: &Inst) {
         self.save_now();
-        let writes = x.d != NONE && !matches!(x.op, Op::Store | Op::Store128 | Op::Flags | Op::AluMem | Op::CheckCanonical);
+        let writes =
+            x.d != NONE && !matches!(x.op, Op::Store | Op::Store128 | Op::Flags | Op::AluMem | Op::CheckCanonical);
         let site = self.site(self.i);
         self.put_marked(self.cold_mark);
         self.a.mov_imm(RAX, u64::from(site));
@@ -460,7 +462,7 @@ impl Emitter {
     }
 
     fn put_marked(&mut self, (from, to): (usize, usize)) {
-        for n in from..to {
+        for n in from..if on(Mutant::Constants) { from } else { to } {
             let (s, v) = self.cold_constants[n];
             self.put_constant(s, v);
         }
@@ -528,6 +530,8 @@ impl Emitter {
         } else {
             self.a.lea(Sz::D, RAX, m);
         }
+        let bytes = if on(Mutant::PageEnd) { 1 } else { bytes };
+        let write = write && !on(Mutant::WriteCheck);
         let last = m.disp + bytes as i32 - 1;
         if last == 0 {
             self.a.mov(Sz::Q, RCX, base);
@@ -616,7 +620,7 @@ impl Emitter {
             self.pair_in_memory(x.d);
         }
         let place = self.address(x, m, 16);
-        let odd = m.aligned.then(|| {
+        let odd = (m.aligned && !on(Mutant::Aligned)).then(|| {
             let base = place.base.unwrap_or(RDX);
             let r = if place.disp == 0 {
                 base
@@ -720,7 +724,9 @@ impl Emitter {
         let site = self.site(self.i);
         self.load_into(RCX, x.b);
         match (op, plain) {
-            (AtomicOp::Swap, _) => self.a.ins(sz, Map::Plain, if m.log2 == 0 { 0x86 } else { 0x87 }, RCX.0, there.into(), (false, false)),
+            (AtomicOp::Swap, _) => {
+                self.a.ins(sz, Map::Plain, if m.log2 == 0 { 0x86 } else { 0x87 }, RCX.0, there.into(), (false, false))
+            }
             (AtomicOp::Add, _) => {
                 self.a.byte(0xf0);
                 self.a.ins(sz, Map::Of, if m.log2 == 0 { 0xc0 } else { 0xc1 }, RCX.0, there.into(), (false, false));
@@ -789,7 +795,7 @@ impl Emitter {
         if commutes && (b == x.d || self.constant(a).is_some()) {
             (a, b) = (b, a);
         }
-        if h == Alu::Add && sz == Sz::Q && x.d != a || h == Alu::Add && sz == Sz::Q && self.flags == Flags::Host {
+        if h == Alu::Add && sz == Sz::Q && (x.d != a || self.flags == Flags::Host) {
             // The flags stay.
             if let Some(v) = self.small(b) {
                 let a = self.reg(a, RAX);
@@ -923,7 +929,9 @@ impl Emitter {
         };
         // What the operation needs of the flags before.
         match r.op {
-            AluOp::Shl | AluOp::Shr | AluOp::Sar if wanted && imm.is_none() => self.host_flags(),
+            AluOp::Shl | AluOp::Shr | AluOp::Sar if wanted && imm.is_none() && !on(Mutant::ShiftByZero) => {
+                self.host_flags()
+            }
             AluOp::Bt | AluOp::Rol | AluOp::Ror if wanted => self.host_flags(),
             _ => {}
         }
@@ -1147,7 +1155,7 @@ impl Emitter {
         }
         for n in 0..self.constants.len() {
             let (s, v) = self.constants[n];
-            if temp_index(s).is_some_and(|t| self.last[t] as usize >= self.i) {
+            if temp_index(s).is_some_and(|t| self.last[t] as usize >= self.i) && !on(Mutant::Settle) {
                 self.put_constant(s, v);
             }
         }
@@ -1171,10 +1179,9 @@ impl Emitter {
     /// Whether a direct exit of this operation may be linked: its instruction has changed nothing that blocks depend on.
     fn may_chain(&self, block: &Block, pc: u64) -> bool {
         let from = block.points.get(block.point_of(self.i)).map_or(0, |p| p.op as usize);
-        let changed = block.insts[from..self.i]
-            .iter()
-            .any(|y| y.op == Op::Call && y.aux & call_flags::WRITES_STATE != 0);
-        !changed && (pc ^ block.pc) & !0xfff == 0
+        let changed =
+            block.insts[from..self.i].iter().any(|y| y.op == Op::Call && y.aux & call_flags::WRITES_STATE != 0);
+        !changed && ((pc ^ block.pc) & !0xfff == 0 || on(Mutant::Across))
     }
 
     /// A conditional (`cond`) or unconditional direct exit.
@@ -1211,7 +1218,7 @@ impl Emitter {
             self.a.mov_imm(RAX, u64::from(site));
             let to = self.stubs.op;
             self.a.call_to(to);
-            if reload != NONE {
+            if reload != NONE && !on(Mutant::Reload) {
                 self.a.mov(Sz::Q, R14, word(reload));
             }
             self.a.jmp_to(back);
@@ -1220,6 +1227,7 @@ impl Emitter {
             let Leave { mut hole, pc, chain, undone } = self.leaves[n];
             self.a.fill_here(hole);
             if undone != 0 {
+                let undone = if on(Mutant::Budget) { undone - 1 } else { undone };
                 self.a.alu_imm(Alu::Add, Sz::D, word(TIER_BUDGET), undone);
                 if chain {
                     hole = self.a.jmp();
@@ -1485,7 +1493,7 @@ impl Emitter {
         match x.op {
             Op::Zext8 => self.a.movzx(Sz::B, d, a),
             Op::Zext16 => self.a.movzx(Sz::W, d, a),
-            Op::Zext32 => self.a.mov(Sz::D, d, a),
+            Op::Zext32 => self.a.mov(if on(Mutant::Width) { Sz::Q } else { Sz::D }, d, a),
             Op::Sext8 => self.a.movsx(Sz::B, d, a),
             Op::Sext16 => self.a.movsx(Sz::W, d, a),
             _ => self.a.movsx(Sz::D, d, a),

@@ -6,6 +6,7 @@
 //! | `layout` | which guest word is in which host register, private words |
 //! | `stubs` | the shared routines: into and out of emitted code, single operations, indirect jumps |
 //! | `emit`, `vector` | operations to instructions |
+//! | `mutants` | planted bugs that tests must find |
 //! | `run` | code memory, linking, the jump cache, and one stay in emitted code |
 //!
 //! The page `docs/translator.md` says how it fits together.
@@ -13,6 +14,10 @@
 pub mod asm;
 mod emit;
 mod layout;
+#[cfg(any(test, feature = "mutants"))]
+pub mod mutants;
+#[cfg(not(any(test, feature = "mutants")))]
+mod mutants;
 mod run;
 mod stubs;
 #[cfg(test)]

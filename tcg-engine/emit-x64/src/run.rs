@@ -13,6 +13,7 @@ use ir::{Env, PC, Regs, flags};
 use crate::asm::Asm;
 use crate::emit::{Emitter, Site};
 use crate::layout::{BANK, BIAS, CONTEXT, GLOBAL_CONTEXT, JUMPS, RUNTIME, TEMP};
+use crate::mutants::{Mutant, on};
 use crate::stubs::{JUMP_BYTES, JUMP_LOG2, Stubs, jump_index, left};
 
 /// What emitted code needs of a vCPU beside what interpretation needs.
@@ -79,6 +80,8 @@ struct HostBlock {
     body: usize,
     pc: u64,
     instructions: u32,
+    /// Bytes of its code.
+    len: usize,
     linkable: bool,
     /// Distances in other blocks that lead here, and where they led before.
     incoming: Vec<(u32, u32)>,
@@ -229,12 +232,12 @@ impl T1 {
     pub fn remove(&mut self, gone: &[u32]) {
         for &n in gone {
             let Some(b) = self.blocks.get_mut(n as usize).and_then(Option::take) else { continue };
-            for (hole, unlinked) in b.incoming {
+            for (hole, unlinked) in if on(Mutant::Linked) { Vec::new() } else { b.incoming } {
                 Self::patch(&mut self.memory, hole, unlinked);
             }
             let code = self.memory.exec() as u64 + b.head as u64;
             let j = &mut self.jumps[jump_index(b.pc)];
-            if j.code == code {
+            if j.code == code && !on(Mutant::Remembered) {
                 *j = NO_JUMP;
             }
         }
@@ -279,6 +282,7 @@ impl T1 {
             body: e.body,
             pc: block.pc,
             instructions: block.points.len() as u32,
+            len,
             linkable: second.is_none(),
             incoming: Vec::new(),
         });
@@ -304,7 +308,11 @@ impl T1 {
         let Some(Some(b)) = self.blocks.get(n as usize) else { return };
         let tlb = env.tlb();
         let mode = u64::from(env.mode_bits()) << 48;
-        let context = if b.linkable && tlb.is_global(linear) { tlb.global_context() } else { tlb.context() };
+        let context = if b.linkable && (tlb.is_global(linear) || on(Mutant::Context)) {
+            tlb.global_context()
+        } else {
+            tlb.context()
+        };
         let code = self.memory.exec() as u64 + b.head as u64;
         self.jumps[jump_index(b.pc)] = Jump { pc: b.pc, context: mode | context & 0xffff_ffff_ffff, code, spare: 0 };
     }
@@ -384,16 +392,20 @@ impl T1 {
             (left::OP, Some(out)) => out,
             _ => t0::resume(block, usize::from(site.op), regs, env),
         };
-        *done += i64::from(out.instructions) - block.points.len() as i64;
+        if !on(Mutant::Middle) {
+            *done += i64::from(out.instructions) - block.points.len() as i64;
+        }
         Left::Outcome(out)
     }
 
-    /// The code of block `n`, for printing.
-    pub fn code(&self, n: u32) -> &[u8] {
-        match self.blocks.get(n as usize) {
-            Some(Some(b)) => self.memory.read(b.head, LARGEST.min(self.cursor - b.head)),
-            _ => &[],
-        }
+    /// The stubs as they are in code memory, from its start on.
+    pub fn stub_code(&self) -> &[u8] {
+        self.memory.read(0, self.stubs.end)
+    }
+
+    /// Offset in code memory and code of each block, for printing and for tests.
+    pub fn code(&self) -> impl Iterator<Item = (usize, &[u8])> {
+        self.blocks.iter().flatten().map(|b| (b.head, self.memory.read(b.head, b.len)))
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Stubs {
     pub resume: usize,
     /// Jump to the program counter in RDX.
     pub jump: usize,
+    /// Behind the last of them.
+    pub end: usize,
 }
 
 fn save(a: &mut Asm) {
@@ -91,7 +93,7 @@ impl Stubs {
 
         let op = Self::operation(a, op, leave_saved);
         let jump = Self::jump(a, leave);
-        Stubs { enter, op, direct, budget, resume, jump }
+        Stubs { enter, op, direct, budget, resume, jump, end: a.here() }
     }
 
     fn because(a: &mut Asm, why: u64, leave: usize) -> usize {

@@ -1,0 +1,66 @@
+//! Planted bugs: each is a mistake that this emitter could have, and the comparison of the tiers must notice it.
+//!
+//! The idea: a bug is asked for by name where it would be, by a function that is a constant outside of tests. With the feature
+//! `mutants`, which only tests of other crates turn on, one may be planted for the current thread.
+
+#[cfg(any(test, feature = "mutants"))]
+use std::cell::Cell;
+
+macro_rules! mutants {
+    ($($name:ident: $what:literal,)*) => {
+        /// The bugs.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Mutant {
+            $(#[doc = $what] $name,)*
+        }
+
+        /// All of them, and what they do.
+        #[cfg(any(test, feature = "mutants"))]
+        pub const ALL: &[(Mutant, &str)] = &[$((Mutant::$name, $what),)*];
+    };
+}
+
+mutants! {
+    Carry: "the guest's carry is not brought back before ADC, SBB, INC and DEC",
+    Width: "a 32-bit result is not extended",
+    NotSaved: "flags are not saved before an operation that may fault",
+    ShiftByZero: "a shift by CL does not keep the flags when CL is zero",
+    Clobbered: "flags are not saved before host arithmetic that destroys them",
+    Evict: "a temporary is not written to memory when its register is taken",
+    Reload: "a temporary is not taken back from memory after a slow path",
+    Constants: "constants are not in memory when the interpreter needs them",
+    Settle: "a constant is not in memory where ways meet",
+    WriteCheck: "a store asks for the right to read",
+    PageEnd: "an access is looked up by its first byte alone",
+    Aligned: "alignment of a vector operand is not checked",
+    Budget: "an exit from the middle of a block counts one instruction too many",
+    Middle: "what a fault left undone is counted",
+    Linked: "links to a block that is gone stay",
+    Remembered: "jumps to a block that is gone are still found",
+    Context: "jumps are found in every address space",
+    Across: "exits to another page are linked",
+}
+
+#[cfg(any(test, feature = "mutants"))]
+thread_local! {
+    static PLANTED: Cell<Option<Mutant>> = const { Cell::new(None) };
+}
+
+/// Plant a bug in what this thread emits from now on, or none.
+#[cfg(any(test, feature = "mutants"))]
+pub fn plant(mutant: Option<Mutant>) {
+    PLANTED.set(mutant);
+}
+
+/// Whether a bug is planted.
+#[cfg(any(test, feature = "mutants"))]
+pub(crate) fn on(mutant: Mutant) -> bool {
+    PLANTED.get() == Some(mutant)
+}
+
+/// Whether a bug is planted.
+#[cfg(not(any(test, feature = "mutants")))]
+#[inline(always)]
+pub(crate) const fn on(_: Mutant) -> bool {
+    false
+}

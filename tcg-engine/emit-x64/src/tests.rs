@@ -1,1 +1,0 @@
-//! What is emitted decodes back to what was meant.

@@ -1,0 +1,226 @@
+//! Whole blocks: every byte of what is emitted is an instruction that somebody jumps to the beginning of, and random blocks do
+//! what the interpreter does with them.
+
+use std::collections::BTreeSet;
+
+use code::{Cache, CodeMemory, Key};
+use iced_x86::{Decoder, DecoderOptions, FlowControl};
+use ir::op::{FIRST_TEMP, FLAG_KIND, FLAG_R, TIER_BUDGET, TIER_TAG};
+use ir::t0::{self, Exit, Outcome};
+use ir::{AtomicOp, Block, BulkOp, BulkRef, Env, MemRef, PC, Regs, Slot, Stop, Then, flags, verify::verify};
+
+use super::random::{Random, block};
+use crate::asm::Asm;
+use crate::emit::Emitter;
+use crate::mutants::{Mutant, plant};
+use crate::run::{Host, Left, T1};
+use crate::stubs::Stubs;
+
+/// Decodes `code` at `base` from end to end; the beginnings of instructions and the targets of branches.
+fn decode(code: &[u8], base: usize) -> (BTreeSet<u64>, Vec<u64>) {
+    let (mut starts, mut targets) = (BTreeSet::new(), Vec::new());
+    let mut d = Decoder::with_ip(64, code, base as u64, DecoderOptions::NONE);
+    while d.can_decode() {
+        let i = d.decode();
+        assert!(!i.is_invalid(), "no instruction at {:#x} of {base:#x}: {code:02x?}", i.ip());
+        starts.insert(i.ip());
+        match i.flow_control() {
+            FlowControl::Next | FlowControl::Return | FlowControl::IndirectBranch | FlowControl::IndirectCall => {}
+            FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch | FlowControl::Call => {
+                targets.push(i.near_branch_target());
+            }
+            other => panic!("{:?}: {other:?}", i.code()),
+        }
+    }
+    (starts, targets)
+}
+
+#[test]
+fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
+    let mut a = Asm::default();
+    a.start(0);
+    let stubs = Stubs::emit(&mut a, 0x1234_5678_9abc);
+    let (stub_starts, targets) = decode(&a.buf, 0);
+    for t in targets {
+        assert!(stub_starts.contains(&t), "a stub branches to {t:#x}");
+    }
+    for entry in [stubs.enter, stubs.op, stubs.direct, stubs.budget, stubs.resume, stubs.jump] {
+        assert!(stub_starts.contains(&(entry as u64)), "a stub at {entry:#x}");
+    }
+    let mut e = Emitter::new(stubs);
+    let mut r = Random(1);
+    for n in 0..5000 {
+        let b = block(&mut r, 0x4000);
+        verify(&b).unwrap_or_else(|fault| panic!("block {n}: {fault}\n{b}"));
+        let base = 0x1000 + 0x40 * r.below(1000) as usize;
+        let at = e.emit(&b, n, base);
+        let (starts, targets) = decode(&e.a.buf, base);
+        assert!(starts.contains(&(at.head as u64)) && starts.contains(&(at.body as u64)));
+        for t in targets {
+            let known = if t < 0x1000 { &stub_starts } else { &starts };
+            assert!(known.contains(&t), "block {n} branches to {t:#x}, between instructions\n{b}");
+        }
+        for x in e.exits.iter().flatten() {
+            // Where a link would be undone to.
+            assert!(starts.contains(&u64::from(x.unlinked)), "block {n}");
+        }
+        e.exits.clear();
+        e.sites.clear();
+    }
+}
+
+/// A vCPU whose TLB knows nothing: every access is the interpreter's.
+struct Apart {
+    tlb: mem::Tlb,
+    ram: Vec<u8>,
+}
+
+impl Apart {
+    fn new(r: &mut Random) -> Apart {
+        Apart { tlb: mem::Tlb::new(), ram: (0..512).map(|_| r.next() as u8).collect() }
+    }
+
+    /// One address of sixteen faults.
+    fn at(addr: u64) -> Result<usize, Stop> {
+        if addr >> 9 & 15 == 3 { Err(Stop::Fault) } else { Ok(addr as usize & 0xff) }
+    }
+}
+
+impl Env for Apart {
+    fn load(&mut self, addr: u64, m: MemRef) -> Result<u64, Stop> {
+        let at = Self::at(addr)?;
+        let mut v = [0; 8];
+        let n = m.bytes() as usize;
+        v[..n].copy_from_slice(&self.ram[at..at + n]);
+        let (v, up) = (u64::from_le_bytes(v), 64 - 8 * n as u32);
+        Ok(if m.signed { ((v << up) as i64 >> up) as u64 } else { v })
+    }
+    fn store(&mut self, addr: u64, m: MemRef, value: u64) -> Result<(), Stop> {
+        let at = Self::at(addr)?;
+        let n = m.bytes() as usize;
+        self.ram[at..at + n].copy_from_slice(&value.to_le_bytes()[..n]);
+        Ok(())
+    }
+    fn load128(&mut self, _: u64, _: MemRef) -> Result<u128, Stop> {
+        Err(Stop::Fault)
+    }
+    fn store128(&mut self, _: u64, _: MemRef, _: u128) -> Result<(), Stop> {
+        Err(Stop::Fault)
+    }
+    fn atomic(&mut self, _: u64, _: MemRef, _: AtomicOp, _: u64) -> Result<(u64, Then), Stop> {
+        Err(Stop::Fault)
+    }
+    fn cas(&mut self, _: u64, _: MemRef, _: u64, _: u64) -> Result<(u64, Then), Stop> {
+        Err(Stop::Fault)
+    }
+    fn cas128(&mut self, _: u64, _: MemRef, _: u128, _: u128) -> Result<(u128, Then), Stop> {
+        Err(Stop::Fault)
+    }
+    fn load_exclusive(&mut self, _: u64, _: MemRef) -> Result<u64, Stop> {
+        Err(Stop::Fault)
+    }
+    fn store_exclusive(&mut self, _: u64, _: MemRef, _: u64) -> Result<(bool, Then), Stop> {
+        Err(Stop::Fault)
+    }
+    fn clear_exclusive(&mut self) {}
+    fn bulk(&mut self, _: BulkOp, _: u64, _: u64, _: u64, _: BulkRef) -> Result<(u64, Then), Stop> {
+        Err(Stop::Fault)
+    }
+    fn call(&mut self, _: &mut Regs, _: u16, _: u64, _: u64, _: u32) -> Result<(u64, Then), Stop> {
+        Err(Stop::Fault)
+    }
+    fn raise(&mut self, _: u8, _: u64) {}
+    fn raise_fp(&mut self, _: u32) {}
+}
+
+impl Host for Apart {
+    fn tlb(&self) -> &mem::Tlb {
+        &self.tlb
+    }
+    fn mode_bits(&self) -> u32 {
+        0
+    }
+    fn attention(&self, _: &Regs) -> bool {
+        false
+    }
+}
+
+/// A block by both; what is different.
+fn compare(r: &mut Random, b: Block) -> Vec<String> {
+    let mut t1 = T1::new::<Apart>(CodeMemory::new(256 << 10).unwrap()).unwrap();
+    let mut cache = Cache::default();
+    let (id, _) = cache.insert(Key { at: b.pc, pc: b.pc, mode: 0 }, 0x20, None, b);
+    assert!(t1.translate(&cache, id.number()));
+    let Some(b) = cache.block(id) else { return vec!["the block is gone".into()] };
+    let mut list = Vec::new();
+    for _ in 0..4 {
+        let mut x = Box::new(Regs::default());
+        for n in 8..FIRST_TEMP {
+            x.set(Slot(n), r.value());
+        }
+        x.set(PC, b.pc);
+        x.set(FLAG_R, r.next() & flags::x86::ALL);
+        let mut y = x.clone();
+        let (mut env0, seed) = (Apart::new(r), r.0);
+        let mut env1 = Apart { tlb: mem::Tlb::new(), ram: env0.ram.clone() };
+        let out = t0::run(b, &mut x, &mut env0);
+        let (left, done) = t1.run(&cache, id.number(), &mut y, &mut env1, 0);
+        let same = match (left, out.exit) {
+            (Left::Direct(_), Exit::Direct(_)) | (Left::Jump, Exit::Indirect | Exit::Direct(_)) => true,
+            (Left::Outcome(Outcome { exit, .. }), expected) => exit == expected,
+            _ => false,
+        };
+        if !same || done != u64::from(out.instructions) {
+            list.push(format!("T0 {out:?}, T1 {left:?} after {done}"));
+        }
+        for n in 0..FIRST_TEMP {
+            let own = (FLAG_KIND.0..=FLAG_R.0).contains(&n) || n == TIER_TAG.0 || n == TIER_BUDGET.0;
+            let (p, q) = (x.get(Slot(n)), y.get(Slot(n)));
+            if p != q && !own {
+                list.push(format!("word {n}: T0 {p:#x}, T1 {q:#x}"));
+            }
+        }
+        let (p, q) = (flags::materialise(&x), flags::materialise(&y));
+        if p != q {
+            list.push(format!("flags: T0 {p:#x}, T1 {q:#x}"));
+        }
+        if env0.ram != env1.ram {
+            list.push("what was stored".into());
+        }
+        assert_eq!(seed, r.0);
+    }
+    list
+}
+
+fn compare_many(blocks: u64) -> Result<(), String> {
+    for n in 0..blocks {
+        let mut r = Random((n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let b = block(&mut r, 0x4000);
+        let text = format!("{b}");
+        let list = compare(&mut r, b);
+        if !list.is_empty() {
+            return Err(format!("block {n}: {}\n{text}", list.join("\n")));
+        }
+    }
+    Ok(())
+}
+
+/// More of them with `ATOLL_LONG=1`.
+#[test]
+fn random_blocks_do_what_the_interpreter_does() {
+    let blocks = if std::env::var_os("ATOLL_LONG").is_some() { 500_000 } else { 3000 };
+    if let Err(text) = compare_many(blocks) {
+        panic!("{text}");
+    }
+}
+
+/// Those planted bugs that concern what lifters make seldom or never.
+#[test]
+fn planted_bugs_are_found() {
+    for mutant in [Mutant::Settle, Mutant::Evict, Mutant::Constants, Mutant::Clobbered, Mutant::Carry, Mutant::Reload] {
+        plant(Some(mutant));
+        let found = compare_many(2000);
+        plant(None);
+        assert!(found.is_err(), "{mutant:?} is not found");
+    }
+}

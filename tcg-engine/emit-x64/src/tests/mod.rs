@@ -1,0 +1,5 @@
+//! What is emitted decodes back to what was meant, and does what the interpreter does.
+
+mod asm;
+mod blocks;
+mod random;
