@@ -5,9 +5,9 @@
 
 mod check;
 
+pub use check::Check;
 use code::{Cache, CodeMemory, Found, Id, Key};
 use emit_x64::{Left, T1};
-pub use check::Check;
 use ir::t0::{self, Exit};
 use ir::{PC, Regs, Stop};
 

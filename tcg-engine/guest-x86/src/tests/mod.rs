@@ -11,3 +11,4 @@ mod random;
 mod real;
 mod state;
 mod system;
+mod tiers;

@@ -1,0 +1,400 @@
+//! T1 against T0: random programs run by emitted code and by the interpreter, from the same state, to the same end.
+//!
+//! The idea: every exception goes to a handler that notes all there is to know about it and goes on behind the instruction, so
+//! a program shows what each of its faults was like, and the comparison at its end sees it all. Several programs run one after
+//! another on the same pair of machines, with code taken away in between. `ATOLL_SEED` gives a run again; with `ATOLL_LONG=1`
+//! it takes half an hour (`ATOLL_TIERS_SECONDS` says otherwise).
+
+mod code;
+mod instructions;
+mod mutants;
+mod program;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use ::code::CodeMemory;
+use iced_x86::code_asm::*;
+use ir::Slot;
+use ir::op::{FIRST_TEMP, FLAG_KIND, FLAG_R, TIER_BUDGET, TIER_TAG};
+
+use super::harness::*;
+use super::random::Random;
+use crate::{Runner, Why};
+use program::{Program, program};
+
+/// Bytes at [`DATA`] that programs work on.
+pub const DATA_LEN: u64 = 0x7000;
+/// A page that is not mapped.
+pub const UNMAPPED: u64 = DATA + 0x8000;
+/// A page that is read-only.
+pub const READ_ONLY: u64 = DATA + 0x9000;
+/// A page that programs switch between two.
+pub const FLIP: u64 = 0x6_6000;
+/// Where handlers lie.
+const HANDLERS: u64 = 0x6_0000;
+/// What handlers have noted: [`NOTE`] bytes each.
+const LOG: u64 = 0x6_8000;
+const NOTE: u64 = 8 * 20;
+const NOTES: u64 = 64;
+/// Where the next note goes.
+const LOG_END: u64 = 0x6_b800;
+/// For each byte of code where the next instruction begins, if one begins there.
+const TABLE: u64 = 0x6_c000;
+/// Bytes of code at most.
+const MOST: u64 = 0x4000;
+/// Flags that shifts may leave undefined.
+const UNDEFINED: u64 = 0x810;
+/// What the interpreter may run, in blocks; programs that take longer are not compared.
+const LIMIT: u32 = 20_000;
+
+/// The handlers: one entry for each vector, then what they share.
+fn handlers() -> (Vec<u8>, Vec<u64>) {
+    let mut a = CodeAssembler::new(64).unwrap();
+    let mut common = a.create_label();
+    let mut stop = a.create_label();
+    let mut at = Vec::new();
+    for v in 0..33u64 {
+        let mut entry = a.create_label();
+        a.set_label(&mut entry).unwrap();
+        at.push(entry);
+        if !matches!(v, 8 | 10..=14 | 17 | 21) {
+            a.push(0).unwrap();
+        }
+        a.push(v as i32).unwrap();
+        a.jmp(common).unwrap();
+    }
+    note(&mut a, &mut common, &mut stop).unwrap();
+    let result = a.assemble_options(HANDLERS, iced_x86::BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS).unwrap();
+    let at = at.iter().map(|l| result.label_ip(l).unwrap()).collect();
+    (result.inner.code_buffer, at)
+}
+
+fn note(a: &mut CodeAssembler, common: &mut CodeLabel, stop: &mut CodeLabel) -> Result<(), iced_x86::IcedError> {
+    a.set_label(common)?;
+    a.push(rax)?;
+    a.push(rbx)?;
+    a.mov(rbx, qword_ptr(LOG_END))?;
+    a.cmp(rbx, (LOG + NOTE * NOTES) as i32)?;
+    a.jae(*stop)?;
+    // rbx, rax, vector, error, rip, cs, flags, rsp
+    a.and(qword_ptr(rsp + 48), !(UNDEFINED as i32))?;
+    for (n, from) in [0, 8, 16, 24, 32, 48, 56].into_iter().enumerate() {
+        a.mov(rax, qword_ptr(rsp + from))?;
+        a.mov(qword_ptr(rbx + 8 * n), rax)?;
+    }
+    a.mov(rax, cr2)?;
+    a.mov(qword_ptr(rbx + 56), rax)?;
+    for (n, r) in [rcx, rdx, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14].into_iter().enumerate() {
+        a.mov(qword_ptr(rbx + 64 + 8 * n), r)?;
+    }
+    a.add(rbx, NOTE as i32)?;
+    a.mov(qword_ptr(LOG_END), rbx)?;
+    // Behind the instruction, in whichever mapping.
+    a.mov(rax, qword_ptr(rsp + 32))?;
+    a.mov(ebx, eax)?;
+    a.and(ebx, 0x7f_ffff)?;
+    a.sub(ebx, CODE as i32)?;
+    a.cmp(ebx, MOST as i32)?;
+    a.jae(*stop)?;
+    a.sub(rax, rbx)?;
+    a.movzx(ebx, word_ptr(rbx * 2 + TABLE))?;
+    a.test(ebx, ebx)?;
+    a.jz(*stop)?;
+    a.add(rax, rbx)?;
+    a.mov(qword_ptr(rsp + 32), rax)?;
+    a.pop(rbx)?;
+    a.pop(rax)?;
+    a.add(rsp, 16)?;
+    a.iretq()?;
+    a.set_label(stop)?;
+    a.hlt()
+}
+
+/// A machine for programs; with T1 or without.
+fn prepared(t1: bool) -> Runner<TestBus> {
+    let mut m = long();
+    m.t1 = None;
+    if t1 {
+        m.use_t1(CodeMemory::new(320 << 10).unwrap()).unwrap();
+    }
+    let (code, at) = handlers();
+    m.poke(HANDLERS, &code);
+    m.poke64(TSS + 0x24, STACK0);
+    for v in 0..256 {
+        m.gate64(v, at[v.min(32) as usize], 0xe, 3, 1);
+    }
+    // The end of programs.
+    m.poke(HANDLERS + 0x1000, &[0xf4]);
+    m.gate64(0xff, HANDLERS + 0x1000, 0xe, 3, 1);
+    for (page, mark) in [(FLIP, 0x1111_0000u32), (FLIP + 0x1000, 0x2222_0000)] {
+        for k in 0..4 {
+            // mov dword [DATA + 8 * k], mark; a jump to the next instruction; ret
+            let mut f = vec![0xc7, 0x04, 0x25];
+            f.extend_from_slice(&((DATA + 8 * k) as u32).to_le_bytes());
+            f.extend_from_slice(&(mark + k as u32).to_le_bytes());
+            f.extend_from_slice(&[0xeb, 0, 0xc3]);
+            m.poke(page + 0x20 * k, &f);
+        }
+    }
+    // A jump from the page before.
+    m.poke(FLIP - 0x100, &[0xe9, 0xfb, 0, 0, 0]);
+    m
+}
+
+/// Load the program into a machine whose memory holds whatever the last one left.
+fn load(m: &mut Runner<TestBus>, p: &Program, data: u64) {
+    let mut r = Random(data | 1);
+    let bytes: Vec<u8> = (0..DATA_LEN / 8).flat_map(|_| r.next().to_le_bytes()).collect();
+    m.poke(DATA, &bytes);
+    m.poke(READ_ONLY, &bytes[..0x1000]);
+    let mut code = p.code.bytes.clone();
+    assert!((code.len() as u64) < MOST, "a program of {} bytes", code.len());
+    code.resize(MOST as usize, 0xcc);
+    m.poke(CODE, &code);
+    let mut table = vec![0u8; 2 * MOST as usize];
+    for w in p.code.starts.windows(2) {
+        table[2 * w[0]..2 * w[0] + 2].copy_from_slice(&(w[1] as u16).to_le_bytes());
+    }
+    m.poke(TABLE, &table);
+    m.poke(LOG, &vec![0; (NOTE * NOTES) as usize]);
+    m.poke64(LOG_END, LOG);
+    m.poke(STACK - 0x1000, &[0; 0x1100]);
+    let rights = |va: u64, bits: u64| m.poke64(pte(va), va | bits);
+    rights(UNMAPPED, 0);
+    rights(READ_ONLY, 5);
+    rights(FLIP, 7);
+    m.cpu.invalidate(CODE, MOST);
+    m.cpu.sys.seg = [flat(if p.user { USER_SS } else { KERNEL_SS }, 3, false); 6];
+    m.cpu.sys.seg[crate::state::Seg::Cs as usize] = flat(if p.user { USER_CS } else { KERNEL_CS }, 0xb, true);
+    m.cpu.sys.seg[crate::state::Seg::Fs as usize].base = 0x18;
+    m.cpu.sys.seg[crate::state::Seg::Gs as usize].base = 0xfff;
+    m.cpu.sys.cpl = if p.user { 3 } else { 0 };
+    for n in FLAG_KIND.0..FIRST_TEMP {
+        m.regs.0.set(Slot(n), 0);
+    }
+    for (n, v) in p.regs.iter().enumerate() {
+        m.set(n, *v);
+    }
+    m.set(4, STACK - 0x100);
+    m.regs.0.set(ir::op::FPC, 0x1f80);
+    m.set_pc(CODE);
+    m.set_flags(p.flags);
+    m.cpu.tlb.flush_all();
+    let regs = &mut m.regs.0;
+    m.cpu.refresh(regs);
+    m.instructions = 0;
+}
+
+/// Run to the end in portions; `None` if it takes too long.
+fn run(m: &mut Runner<TestBus>, mut blocks: u32, mut portion: impl FnMut() -> u32) -> Option<Why> {
+    loop {
+        let n = portion().min(blocks);
+        match m.run(n) {
+            Why::Look | Why::Pause => {}
+            Why::Budget => {}
+            why => return Some(why),
+        }
+        blocks -= n;
+        if blocks == 0 {
+            return None;
+        }
+    }
+}
+
+/// What is different after a program, in words.
+fn differences(a: &Runner<TestBus>, b: &Runner<TestBus>) -> Vec<String> {
+    let mut list = Vec::new();
+    for n in 0..FIRST_TEMP {
+        let own = (FLAG_KIND.0..=FLAG_R.0).contains(&n) || n == TIER_TAG.0 || n == TIER_BUDGET.0;
+        let (x, y) = (a.regs.0.get(Slot(n)), b.regs.0.get(Slot(n)));
+        if x != y && !own {
+            list.push(format!("word {n}: T0 {x:#x}, T1 {y:#x}"));
+        }
+    }
+    let (x, y) = (a.flags() & !UNDEFINED, b.flags() & !UNDEFINED);
+    if x != y {
+        list.push(format!("flags: T0 {x:#x}, T1 {y:#x}"));
+    }
+    if a.instructions != b.instructions {
+        list.push(format!("instructions: T0 {}, T1 {}", a.instructions, b.instructions));
+    }
+    let areas =
+        [(DATA, 0xa000), (CODE, MOST), (LOG, NOTE * NOTES), (LOG_END, 8), (STACK - 0x1000, 0x1100), (CR3, 0x9000)];
+    for (at, len) in areas {
+        let read = |m: &Runner<TestBus>| {
+            let mut bytes = vec![0; len as usize];
+            m.cpu.mem.ram.read(at, &mut bytes).unwrap();
+            bytes
+        };
+        let (x, y) = (read(a), read(b));
+        if x == y {
+            continue;
+        }
+        let mut n = 0;
+        while n < x.len() && list.len() < 24 {
+            if x[n] != y[n] {
+                let n8 = n & !7;
+                list.push(format!(
+                    "RAM at {:#x}: T0 {:02x?}, T1 {:02x?}",
+                    at + n8 as u64,
+                    &x[n8..n8 + 8],
+                    &y[n8..n8 + 8]
+                ));
+                n = n8 + 7;
+            }
+            n += 1;
+        }
+    }
+    list
+}
+
+/// A pair of machines.
+struct Pair {
+    t0: Runner<TestBus>,
+    t1: Runner<TestBus>,
+}
+
+/// What came of one program.
+enum Came {
+    Same,
+    TooLong,
+    Different(String),
+}
+
+impl Pair {
+    fn new() -> Pair {
+        Pair { t0: prepared(false), t1: prepared(true) }
+    }
+
+    fn program(&mut self, seed: u64) -> Came {
+        let mut r = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        r.next();
+        let p = program(&mut r);
+        let data = r.next();
+        load(&mut self.t0, &p, data);
+        load(&mut self.t1, &p, data);
+        let small = r.below(2) == 0;
+        let Some(expected) = run(&mut self.t0, LIMIT, || LIMIT) else { return Came::TooLong };
+        let found = run(&mut self.t1, 4 * LIMIT, || if small { 1 + r.below(6) as u32 } else { LIMIT });
+        let mut list = differences(&self.t0, &self.t1);
+        if Some(expected) != found {
+            list.insert(0, format!("the end: T0 {expected:?}, T1 {found:?}"));
+        }
+        if list.is_empty() { Came::Same } else { Came::Different(format!("{}\n{}", list.join("\n"), listing(&p))) }
+    }
+}
+
+/// The program for a person.
+fn listing(p: &Program) -> String {
+    let mut out = format!("registers {:x?}, flags {:#x}, user {}\n", p.regs, p.flags, p.user);
+    for w in p.code.starts.windows(2) {
+        let bytes = &p.code.bytes[w[0]..w[1]];
+        let i = iced_x86::Decoder::with_ip(64, bytes, CODE + w[0] as u64, 0).decode();
+        out += &format!("{:#x}: {:02x?} {:?}\n", CODE + w[0] as u64, bytes, i.code());
+    }
+    out
+}
+
+/// Programs that run on one pair of machines.
+const TOGETHER: u64 = 24;
+
+/// Programs from `seed` on for so long; answers how many were compared, and how many took too long.
+fn campaign(seed: u64, time: Duration, most: u64) -> Result<(u64, u64), String> {
+    let start = Instant::now();
+    let (mut compared, mut long) = (0, 0);
+    let mut n = 0;
+    let mut pair = Pair::new();
+    let mut first = seed;
+    while n < most && start.elapsed() < time {
+        let this = seed.wrapping_add(n);
+        if n.is_multiple_of(TOGETHER) {
+            pair = Pair::new();
+            first = this;
+        }
+        match pair.program(this) {
+            Came::Same => compared += 1,
+            Came::TooLong => {
+                // Nobody knows what it left.
+                long += 1;
+                pair = Pair::new();
+            }
+            Came::Different(text) => {
+                return Err(format!("ATOLL_SEED={first}, program {}:\n{text}", this.wrapping_sub(first)));
+            }
+        }
+        n += 1;
+    }
+    Ok((compared, long))
+}
+
+fn given_seed() -> Option<u64> {
+    std::env::var("ATOLL_SEED").ok().and_then(|text| text.parse().ok())
+}
+
+#[test]
+fn programs_do_the_same_on_both_tiers() {
+    let given = std::env::var("ATOLL_TIERS_SECONDS").ok().and_then(|text| text.parse().ok());
+    let long = std::env::var_os("ATOLL_LONG").is_some();
+    let seconds = given.unwrap_or(if long { 1800 } else { 5 });
+    let fresh = || std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64) >> 8 << 8;
+    let seed = given_seed().unwrap_or_else(fresh);
+    println!("ATOLL_SEED={seed}");
+    match campaign(seed, Duration::from_secs(seconds), u64::MAX) {
+        Ok((compared, long)) => {
+            println!("{compared} programs compared, {long} took too long");
+            assert!(compared > 0 && long < compared / 4, "{compared} compared, {long} too long");
+        }
+        Err(text) => panic!("{text}"),
+    }
+}
+
+/// Every byte of emitted code belongs to an instruction, and branches lead to the beginning of one: of the same block, of the
+/// stubs, or to the head of a block that is still there. Answers how many lead to heads.
+fn decode_code(m: &Runner<TestBus>) -> usize {
+    use iced_x86::{Decoder, DecoderOptions, FlowControl};
+    let t1 = m.t1.as_ref().unwrap();
+    let heads: BTreeSet<u64> = t1.code().map(|(head, _)| head as u64).collect();
+    let (mut known, mut targets) = (heads.clone(), Vec::new());
+    for (at, code) in t1.code().chain([(0, t1.stub_code())]) {
+        let mut d = Decoder::with_ip(64, code, at as u64, DecoderOptions::NONE);
+        while d.can_decode() {
+            let i = d.decode();
+            assert!(!i.is_invalid(), "no instruction at {:#x}: {code:02x?}", i.ip());
+            known.insert(i.ip());
+            if matches!(
+                i.flow_control(),
+                FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch | FlowControl::Call
+            ) {
+                targets.push((at as u64, code.len() as u64, i.near_branch_target()));
+            }
+        }
+    }
+    let stubs = t1.stub_code().len() as u64;
+    for (at, len, to) in &targets {
+        let inside = (*at..at + len).contains(to) || *to < stubs;
+        assert!(known.contains(to) && (inside || heads.contains(to)), "a block at {at:#x} branches to {to:#x}");
+    }
+    targets.iter().filter(|(at, len, to)| heads.contains(to) && !(at + 1..at + len).contains(to)).count()
+}
+
+#[test]
+fn programs_reach_what_they_are_for() {
+    let mut pair = Pair::new();
+    let (mut notes, mut instructions, mut ends, mut links) = (0, 0, 0, 0);
+    for seed in 1000..1100 {
+        assert!(!matches!(pair.program(seed), Came::Different(_)), "{seed}");
+        links += decode_code(&pair.t1);
+        notes += (pair.t1.peek64(LOG_END) - LOG) / NOTE;
+        instructions += pair.t1.instructions;
+        ends += u64::from(pair.t1.pc() == HANDLERS + 0x1001);
+    }
+    let c = pair.t1.counters();
+    println!("{notes} faults, {instructions} instructions, {ends} ran to their end, counters {c:?}");
+    assert!(links > 1000, "{links} branches to heads");
+    assert!(
+        notes > 100 && instructions > 5_000 && ends > 50,
+        "{notes} faults, {instructions} instructions, {ends} ends"
+    );
+    assert!(c[0] > 1000 && c[5] > 100 && c[6] > 100 && c[7] > 100, "{c:?}");
+}
