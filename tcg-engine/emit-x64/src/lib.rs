@@ -5,7 +5,7 @@
 //! | `asm` | the encoder |
 //! | `layout` | which guest word is in which host register, private words |
 //! | `stubs` | the shared routines: into and out of emitted code, single operations, indirect jumps |
-//! | `emit`, `vector` | operations to instructions |
+//! | `emit`, `vector` | operations to instructions: `emit` the block, and below it operands, memory, arithmetic and control |
 //! | `mutants` | planted bugs that tests must find |
 //! | `run` | code memory, linking, the jump cache, and one stay in emitted code |
 //!

@@ -1,0 +1,557 @@
+//! Arithmetic, with and without flags for the guest.
+
+use ir::flags::Kind;
+use ir::op::{FLAG_R, Inst, NONE, Op, Rel, Slot};
+use ir::{AluOp, AluRef};
+
+use super::{Emitter, Flags};
+use crate::asm::{Alu, Map, Mem, RAX, RCX, RDX, Rm, Shift, Sz, at, cc, indexed};
+use crate::layout::{pinned, word};
+use crate::mutants::{Mutant, on};
+
+impl Emitter {
+    /// `d = a op b` without flags for the guest.
+    pub(super) fn binary(&mut self, h: Alu, sz: Sz, x: &Inst) {
+        let commutes = matches!(h, Alu::Add | Alu::And | Alu::Or | Alu::Xor);
+        let (mut a, mut b) = (x.a, x.b);
+        if commutes && (b == x.d || self.constant(a).is_some()) {
+            (a, b) = (b, a);
+        }
+        if h == Alu::Add && sz == Sz::Q && (x.d != a || self.flags == Flags::Host) {
+            // The flags stay.
+            if let Some(v) = self.small(b) {
+                let a = self.reg(a, RAX);
+                let d = self.target(x.d, RAX);
+                self.a.lea(sz, d, at(a, v));
+                return self.done(x.d, d);
+            }
+            let a = self.reg(a, RAX);
+            let b = self.reg(b, RCX);
+            let d = self.target(x.d, RAX);
+            let (a, b) = if a.0 & 7 == 5 { (b, a) } else { (a, b) };
+            self.a.lea(sz, d, indexed(a, b, 0, 0));
+            return self.done(x.d, d);
+        }
+        self.clobber();
+        if a == x.d
+            && let Some(d) = pinned(x.d)
+        {
+            match self.small(b) {
+                Some(v) => self.a.alu_imm(h, sz, d, v),
+                None => {
+                    let b = self.rm(b, RCX);
+                    self.a.alu(h, sz, d, b);
+                }
+            }
+            return;
+        }
+        self.load_into(RAX, a);
+        match self.small(b) {
+            Some(v) => self.a.alu_imm(h, sz, RAX, v),
+            None => {
+                let b = self.rm(b, RCX);
+                self.a.alu(h, sz, RAX, b);
+            }
+        }
+        self.set(x.d, RAX);
+    }
+
+    /// `d = a op imm`.
+    pub(super) fn binary_imm(&mut self, h: Alu, sz: Sz, x: &Inst) {
+        let imm = match (h, sz) {
+            (Alu::Sub, Sz::Q) => x.imm.wrapping_neg(),
+            (Alu::Sub, _) => u64::from((x.imm as u32).wrapping_neg()),
+            _ => x.imm,
+        };
+        let fits = if sz == Sz::D { Some(imm as u32 as i32) } else { i32::try_from(imm as i64).ok() };
+        if matches!(h, Alu::Add | Alu::Sub)
+            && let Some(v) = fits
+        {
+            let a = self.reg(x.a, RAX);
+            let d = self.target(x.d, RAX);
+            self.a.lea(sz, d, at(a, v));
+            return self.done(x.d, d);
+        }
+        self.clobber();
+        // An AND with a small constant is one of 32 bits.
+        let (sz, fits) = match u32::try_from(imm) {
+            Ok(v) if h == Alu::And => (Sz::D, Some(v as i32)),
+            _ => (sz, fits),
+        };
+        let h = if h == Alu::Sub { Alu::Add } else { h };
+        if x.a == x.d
+            && let Some(d) = pinned(x.d)
+        {
+            match fits {
+                Some(v) => self.a.alu_imm(h, sz, d, v),
+                None => {
+                    self.a.mov_imm(RCX, imm);
+                    self.a.alu(h, sz, d, RCX);
+                }
+            }
+            return;
+        }
+        self.load_into(RAX, x.a);
+        match fits {
+            Some(v) => self.a.alu_imm(h, sz, RAX, v),
+            None => {
+                self.a.mov_imm(RCX, imm);
+                self.a.alu(h, sz, RAX, RCX);
+            }
+        }
+        self.set(x.d, RAX);
+    }
+
+    pub(super) fn shift(&mut self, op: Shift, sz: Sz, x: &Inst) {
+        self.clobber();
+        self.load_into(RCX, x.b);
+        self.load_into(RAX, x.a);
+        if sz == Sz::D {
+            // Also where the count is zero the upper half goes.
+            self.a.mov(Sz::D, RAX, RAX);
+        }
+        self.a.shift_cl(op, sz, RAX);
+        self.set(x.d, RAX);
+    }
+
+    pub(super) fn shift_imm(&mut self, op: Shift, sz: Sz, x: &Inst) {
+        let n = x.imm as u8 & if sz == Sz::Q { 63 } else { 31 };
+        if n != 0 {
+            self.clobber();
+        }
+        let in_place = x.a == x.d && pinned(x.d).is_some();
+        let r = if in_place { pinned(x.d).unwrap_or(RAX) } else { RAX };
+        if !in_place {
+            self.load_into(RAX, x.a);
+        }
+        if n == 0 {
+            if sz == Sz::D {
+                self.a.mov(Sz::D, r, r);
+            }
+        } else {
+            self.a.shift_imm(op, sz, r, n);
+        }
+        if !in_place {
+            self.set(x.d, r);
+        }
+    }
+
+    /// x86 arithmetic with its flags.
+    pub(super) fn alu(&mut self, x: &Inst) {
+        let r = AluRef::unpack(x.aux);
+        if r.op == AluOp::Bt && r.log2 == 0 {
+            // The host has none of bytes.
+            return self.interpret(x);
+        }
+        let sz = Sz::log2(r.log2);
+        let wanted = self.needed[self.i + 1];
+        let imm = match (x.b == NONE, self.constant(x.b)) {
+            (true, _) => Some(x.imm),
+            (false, c) => c,
+        };
+        // What the operation needs of the flags before.
+        match r.op {
+            AluOp::Shl | AluOp::Shr | AluOp::Sar if wanted && imm.is_none() && !on(Mutant::ShiftByZero) => {
+                self.host_flags()
+            }
+            AluOp::Bt | AluOp::Rol | AluOp::Ror if wanted => self.host_flags(),
+            _ => {}
+        }
+        // The operand that is changed.
+        let in_place = x.a == x.d || r.op.compares();
+        let dest = if in_place && self.constant(x.a).is_none() {
+            match self.place(x.a) {
+                // 32-bit results in memory have to be extended.
+                Rm::M(m) if sz == Sz::D && !r.op.compares() => {
+                    self.a.mov(Sz::D, RAX, m);
+                    Rm::R(RAX)
+                }
+                p => p,
+            }
+        } else {
+            self.load_into(RAX, x.a);
+            Rm::R(RAX)
+        };
+        let before = self.flags;
+        self.alu_host(r.op, sz, dest, x.b, imm, wanted);
+        if dest == Rm::R(RAX) && !r.op.compares() {
+            self.set(x.d, RAX);
+        }
+        self.flags = match r.op {
+            AluOp::Shl | AluOp::Shr | AluOp::Sar | AluOp::Rol | AluOp::Ror
+                if imm.is_some_and(|v| v & if sz == Sz::Q { 63 } else { 31 } == 0) =>
+            {
+                before
+            }
+            _ => Flags::Host,
+        };
+    }
+
+    pub(super) fn alu_host(&mut self, op: AluOp, sz: Sz, dest: Rm, b: Slot, imm: Option<u64>, wanted: bool) {
+        match op {
+            AluOp::Inc | AluOp::Dec => {
+                if wanted {
+                    self.host_carry();
+                }
+                self.a.inc_dec(u8::from(op == AluOp::Dec), sz, dest);
+            }
+            AluOp::Neg => self.a.group3(3, sz, dest),
+            AluOp::Shl | AluOp::Shr | AluOp::Sar | AluOp::Rol | AluOp::Ror => {
+                let h = match op {
+                    AluOp::Shl => Shift::Shl,
+                    AluOp::Shr => Shift::Shr,
+                    AluOp::Sar => Shift::Sar,
+                    AluOp::Rol => Shift::Rol,
+                    _ => Shift::Ror,
+                };
+                match imm.map(|v| v as u8 & if sz == Sz::Q { 63 } else { 31 }) {
+                    Some(0) => {
+                        if let (Rm::R(r), Sz::D) = (dest, sz) {
+                            self.a.mov(Sz::D, r, r);
+                        }
+                    }
+                    Some(n) => self.a.shift_imm(h, sz, dest, n),
+                    None => {
+                        self.load_into(RCX, b);
+                        if let (Rm::R(r), Sz::D) = (dest, sz) {
+                            self.a.mov(Sz::D, r, r);
+                        }
+                        self.a.shift_cl(h, sz, dest);
+                    }
+                }
+            }
+            AluOp::Bt => {
+                let mask = match sz {
+                    Sz::Q => 63,
+                    Sz::D => 31,
+                    _ => 15,
+                };
+                match imm {
+                    Some(v) => self.a.bt_imm(sz, dest, v as u8 & mask),
+                    None => {
+                        let n = self.reg(b, RCX);
+                        let r = match dest {
+                            Rm::R(r) => r,
+                            // Bit numbers beyond a word in memory would name other words.
+                            m => {
+                                self.a.mov(Sz::Q, RDX, m);
+                                RDX
+                            }
+                        };
+                        self.a.bt(sz, r, n);
+                    }
+                }
+            }
+            AluOp::Test => match imm {
+                Some(v) if sz != Sz::Q || i32::try_from(v as i64).is_ok() => self.a.test_imm(sz, dest, v as i32),
+                Some(v) => {
+                    self.a.mov_imm(RCX, v);
+                    self.a.test(sz, dest, RCX);
+                }
+                None => {
+                    let b = self.reg(b, RCX);
+                    self.a.test(sz, dest, b);
+                }
+            },
+            _ => {
+                let h = host_alu(op).unwrap_or(Alu::Cmp);
+                match imm {
+                    Some(v) if sz != Sz::Q || i32::try_from(v as i64).is_ok() => {
+                        if op.reads_flags() {
+                            self.host_carry();
+                        }
+                        self.a.alu_imm(h, sz, dest, v as i32);
+                    }
+                    _ => {
+                        let b = match (imm, dest) {
+                            (Some(v), _) => {
+                                self.a.mov_imm(RCX, v);
+                                Rm::R(RCX)
+                            }
+                            (None, Rm::R(_)) => self.place(b),
+                            (None, Rm::M(_)) => Rm::R(self.reg(b, RCX)),
+                        };
+                        if op.reads_flags() {
+                            self.host_carry();
+                        }
+                        match (dest, b) {
+                            (Rm::R(d), b) => self.a.alu(h, sz, d, b),
+                            (Rm::M(m), Rm::R(b)) => self.a.alu_store(h, sz, m, b),
+                            (Rm::M(_), Rm::M(_)) => {}
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Flags recorded from operands: the host computes them again.
+    pub(super) fn record(&mut self, x: &Inst) {
+        let sz = match x.imm {
+            8 => Sz::B,
+            16 => Sz::W,
+            32 => Sz::D,
+            _ => Sz::Q,
+        };
+        if !self.needed[self.i + 1] {
+            return;
+        }
+        match Kind::from_u8(x.aux) {
+            Kind::X86Add => {
+                self.load_into(RAX, x.a);
+                let b = self.rm(x.b, RCX);
+                self.a.alu(Alu::Add, sz, RAX, b);
+            }
+            Kind::X86Sub => {
+                let a = self.reg(x.a, RAX);
+                let b = self.rm(x.b, RCX);
+                self.a.alu(Alu::Cmp, sz, a, b);
+            }
+            Kind::X86Logic => {
+                let r = self.reg(x.d, RAX);
+                self.a.test(sz, r, r);
+            }
+            Kind::X86Explicit => {
+                self.load_into(RAX, x.d);
+                self.a.mov(Sz::D, RCX, RAX);
+                self.a.shift_imm(Shift::Shl, Sz::D, RAX, 8);
+                self.a.shift_imm(Shift::Shr, Sz::D, RCX, 11);
+                self.a.alu_imm(Alu::And, Sz::D, RCX, 1);
+                self.a.alu(Alu::Or, Sz::D, RAX, RCX);
+                self.a.store(Sz::D, word(FLAG_R), RAX);
+                self.flags = Flags::Memory;
+                return;
+            }
+            Kind::X86Mul => {
+                // SF, ZF and PF of the result; CF and OF are `a`.
+                let r = self.reg(x.d, RAX);
+                self.a.test(sz, r, r);
+                self.load_into(RCX, x.a);
+                self.a.save_flags();
+                self.a.ins(Sz::D, Map::Plain, 0x69, RCX.0, RCX.into(), (false, false));
+                self.a.buf.extend_from_slice(&0x101u32.to_le_bytes());
+                self.a.alu(Alu::Or, Sz::D, RAX, RCX);
+                self.a.store(Sz::D, word(FLAG_R), RAX);
+                self.flags = Flags::Memory;
+                return;
+            }
+            _ => {
+                // Whatever was before is overwritten.
+                self.flags = Flags::Memory;
+                return self.interpret(x);
+            }
+        }
+        self.flags = Flags::Host;
+    }
+
+    pub(super) fn mov_imm(&mut self, d: Slot, v: u64) {
+        if d.is_temp() && self.skips.is_empty() {
+            self.forget_constant(d);
+            if self.held == d {
+                self.held = NONE;
+            }
+            self.constants.push((d, v));
+            return;
+        }
+        if pinned(d).is_none()
+            && let Ok(v) = i32::try_from(v as i64)
+        {
+            self.forget_constant(d);
+            if self.held == d {
+                self.held = NONE;
+            }
+            return self.a.store_imm(Sz::Q, word(d), v);
+        }
+        let r = self.target(d, RAX);
+        self.a.mov_imm(r, v);
+        self.done(d, r);
+    }
+
+    pub(super) fn unary(&mut self, ext: u8, sz: Sz, x: &Inst) {
+        if x.a == x.d
+            && let Some(d) = pinned(x.d)
+        {
+            return self.a.group3(ext, sz, d);
+        }
+        self.load_into(RAX, x.a);
+        self.a.group3(ext, sz, RAX);
+        self.set(x.d, RAX);
+    }
+
+    pub(super) fn extend(&mut self, x: &Inst) {
+        let a = self.rm(x.a, RAX);
+        let d = self.target(x.d, RAX);
+        match x.op {
+            Op::Zext8 => self.a.movzx(Sz::B, d, a),
+            Op::Zext16 => self.a.movzx(Sz::W, d, a),
+            Op::Zext32 => self.a.mov(if on(Mutant::Width) { Sz::Q } else { Sz::D }, d, a),
+            Op::Sext8 => self.a.movsx(Sz::B, d, a),
+            Op::Sext16 => self.a.movsx(Sz::W, d, a),
+            _ => self.a.movsx(Sz::D, d, a),
+        }
+        self.done(x.d, d);
+    }
+
+    /// Replace a field: low bytes by a partial move, others by masks.
+    pub(super) fn deposit(&mut self, x: &Inst) {
+        let (pos, len) = (x.imm as u8 & 63, (x.imm >> 8) as u8 & 127);
+        let part = match (pos, len) {
+            (0, 8) => Some(Sz::B),
+            (0, 16) => Some(Sz::W),
+            _ => None,
+        };
+        if let Some(sz) = part {
+            let b = self.reg(x.b, RCX);
+            if x.a == x.d && self.constant(x.a).is_none() {
+                match self.place(x.d) {
+                    Rm::R(d) => self.a.mov(sz, d, b),
+                    Rm::M(m) => self.a.store(sz, m, b),
+                }
+                return;
+            }
+            self.load_into(RAX, x.a);
+            self.a.mov(sz, RAX, b);
+            return self.set(x.d, RAX);
+        }
+        if len == 0 || len >= 64 {
+            return self.interpret(x);
+        }
+        self.clobber();
+        let mask = (1u64 << len) - 1;
+        self.load_into(RCX, x.b);
+        self.load_into(RAX, x.a);
+        if mask <= 0x7fff_ffff {
+            self.a.alu_imm(Alu::And, Sz::Q, RCX, mask as i32);
+        } else {
+            self.a.mov_imm(RDX, mask);
+            self.a.alu(Alu::And, Sz::Q, RCX, RDX);
+        }
+        if pos != 0 {
+            self.a.shift_imm(Shift::Shl, Sz::Q, RCX, pos);
+        }
+        let hole = !(mask << pos);
+        match i32::try_from(hole as i64) {
+            Ok(v) => self.a.alu_imm(Alu::And, Sz::Q, RAX, v),
+            Err(_) => {
+                self.a.mov_imm(RDX, hole);
+                self.a.alu(Alu::And, Sz::Q, RAX, RDX);
+            }
+        }
+        self.a.alu(Alu::Or, Sz::Q, RAX, RCX);
+        self.set(x.d, RAX);
+    }
+
+    pub(super) fn extract(&mut self, x: &Inst) {
+        let (pos, len) = (x.imm as u8 & 63, (x.imm >> 8) as u8 & 127);
+        if len == 0 || len >= 64 || pos + len > 64 {
+            return self.interpret(x);
+        }
+        self.clobber();
+        self.load_into(RAX, x.a);
+        let up = 64 - pos - len;
+        if up != 0 {
+            self.a.shift_imm(Shift::Shl, Sz::Q, RAX, up);
+        }
+        let down = if x.op == Op::Extract { Shift::Shr } else { Shift::Sar };
+        self.a.shift_imm(down, Sz::Q, RAX, 64 - len);
+        self.set(x.d, RAX);
+    }
+
+    /// BSF and BSR, with the answer for nothing found put in first.
+    pub(super) fn count_zeros(&mut self, x: &Inst) {
+        let bits = x.aux;
+        if !matches!(bits, 16 | 32 | 64) {
+            return self.interpret(x);
+        }
+        self.clobber();
+        self.load_into(RCX, x.a);
+        match bits {
+            16 => self.a.movzx(Sz::W, RCX, RCX),
+            32 => self.a.mov(Sz::D, RCX, RCX),
+            _ => {}
+        }
+        if x.op == Op::Ctz {
+            self.a.ins(Sz::Q, Map::Of, 0xbc, RAX.0, RCX.into(), (false, false));
+            self.a.mov_imm(RCX, u64::from(bits));
+            self.a.cmov(cc::E, Sz::Q, RAX, RCX);
+        } else {
+            self.a.ins(Sz::Q, Map::Of, 0xbd, RAX.0, RCX.into(), (false, false));
+            // bits - 1 - index; an index of -1 stands for nothing found.
+            self.a.mov_imm(RCX, u64::MAX);
+            self.a.cmov(cc::E, Sz::Q, RAX, RCX);
+            self.a.group3(3, Sz::Q, RAX);
+            self.a.alu_imm(Alu::Add, Sz::Q, RAX, i32::from(bits) - 1);
+        }
+        self.set(x.d, RAX);
+    }
+
+    pub(super) fn relation(&mut self, x: &Inst) {
+        self.clobber();
+        let a = self.reg(x.a, RAX);
+        if x.op == Op::SetRelI {
+            match i32::try_from(x.imm as i64) {
+                Ok(0) => self.a.test(Sz::Q, a, a),
+                Ok(v) => self.a.alu_imm(Alu::Cmp, Sz::Q, a, v),
+                Err(_) => {
+                    self.a.mov_imm(RCX, x.imm);
+                    self.a.alu(Alu::Cmp, Sz::Q, a, RCX);
+                }
+            }
+        } else {
+            let b = self.rm(x.b, RCX);
+            self.a.alu(Alu::Cmp, Sz::Q, a, b);
+        }
+        let c = match x.aux {
+            r if r == Rel::Eq as u8 => cc::E,
+            r if r == Rel::Ne as u8 => cc::NE,
+            r if r == Rel::Ltu as u8 => cc::B,
+            r if r == Rel::Leu as u8 => cc::BE,
+            r if r == Rel::Lts as u8 => cc::L,
+            _ => cc::LE,
+        };
+        self.a.setcc(c, RAX);
+        self.a.movzx(Sz::B, RAX, RAX);
+        self.set(x.d, RAX);
+    }
+
+    pub(super) fn lea(&mut self, x: &Inst) {
+        let sz = if x.op == Op::Lea { Sz::Q } else { Sz::D };
+        let Ok(disp) = i32::try_from(x.imm as i64) else { return self.interpret(x) };
+        if x.aux > 3 {
+            return self.interpret(x);
+        }
+        let mem = match (x.a, x.b) {
+            (NONE, NONE) => {
+                let v = i64::from(disp) as u64;
+                return self.mov_imm(x.d, if sz == Sz::D { v & 0xffff_ffff } else { v });
+            }
+            (a, NONE) => at(self.reg(a, RAX), disp),
+            (NONE, b) => {
+                let b = self.reg(b, RAX);
+                Mem { base: None, index: Some((b, x.aux)), disp }
+            }
+            (a, b) => {
+                let b = self.reg(b, RCX);
+                let a = self.reg(a, RAX);
+                indexed(a, b, x.aux, disp)
+            }
+        };
+        let d = self.target(x.d, RAX);
+        self.a.lea(sz, d, mem);
+        self.done(x.d, d);
+    }
+}
+
+pub(super) fn host_alu(op: AluOp) -> Option<Alu> {
+    Some(match op {
+        AluOp::Add => Alu::Add,
+        AluOp::Or => Alu::Or,
+        AluOp::Adc => Alu::Adc,
+        AluOp::Sbb => Alu::Sbb,
+        AluOp::And => Alu::And,
+        AluOp::Sub => Alu::Sub,
+        AluOp::Xor => Alu::Xor,
+        AluOp::Cmp => Alu::Cmp,
+        _ => return None,
+    })
+}

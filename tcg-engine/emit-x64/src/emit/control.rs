@@ -1,0 +1,158 @@
+//! Conditions, skips and exits, and what lies behind a block.
+
+use ir::Block;
+use ir::op::{FLAG_R, Inst, NONE, Op, TIER_BUDGET, call_flags};
+
+use super::{Cold, DirectExit, Emitter, Flags, Leave, temp_index};
+use crate::asm::{Alu, Hole, R14, RAX, RCX, RDX, Shift, Sz, cc};
+use crate::layout::word;
+use crate::mutants::{Mutant, on};
+
+impl Emitter {
+    pub(super) fn condition(&mut self, c: u8) -> Option<u8> {
+        if c >= 16 {
+            return None;
+        }
+        self.host_flags();
+        Some(c)
+    }
+
+    pub(super) fn skip(&mut self, x: &Inst, cond: u8) {
+        // `cond` is when to skip.
+        let hole = self.a.jcc(cond);
+        self.skips.push((self.i + 1 + x.imm as usize, hole));
+    }
+
+    /// Before a skip and where it lands everything is in memory.
+    pub(super) fn settle(&mut self) {
+        if self.flags == Flags::Host && self.needed[self.i] {
+            self.a.save_flags();
+            self.a.store(Sz::D, word(FLAG_R), RAX);
+            self.flags = Flags::Both;
+        }
+        if self.held != NONE {
+            // Not `evict`: the operation at hand may be the last to read it.
+            let alive = temp_index(self.held).is_some_and(|t| self.last[t] as usize >= self.i);
+            if alive {
+                self.a.store(Sz::Q, word(self.held), R14);
+            }
+            self.held = NONE;
+        }
+        for n in 0..self.constants.len() {
+            let (s, v) = self.constants[n];
+            if temp_index(s).is_some_and(|t| self.last[t] as usize >= self.i) && !on(Mutant::Settle) {
+                self.put_constant(s, v);
+            }
+        }
+        self.constants.clear();
+    }
+
+    pub(super) fn land(&mut self, i: usize) {
+        self.settle();
+        self.flags = Flags::Memory;
+        let mut n = 0;
+        while n < self.skips.len() {
+            if self.skips[n].0 == i {
+                let (_, hole) = self.skips.remove(n);
+                self.a.fill_here(hole);
+            } else {
+                n += 1;
+            }
+        }
+    }
+
+    /// Whether a direct exit of this operation may be linked: its instruction has changed nothing that blocks depend on.
+    pub(super) fn may_chain(&self, block: &Block, pc: u64) -> bool {
+        let from = block.points.get(block.point_of(self.i)).map_or(0, |p| p.op as usize);
+        let changed =
+            block.insts[from..self.i].iter().any(|y| y.op == Op::Call && y.aux & call_flags::WRITES_STATE != 0);
+        !changed && ((pc ^ block.pc) & !0xfff == 0 || on(Mutant::Across))
+    }
+
+    /// A conditional (`cond`) or unconditional direct exit.
+    pub(super) fn leave_direct(&mut self, block: &Block, pc: u64, cond: Option<u8>) {
+        let chain = self.may_chain(block, pc);
+        let hole = match cond {
+            Some(c) => self.a.jcc(c),
+            None if chain => self.a.jmp(),
+            None => {
+                self.a.mov_imm(RDX, pc);
+                let to = self.stubs.jump;
+                return self.a.jmp_to(to);
+            }
+        };
+        let undone = (block.points.len() - block.point_of(self.i) - 1) as i32;
+        self.leaves.push(Leave { hole, pc, chain, undone });
+    }
+
+    pub(super) fn resume_here(&mut self) {
+        self.save_now();
+        let site = self.site(self.i);
+        self.a.mov_imm(RAX, u64::from(site));
+        let to = self.stubs.resume;
+        self.a.jmp_to(to);
+    }
+
+    pub(super) fn finish(&mut self, spent: Hole) {
+        for n in 0..self.cold.len() {
+            let Cold { from, back, site, reload, constants } = self.cold[n];
+            for h in from.into_iter().flatten() {
+                self.a.fill_here(h);
+            }
+            self.put_marked(constants);
+            self.a.mov_imm(RAX, u64::from(site));
+            let to = self.stubs.op;
+            self.a.call_to(to);
+            if reload != NONE && !on(Mutant::Reload) {
+                self.a.mov(Sz::Q, R14, word(reload));
+            }
+            self.a.jmp_to(back);
+        }
+        for n in 0..self.leaves.len() {
+            let Leave { mut hole, pc, chain, undone } = self.leaves[n];
+            self.a.fill_here(hole);
+            if undone != 0 {
+                let undone = if on(Mutant::Budget) { undone - 1 } else { undone };
+                self.a.alu_imm(Alu::Add, Sz::D, word(TIER_BUDGET), undone);
+                if chain {
+                    hole = self.a.jmp();
+                    self.a.fill_here(hole);
+                }
+            }
+            let unlinked = self.a.here();
+            if chain {
+                self.held = NONE;
+                self.constants.clear();
+                let site = self.site(self.i);
+                let hole = (self.a.base + hole.0) as u32;
+                if let Some(e) = self.exits.last_mut() {
+                    *e = Some(DirectExit { pc, hole, unlinked: unlinked as u32 });
+                }
+                self.a.mov_imm(RAX, u64::from(site));
+                let to = self.stubs.direct;
+                self.a.jmp_to(to);
+            } else {
+                self.a.mov_imm(RDX, pc);
+                let to = self.stubs.jump;
+                self.a.jmp_to(to);
+            }
+        }
+        self.a.fill_here(spent);
+        self.a.mov_imm(RAX, u64::from(self.block));
+        let to = self.stubs.budget;
+        self.a.jmp_to(to);
+    }
+
+    pub(super) fn canonical(&mut self, x: &Inst) {
+        self.save_now();
+        let site = self.site(self.i);
+        let a = self.reg(x.a, RCX);
+        self.a.mov(Sz::Q, RAX, a);
+        self.a.shift_imm(Shift::Shl, Sz::Q, RAX, 16);
+        self.a.shift_imm(Shift::Sar, Sz::Q, RAX, 16);
+        self.a.alu(Alu::Cmp, Sz::Q, RAX, a);
+        let bad = self.a.jcc(cc::NE);
+        self.flags = Flags::Memory;
+        self.cold([Some(bad), None], NONE, site);
+    }
+}

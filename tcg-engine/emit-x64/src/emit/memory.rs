@@ -1,0 +1,320 @@
+//! Loads, stores and atomic operations: an inline lookup in the TLB, and everything else by the interpreter.
+
+use ir::op::{FLAG_R, Inst, MemRef, NONE, Slot, TIER_TAG};
+use ir::{AluOp, AtomicOp};
+
+use super::arithmetic::host_alu;
+use super::{Emitter, Flags};
+use crate::asm::{Alu, Hole, Map, Mem, R14, R15, RAX, RCX, RDX, Shift, Sz, at, cc, indexed};
+use crate::layout::word;
+use crate::mutants::{Mutant, on};
+
+impl Emitter {
+    /// The address of a memory operation as an operand on registers; may use RDX.
+    pub(super) fn address(&mut self, x: &Inst, m: MemRef, slack: i32) -> Mem {
+        let disp = m.disp;
+        let wide = disp.checked_add(slack).is_none();
+        let sz = if m.wrap == 1 { Sz::D } else { Sz::Q };
+        let simple = m.wrap == 0 && !wide;
+        let (mut base, mut index) = (x.a, x.b);
+        let scale = m.scale;
+        if base == NONE && index != NONE && scale == 0 {
+            (base, index) = (index, NONE);
+        }
+        if base == NONE && index == NONE {
+            let v = i64::from(disp) as u64;
+            self.a.mov_imm(RDX, if m.wrap == 1 { v & 0xffff_ffff } else { v });
+            return at(RDX, 0);
+        }
+        if index == NONE {
+            let b = self.reg(base, RDX);
+            if simple {
+                return at(b, disp);
+            }
+            self.a.lea(sz, RDX, at(b, disp));
+            return at(RDX, 0);
+        }
+        // Of two that are in memory the index goes to RCX, which the lookup needs only afterwards.
+        let i = self.reg(index, RCX);
+        let mem = if base == NONE {
+            Mem { base: None, index: Some((i, scale)), disp }
+        } else {
+            let mut b = self.reg(base, RDX);
+            let mut i = i;
+            if scale == 0 && b.0 & 7 == 5 {
+                // Saves a displacement.
+                std::mem::swap(&mut b, &mut i);
+            }
+            indexed(b, i, scale, disp)
+        };
+        self.a.lea(sz, RDX, mem);
+        at(RDX, 0)
+    }
+
+    /// The TLB's lookup of `bytes` at `m`: RAX = the entry's addend; a miss jumps to the answer. The flags are destroyed.
+    pub(super) fn lookup(&mut self, m: Mem, bytes: u64, write: bool) -> Hole {
+        let base = m.base.unwrap_or(RDX);
+        if m.disp == 0 {
+            self.a.mov(Sz::D, RAX, base);
+        } else {
+            self.a.lea(Sz::D, RAX, m);
+        }
+        let bytes = if on(Mutant::PageEnd) { 1 } else { bytes };
+        let write = write && !on(Mutant::WriteCheck);
+        let last = m.disp + bytes as i32 - 1;
+        if last == 0 {
+            self.a.mov(Sz::Q, RCX, base);
+        } else {
+            self.a.lea(Sz::Q, RCX, at(base, last));
+        }
+        self.a.shift_imm(Shift::Shr, Sz::D, RAX, 12 - mem::tlb::ENTRY_LOG2);
+        // The short form for EAX.
+        self.a.byte(0x25);
+        let mask = mem::tlb::INDEX_MASK << mem::tlb::ENTRY_LOG2;
+        for b in mask.to_le_bytes() {
+            self.a.byte(b);
+        }
+        self.a.shift_imm(Shift::Shr, Sz::Q, RCX, 12);
+        self.a.alu(Alu::Or, Sz::Q, RCX, word(TIER_TAG));
+        let tag = if write { mem::tlb::WRITE_OFFSET } else { mem::tlb::READ_OFFSET };
+        self.a.alu(Alu::Cmp, Sz::Q, RCX, indexed(R15, RAX, 0, tag));
+        let miss = self.a.jcc(cc::NE);
+        self.a.mov(Sz::Q, RAX, indexed(R15, RAX, 0, mem::tlb::ADDEND_OFFSET));
+        self.flags = Flags::Memory;
+        miss
+    }
+
+    /// Where the bytes are after a lookup.
+    pub(super) fn bytes_at(m: Mem) -> Mem {
+        indexed(m.base.unwrap_or(RDX), RAX, 0, m.disp)
+    }
+
+    pub(super) fn plain(m: MemRef) -> bool {
+        m.space == 0 && !m.big && m.key == 0 && m.wrap <= 1
+    }
+
+    pub(super) fn load(&mut self, x: &Inst) {
+        let m = MemRef::unpack(x.aux, x.imm);
+        if !Self::plain(m) || m.aligned || m.log2 > 3 {
+            return self.interpret(x);
+        }
+        self.save_now();
+        let place = self.address(x, m, 8);
+        let miss = self.lookup(place, m.bytes(), m.write_intent);
+        let from = Self::bytes_at(place);
+        // The interpreter would run with the temporary of before.
+        let site = self.site(self.i);
+        let d = self.target(x.d, RAX);
+        match (m.log2, m.signed) {
+            (0, false) => self.a.movzx(Sz::B, d, from),
+            (1, false) => self.a.movzx(Sz::W, d, from),
+            (2, false) => self.a.mov(Sz::D, d, from),
+            (3, _) => self.a.mov(Sz::Q, d, from),
+            (n, true) => self.a.movsx(Sz::log2(n), d, from),
+            _ => {}
+        }
+        self.done(x.d, d);
+        let reload = if d == R14 { x.d } else { NONE };
+        self.cold([Some(miss), None], reload, site);
+    }
+
+    pub(super) fn store(&mut self, x: &Inst) {
+        let m = MemRef::unpack(x.aux, x.imm);
+        if !Self::plain(m) || m.aligned || m.log2 > 3 {
+            return self.interpret(x);
+        }
+        self.save_now();
+        let place = self.address(x, m, 8);
+        let miss = self.lookup(place, m.bytes(), true);
+        let to = Self::bytes_at(place);
+        let sz = Sz::log2(m.log2);
+        match self.constant(x.d) {
+            Some(v) if m.log2 < 3 || i32::try_from(v as i64).is_ok() => self.a.store_imm(sz, to, v as i32),
+            _ => {
+                let v = self.reg(x.d, RCX);
+                self.a.store(sz, to, v);
+            }
+        }
+        let site = self.site(self.i);
+        self.cold([Some(miss), None], NONE, site);
+    }
+
+    pub(super) fn wide(&mut self, x: &Inst, write: bool) {
+        let m = MemRef::unpack(x.aux, x.imm);
+        if !Self::plain(m) {
+            return self.interpret(x);
+        }
+        self.save_now();
+        if write {
+            self.pair_in_memory(x.d);
+        }
+        let place = self.address(x, m, 16);
+        let odd = (m.aligned && !on(Mutant::Aligned)).then(|| {
+            let base = place.base.unwrap_or(RDX);
+            let r = if place.disp == 0 {
+                base
+            } else {
+                self.a.lea(Sz::D, RAX, place);
+                RAX
+            };
+            self.a.test_imm(Sz::B, r, 15);
+            self.a.jcc(cc::NE)
+        });
+        let miss = self.lookup(place, 16, write);
+        let there = Self::bytes_at(place);
+        let site = self.site(self.i);
+        if write {
+            // movups
+            self.a.sse(Map::Of, 0x10, 0, word(x.d).into());
+            self.a.sse(Map::Of, 0x11, 0, there.into());
+        } else {
+            self.a.sse(Map::Of, 0x10, 0, there.into());
+            self.a.sse(Map::Of, 0x11, 0, word(x.d).into());
+            self.pair_written(x.d);
+        }
+        self.cold([Some(miss), odd], NONE, site);
+    }
+
+    /// Arithmetic on memory.
+    pub(super) fn alu_mem(&mut self, x: &Inst) {
+        let m = MemRef::unpack(x.aux, x.imm);
+        let op = MemRef::alu_op(x.imm);
+        let host = match op {
+            AluOp::Inc | AluOp::Dec | AluOp::Neg => None,
+            _ => match host_alu(op) {
+                Some(h) if op != AluOp::Cmp => Some(h),
+                _ => return self.interpret(x),
+            },
+        };
+        if !Self::plain(m) {
+            return self.interpret(x);
+        }
+        self.save_now();
+        let place = self.address(x, m, 8);
+        let miss = self.lookup(place, m.bytes(), true);
+        let there = Self::bytes_at(place);
+        let sz = Sz::log2(m.log2);
+        let carry = op.reads_flags();
+        match host {
+            None => {
+                if carry && self.needed[self.i + 1] {
+                    self.host_carry();
+                }
+                match op {
+                    AluOp::Inc => self.a.inc_dec(0, sz, there),
+                    AluOp::Dec => self.a.inc_dec(1, sz, there),
+                    _ => self.a.group3(3, sz, there),
+                }
+            }
+            Some(h) => match self.constant(x.d) {
+                Some(v) if m.log2 < 3 || i32::try_from(v as i64).is_ok() => {
+                    if carry {
+                        self.host_carry();
+                    }
+                    self.a.alu_imm(h, sz, there, v as i32);
+                }
+                _ => {
+                    let v = self.reg(x.d, RCX);
+                    if carry {
+                        self.host_carry();
+                    }
+                    self.a.alu_store(h, sz, there, v);
+                }
+            },
+        }
+        let site = self.site(self.i);
+        // The interpreter leaves the flags in memory.
+        if self.needed[self.i + 1] {
+            self.a.save_flags();
+            self.a.store(Sz::D, word(FLAG_R), RAX);
+        }
+        self.flags = Flags::Memory;
+        self.cold([Some(miss), None], NONE, site);
+    }
+
+    pub(super) fn atomic(&mut self, x: &Inst) {
+        let m = MemRef { disp: 0, scale: 0, ..MemRef::unpack(x.aux & 0x1f, x.imm) };
+        let op = ATOMICS.get(x.imm as usize & 0xff).copied().unwrap_or(AtomicOp::AndNot);
+        let unused = self.dead(x.d);
+        let plain = match op {
+            AtomicOp::And => Some(Alu::And),
+            AtomicOp::Or => Some(Alu::Or),
+            AtomicOp::Xor => Some(Alu::Xor),
+            _ => None,
+        };
+        if !Self::plain(m) || !(matches!(op, AtomicOp::Swap | AtomicOp::Add) || plain.is_some() && unused) {
+            return self.interpret(x);
+        }
+        self.save_now();
+        let place = self.address(&Inst { b: NONE, ..*x }, m, 8);
+        let miss = self.lookup(place, m.bytes(), true);
+        let there = Self::bytes_at(place);
+        let sz = Sz::log2(m.log2);
+        let site = self.site(self.i);
+        self.load_into(RCX, x.b);
+        match (op, plain) {
+            (AtomicOp::Swap, _) => {
+                self.a.ins(sz, Map::Plain, if m.log2 == 0 { 0x86 } else { 0x87 }, RCX.0, there.into(), (false, false))
+            }
+            (AtomicOp::Add, _) => {
+                self.a.byte(0xf0);
+                self.a.ins(sz, Map::Of, if m.log2 == 0 { 0xc0 } else { 0xc1 }, RCX.0, there.into(), (false, false));
+            }
+            (_, Some(h)) => {
+                self.a.byte(0xf0);
+                self.a.alu_store(h, sz, there, RCX);
+            }
+            _ => {}
+        }
+        let mut reload = NONE;
+        if plain.is_none() {
+            match m.log2 {
+                0 => self.a.movzx(Sz::B, RCX, RCX),
+                1 => self.a.movzx(Sz::W, RCX, RCX),
+                2 => self.a.mov(Sz::D, RCX, RCX),
+                _ => {}
+            }
+            self.set(x.d, RCX);
+            if self.held == x.d {
+                reload = x.d;
+            }
+        }
+        self.cold([Some(miss), None], reload, site);
+    }
+
+    pub(super) fn cas(&mut self, x: &Inst) {
+        let m = MemRef { disp: 0, scale: 0, ..MemRef::unpack(x.aux & 0x1f, x.imm) };
+        let expected = Slot(x.imm as u16 & 0x3ff);
+        if !Self::plain(m) {
+            return self.interpret(x);
+        }
+        self.save_now();
+        let place = self.address(&Inst { b: NONE, ..*x }, m, 8);
+        let miss = self.lookup(place, m.bytes(), true);
+        self.a.lea(Sz::Q, RDX, Self::bytes_at(place));
+        let sz = Sz::log2(m.log2);
+        let site = self.site(self.i);
+        self.load_into(RAX, expected);
+        let new = self.reg(x.b, RCX);
+        let new = if m.log2 == 0 && new != RCX {
+            self.a.mov(Sz::Q, RCX, new);
+            RCX
+        } else {
+            new
+        };
+        self.a.byte(0xf0);
+        self.a.ins(sz, Map::Of, if m.log2 == 0 { 0xb0 } else { 0xb1 }, new.0, at(RDX, 0).into(), (false, false));
+        match m.log2 {
+            0 => self.a.movzx(Sz::B, RAX, RAX),
+            1 => self.a.movzx(Sz::W, RAX, RAX),
+            2 => self.a.mov(Sz::D, RAX, RAX),
+            _ => {}
+        }
+        self.set(x.d, RAX);
+        let reload = if self.held == x.d { x.d } else { NONE };
+        self.cold([Some(miss), None], reload, site);
+    }
+}
+
+const ATOMICS: [AtomicOp; 6] =
+    [AtomicOp::Swap, AtomicOp::Add, AtomicOp::And, AtomicOp::Or, AtomicOp::Xor, AtomicOp::AndNot];

@@ -1,0 +1,248 @@
+//! Where operands are: flags of the guest in the host's, constants, the one temporary in a register, and calls of the interpreter,
+//! before which everything is where it expects it.
+
+use ir::op::{FLAG_R, Inst, NONE, Op, Slot};
+
+use super::{Cold, Emitter, Flags, Site, temp_index};
+use crate::asm::{Hole, R14, RAX, RCX, Reg, Rm, Sz};
+use crate::layout::{pinned, word};
+use crate::mutants::{Mutant, on};
+
+impl Emitter {
+    /// The flags as they are before this operation must be in memory if anybody wants them now or later.
+    pub(super) fn save_now(&mut self) {
+        if self.flags == Flags::Host && self.needed[self.i] && !on(Mutant::NotSaved) {
+            self.a.save_flags();
+            self.a.store(Sz::D, word(FLAG_R), RAX);
+            self.flags = Flags::Both;
+        }
+    }
+
+    /// Host flags are about to be destroyed by an operation that does not change the guest's.
+    pub(super) fn clobber(&mut self) {
+        if self.flags == Flags::Host && self.needed[self.i + 1] && !on(Mutant::Clobbered) {
+            self.a.save_flags();
+            self.a.store(Sz::D, word(FLAG_R), RAX);
+        }
+        self.flags = Flags::Memory;
+    }
+
+    /// The host's flags are the guest's.
+    pub(super) fn host_flags(&mut self) {
+        if self.flags == Flags::Memory {
+            self.a.mov(Sz::D, RAX, word(FLAG_R));
+            self.a.restore_flags();
+            self.flags = Flags::Both;
+        }
+    }
+
+    /// The host's carry is the guest's; the other host flags are nobody's.
+    pub(super) fn host_carry(&mut self) {
+        if self.flags == Flags::Memory && !on(Mutant::Carry) {
+            self.a.bt_imm(Sz::D, word(FLAG_R), 8);
+        }
+    }
+
+    pub(super) fn constant(&self, s: Slot) -> Option<u64> {
+        if !s.is_temp() {
+            return None;
+        }
+        self.constants.iter().rev().find(|c| c.0 == s).map(|c| c.1)
+    }
+
+    /// A small constant that instructions can hold.
+    pub(super) fn small(&self, s: Slot) -> Option<i32> {
+        self.constant(s).and_then(|v| i32::try_from(v as i64).ok())
+    }
+
+    /// Where a slot is that is no constant.
+    pub(super) fn place(&self, s: Slot) -> Rm {
+        if let Some(r) = pinned(s) {
+            Rm::R(r)
+        } else if s == self.held && s != NONE {
+            Rm::R(R14)
+        } else {
+            Rm::M(word(s))
+        }
+    }
+
+    /// The slot in a register: its own, or `scratch`. Leaves the flags alone.
+    pub(super) fn reg(&mut self, s: Slot, scratch: Reg) -> Reg {
+        if let Some(v) = self.constant(s) {
+            self.a.mov_imm(scratch, v);
+            return scratch;
+        }
+        match self.place(s) {
+            Rm::R(r) => r,
+            m => {
+                self.a.mov(Sz::Q, scratch, m);
+                scratch
+            }
+        }
+    }
+
+    /// Put the slot into register `r`.
+    pub(super) fn load_into(&mut self, r: Reg, s: Slot) {
+        if let Some(v) = self.constant(s) {
+            return self.a.mov_imm(r, v);
+        }
+        let p = self.place(s);
+        if p != Rm::R(r) {
+            self.a.mov(Sz::Q, r, p);
+        }
+    }
+
+    /// The slot as an operand that instructions can name: constants go to `scratch`.
+    pub(super) fn rm(&mut self, s: Slot, scratch: Reg) -> Rm {
+        if let Some(v) = self.constant(s) {
+            self.a.mov_imm(scratch, v);
+            return Rm::R(scratch);
+        }
+        self.place(s)
+    }
+
+    /// Whether the temporary is not read behind this operation.
+    pub(super) fn dead(&self, s: Slot) -> bool {
+        temp_index(s).is_some_and(|t| self.last[t] as usize <= self.i)
+    }
+
+    /// Make R14 free.
+    pub(super) fn evict(&mut self) {
+        if self.held != NONE && !self.dead(self.held) && !on(Mutant::Evict) {
+            self.a.store(Sz::Q, word(self.held), R14);
+        }
+        self.held = NONE;
+    }
+
+    pub(super) fn forget_constant(&mut self, d: Slot) {
+        if d.is_temp() && !self.constants.is_empty() {
+            self.constants.retain(|c| c.0 != d);
+        }
+    }
+
+    /// The register to compute a result of slot `d` in; [`Emitter::done`] follows. Reading operands must be over, or they must
+    /// not be in R14 unless it is `d` itself.
+    pub(super) fn target(&mut self, d: Slot, scratch: Reg) -> Reg {
+        self.forget_constant(d);
+        if let Some(r) = pinned(d) {
+            return r;
+        }
+        if d.is_temp() && self.skips.is_empty() {
+            if self.held != d {
+                self.evict();
+                self.held = d;
+            }
+            return R14;
+        }
+        if d == self.held {
+            self.held = NONE;
+        }
+        scratch
+    }
+
+    /// The result of `d` is in `r`.
+    pub(super) fn done(&mut self, d: Slot, r: Reg) {
+        if pinned(d) == Some(r) || (r == R14 && self.held == d) {
+            return;
+        }
+        self.a.store(Sz::Q, word(d), r);
+    }
+
+    /// Put `r`, a scratch register, into slot `d`.
+    pub(super) fn set(&mut self, d: Slot, r: Reg) {
+        let t = self.target(d, r);
+        if t != r {
+            self.a.mov(Sz::Q, t, r);
+        }
+        self.done(d, t);
+    }
+
+    pub(super) fn site(&mut self, op: usize) -> u32 {
+        self.mark_constants();
+        self.sites.push(Site { block: self.block, op: op as u16, temp: self.held });
+        self.exits.push(None);
+        (self.sites.len() - 1) as u32
+    }
+
+    /// Run this operation by the interpreter.
+    pub(super) fn interpret(&mut self, x: &Inst) {
+        self.save_now();
+        let writes =
+            x.d != NONE && !matches!(x.op, Op::Store | Op::Store128 | Op::Flags | Op::AluMem | Op::CheckCanonical);
+        let site = self.site(self.i);
+        self.put_marked(self.cold_mark);
+        self.a.mov_imm(RAX, u64::from(site));
+        let to = self.stubs.op;
+        self.a.call_to(to);
+        if writes {
+            self.forget_constant(x.d);
+            let wide = matches!(x.op, Op::Load128 | Op::Mov128 | Op::Vec | Op::Fp | Op::Cas128);
+            if wide {
+                self.forget_constant(Slot(x.d.0 | 1));
+            }
+            if self.held == x.d || (wide && self.held == Slot(x.d.0 | 1)) {
+                self.held = NONE;
+            }
+        }
+        self.flags = Flags::Memory;
+    }
+
+    pub(super) fn cold(&mut self, from: [Option<Hole>; 2], reload: Slot, site: u32) {
+        let back = self.a.here();
+        self.cold.push(Cold { from, back, site, reload, constants: self.cold_mark });
+    }
+
+    /// Constants that the interpreter may need from this operation on, as they are now.
+    pub(super) fn mark_constants(&mut self) {
+        let start = self.cold_constants.len();
+        for n in 0..self.constants.len() {
+            let c = self.constants[n];
+            if temp_index(c.0).is_some_and(|t| self.last[t] as usize >= self.i) {
+                self.cold_constants.push(c);
+            }
+        }
+        self.cold_mark = (start, self.cold_constants.len());
+    }
+
+    pub(super) fn put_marked(&mut self, (from, to): (usize, usize)) {
+        for n in from..if on(Mutant::Constants) { from } else { to } {
+            let (s, v) = self.cold_constants[n];
+            self.put_constant(s, v);
+        }
+    }
+
+    /// Put a constant into its word.
+    pub(super) fn put_constant(&mut self, s: Slot, v: u64) {
+        match i32::try_from(v as i64) {
+            Ok(v) => self.a.store_imm(Sz::Q, word(s), v),
+            Err(_) => {
+                self.a.mov_imm(RCX, v);
+                self.a.store(Sz::Q, word(s), RCX);
+            }
+        }
+    }
+
+    /// For vector operations: the pair's two words are in memory.
+    pub(crate) fn pair_in_memory(&mut self, s: Slot) {
+        if self.held != NONE && (self.held == s || self.held.0 == s.0 | 1) {
+            self.a.store(Sz::Q, word(self.held), R14);
+            self.held = NONE;
+        }
+        for s in [s, Slot(s.0 | 1)] {
+            if let Some(v) = self.constant(s) {
+                self.a.mov_imm(RAX, v);
+                self.a.store(Sz::Q, word(s), RAX);
+            }
+        }
+    }
+
+    /// For vector operations: the pair was written in memory.
+    pub(crate) fn pair_written(&mut self, s: Slot) {
+        for s in [s, Slot(s.0 | 1)] {
+            self.forget_constant(s);
+            if self.held == s {
+                self.held = NONE;
+            }
+        }
+    }
+}
