@@ -101,9 +101,9 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// About 100 MiB.
+    /// At most about 120 MiB, of which 80 are those of operations, should each instruction have but one.
     fn default() -> Self {
-        Limits { operations: 4 << 20, blocks: 256 << 10 }
+        Limits { operations: 2 << 20, blocks: 128 << 10 }
     }
 }
 

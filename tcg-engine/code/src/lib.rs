@@ -6,8 +6,8 @@
 //! hint: whatever it cannot prove is looked up by RAM offset.
 
 mod cache;
-mod memory;
 mod lines;
+mod memory;
 
 pub use cache::{Cache, Found, Id, Key, Limits, Stats};
 pub use lines::Lines;

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refused.
-    #[error("code memory of {len} bytes cannot be made ({what}): {source}; the translator then interprets")]
+    #[error("code memory of {len} bytes cannot be made ({what}): {source}; --engine tcg-t0 does without")]
     Kernel {
         /// The call.
         what: &'static str,
@@ -52,9 +52,7 @@ impl CodeMemory {
         }
         let map = |protection| {
             // SAFETY: a new mapping at an address that the kernel chooses.
-            let p = unsafe {
-                libc::mmap(std::ptr::null_mut(), len, protection, libc::MAP_SHARED, fd.as_raw_fd(), 0)
-            };
+            let p = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
             (p != libc::MAP_FAILED).then_some(p.cast::<u8>())
         };
         let write = map(libc::PROT_READ | libc::PROT_WRITE).ok_or_else(|| failed("mmap to write"))?;

@@ -15,17 +15,17 @@ pub const BIAS: u16 = 16;
 pub const PINNED: [(u16, Reg); 9] =
     [(8, RBX), (9, RDI), (10, RSI), (11, R8), (12, R13), (13, R12), (14, R9), (15, R10), (20, R11)];
 /// Pointer to the running [`crate::run::Runtime`].
-pub const RUNTIME: Slot = Slot(PRIVATE);
+pub const RUNTIME: Slot = Slot(PRIVATE + 2);
 /// Address of the TLB's current bank.
-pub const BANK: Slot = Slot(PRIVATE + 1);
+pub const BANK: Slot = Slot(PRIVATE + 3);
 /// Address of the jump cache.
-pub const JUMPS: Slot = Slot(PRIVATE + 2);
+pub const JUMPS: Slot = Slot(PRIVATE + 4);
 /// Context that translations of code addresses depend on.
-pub const CONTEXT: Slot = Slot(PRIVATE + 3);
+pub const CONTEXT: Slot = Slot(PRIVATE + 5);
 /// The same for global pages.
-pub const GLOBAL_CONTEXT: Slot = Slot(PRIVATE + 4);
+pub const GLOBAL_CONTEXT: Slot = Slot(PRIVATE + 6);
 /// What the temporary's register held when emitted code was left or called an operation.
-pub const TEMP: Slot = Slot(PRIVATE + 5);
+pub const TEMP: Slot = Slot(PRIVATE + 7);
 
 /// The word of a slot in memory.
 pub const fn word(s: Slot) -> Mem {

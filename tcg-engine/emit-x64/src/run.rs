@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "calls emitted code, and gives it pointers to what it works on")]
 
 use code::{Cache, CodeMemory, Error};
-use ir::op::{NONE, TIER_BUDGET, TIER_TAG};
+use ir::op::{NONE, Op, TIER_BUDGET, TIER_TAG};
 use ir::t0::{self, Outcome, Step};
 use ir::{Env, PC, Regs, flags};
 
@@ -79,6 +79,8 @@ struct HostBlock {
     head: usize,
     body: usize,
     pc: u64,
+    /// RAM offset minus program counter: the same for blocks of one page.
+    place: u64,
     instructions: u32,
     /// Bytes of its code.
     len: usize,
@@ -107,6 +109,8 @@ pub(crate) struct Runtime<E> {
     sites: *const [Site],
     outcome: Option<Outcome>,
     interpreted: u64,
+    /// What interpreted operations took from the budget.
+    charged: u64,
 }
 
 /// T1 of one vCPU.
@@ -119,6 +123,7 @@ pub struct T1 {
     blocks: Vec<Option<HostBlock>>,
     jumps: Box<[Jump]>,
     clears: u32,
+    charged: u64,
     stats: Stats,
 }
 
@@ -130,6 +135,20 @@ impl std::fmt::Debug for T1 {
 
 /// Bytes that a block's code may have at most.
 const LARGEST: usize = 64 << 10;
+/// Sites that all blocks together have at most: they take 32 bytes each, and some take 10 bytes of code.
+const MOST_SITES: usize = 1 << 20;
+/// Sites that a block has at most: lifted blocks have far fewer operations.
+const SITES_OF_A_BLOCK: usize = 4096;
+
+/// What an operation costs of the budget when it is interpreted, in instructions: so that a stay in emitted code does not
+/// last longer where each instruction does much, such as a string operation or an access to a device.
+const fn cost(op: Op) -> u32 {
+    match op {
+        Op::Bulk => 4096,
+        Op::Fp | Op::Vec => 8,
+        _ => 64,
+    }
+}
 
 fn sync<E: Host>(env: &E, regs: &mut Regs) {
     let tlb = env.tlb();
@@ -160,6 +179,11 @@ unsafe extern "sysv64" fn operation<E: Host>(rt: *mut Runtime<E>, site: u32) -> 
         regs.set(site.temp, held);
     }
     let op = usize::from(site.op);
+    if let Some(x) = block.insts.get(op) {
+        let cost = cost(x.op);
+        rt.charged += u64::from(cost);
+        regs.set(TIER_BUDGET, u64::from((regs.get(TIER_BUDGET) as u32).wrapping_sub(cost)));
+    }
     match t0::step(block, op, regs, env) {
         Step::Next if !env.attention(regs) => {
             flags::to_host(regs);
@@ -203,6 +227,7 @@ impl T1 {
             blocks: Vec::new(),
             jumps: vec![NO_JUMP; 1 << JUMP_LOG2].into(),
             clears: 0,
+            charged: 0,
             stats: Stats::default(),
         })
     }
@@ -212,9 +237,14 @@ impl T1 {
         self.stats
     }
 
+    /// What the last stay took of its budget beside the instructions that it completed.
+    pub fn charged(&self) -> u64 {
+        self.charged
+    }
+
     /// Whether there is room for another block; if not, the cache is cleared and this with it.
     pub fn has_room(&self) -> bool {
-        self.cursor + LARGEST <= self.memory.len() && self.emitter.sites.len() < u32::MAX as usize / 2
+        self.cursor + LARGEST <= self.memory.len() && self.emitter.sites.len() + SITES_OF_A_BLOCK <= MOST_SITES
     }
 
     /// Forget all code.
@@ -257,7 +287,7 @@ impl T1 {
     /// Emit block `n` of the cache. There must be room. Answers whether it has code now.
     pub fn translate(&mut self, cache: &Cache, n: u32) -> bool {
         let Some(id) = cache.at(n) else { return false };
-        let (Some(block), Some((_, second))) = (cache.block(id), cache.bytes(id)) else { return false };
+        let (Some(block), Some((at, second))) = (cache.block(id), cache.bytes(id)) else { return false };
         let sites = self.emitter.sites.len();
         let base = self.cursor;
         let e = self.emitter.emit(block, n, base);
@@ -281,6 +311,7 @@ impl T1 {
             head: e.head,
             body: e.body,
             pc: block.pc,
+            place: at.wrapping_sub(block.pc),
             instructions: block.points.len() as u32,
             len,
             linkable: second.is_none(),
@@ -294,9 +325,13 @@ impl T1 {
         if exit.clears != self.clears {
             return;
         }
-        let Some(Some(Some(e))) = self.emitter.exits.get(exit.site as usize).map(|e| Some(*e)) else { return };
+        let site = exit.site as usize;
+        let (Some(&Some(e)), Some(site)) = (self.emitter.exits.get(site), self.emitter.sites.get(site)) else { return };
+        let Some(Some(from)) = self.blocks.get(site.block as usize) else { return };
+        let place = from.place;
         let Some(Some(b)) = self.blocks.get_mut(n as usize) else { return };
-        if b.linkable && b.pc == e.pc {
+        // The page may have been mapped elsewhere since the block that is left was entered.
+        if b.linkable && b.pc == e.pc && b.place == place {
             b.incoming.push((e.hole, e.unlinked));
             let head = b.head as u32;
             Self::patch(&mut self.memory, e.hole, head);
@@ -335,6 +370,7 @@ impl T1 {
             sites: &raw const *self.emitter.sites,
             outcome: None,
             interpreted: 0,
+            charged: 0,
         };
         let rt: *mut Runtime<E> = &mut rt;
         // SAFETY: `regs` points to the caller's words, which nobody else uses; the stub is a function of this type, and the
@@ -348,7 +384,8 @@ impl T1 {
         };
         self.stats.entries += 1;
         self.stats.interpreted += rt.interpreted;
-        let mut done = budget - i64::from(regs.get(TIER_BUDGET) as i32);
+        self.charged = rt.charged;
+        let mut done = budget - i64::from(regs.get(TIER_BUDGET) as i32) - rt.charged.cast_signed();
         let low = code as u32;
         let why = match code >> 32 {
             left::DIRECT => {

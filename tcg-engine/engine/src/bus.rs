@@ -195,6 +195,10 @@ impl Bus for VcpuBus {
         Ok(Then::Continue)
     }
 
+    fn asked(&self) -> bool {
+        self.machine.gate.request(usize::from(self.index)).is_some_and(|request| request.get() != 0)
+    }
+
     fn io_read(&mut self, port: u16, bytes: u8) -> Result<u32, Stop> {
         self.window_read(Space::Port, u64::from(port), bytes, false).map(|v| v as u32)
     }

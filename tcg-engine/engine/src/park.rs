@@ -2,7 +2,7 @@
 //!
 //! A vCPU's state is inside a mutex that its thread holds exactly while it runs. To pause is to wait until every thread has
 //! let go; from then on the control thread may lock, load, save and reset. Each vCPU has one request word that its run loop
-//! polls between blocks; whoever sets it also unparks the thread, so that a halted vCPU wakes.
+//! polls between blocks, and emitted code after each operation that it has interpreted; whoever sets it also unparks the thread, so that a halted vCPU wakes.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};

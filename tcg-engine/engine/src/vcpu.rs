@@ -17,7 +17,8 @@ use crate::control::{Event, Events};
 use crate::machine::{Machine, VcpuCounters};
 use crate::park::{BEAT, LOOK, PARK, Request};
 
-/// Blocks between two looks at requests and the clock.
+/// Blocks between two looks at requests and the clock, when they are interpreted; emitted code runs some hundred instructions
+/// for each of them (see [`Runner::run`]).
 const BLOCKS_PER_LOOK: u32 = 64;
 
 /// Turns between two updates of the time that a vCPU has run.

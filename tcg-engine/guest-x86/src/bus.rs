@@ -43,6 +43,11 @@ pub trait Bus {
     /// [`Stop::Restart`].
     fn io_write(&mut self, port: u16, bytes: u8, value: u32) -> Result<Then, Stop>;
 
+    /// Whether somebody asks this vCPU to look up. Emitted code asks after each operation that it has interpreted.
+    fn asked(&self) -> bool {
+        false
+    }
+
     /// IA32_APIC_BASE.
     fn apic_base(&self) -> u64;
     /// Write IA32_APIC_BASE.

@@ -241,6 +241,6 @@ impl<B: Bus> emit_x64::Host for Cpu<B> {
 
     #[inline]
     fn attention(&self, regs: &Regs) -> bool {
-        self.look || self.has_stale() || self.sys.shadow != Shadow::None || self.stepping(regs)
+        self.look || self.bus.asked() || self.has_stale() || self.sys.shadow != Shadow::None || self.stepping(regs)
     }
 }

@@ -37,6 +37,8 @@ pub struct Runner<B: Bus> {
     interpreted: u64,
     /// Nanoseconds spent lifting and emitting.
     translation_ns: u64,
+    /// Blocks lifted, blocks emitted and exceptions delivered since they were last charged.
+    translated: i64,
     /// Times that a block was looked up outside of emitted code.
     lookups: u64,
 }
@@ -94,6 +96,7 @@ impl<B: Bus> Runner<B> {
             check: None,
             interpreted: 0,
             translation_ns: 0,
+            translated: 0,
             lookups: 0,
         }
     }
@@ -154,8 +157,8 @@ impl<B: Bus> Runner<B> {
             let why = match self.block(one) {
                 Ok(id) if !one && self.emitted(id, before) => {
                     let left = budget.min(1 << 20) as u32;
-                    let (next, done, why) = self.execute_t1(id, if blocks > 1 { left } else { 0 });
-                    budget -= done.max(1).cast_signed();
+                    let (next, spent, why) = self.execute_t1(id, if blocks > 1 { left } else { 0 });
+                    budget -= spent.max(1).cast_signed();
                     from = next;
                     why
                 }
@@ -168,8 +171,12 @@ impl<B: Bus> Runner<B> {
                     self.fault()
                 }
             };
+            budget -= i64::from(INSTRUCTIONS_PER_BLOCK) * std::mem::take(&mut self.translated);
             if let Some(why) = why {
                 return why;
+            }
+            if self.t1.is_some() && self.cpu.bus.asked() {
+                return Why::Look;
             }
         }
         Why::Budget
@@ -190,6 +197,7 @@ impl<B: Bus> Runner<B> {
                 return false;
             }
             self.translation_ns += start.elapsed().as_nanos() as u64;
+            self.translated += 1;
         }
         match from {
             From::Anywhere => {}
@@ -220,15 +228,17 @@ impl<B: Bus> Runner<B> {
         let Some(t1) = &mut self.t1 else { return (From::Anywhere, 1, None) };
         let (left, done) = t1.run(&self.cache, id.number(), &mut self.regs.0, &mut self.cpu, budget);
         self.instructions += done;
+        let spent = done + t1.charged();
         match left {
-            Left::Direct(exit) => (From::Exit(exit), done, None),
-            Left::Jump => (From::Jump, done, None),
-            Left::Budget => (From::Anywhere, done, None),
-            Left::Outcome(out) => (From::Anywhere, done, self.after(out.exit, false, Shadow::None)),
+            Left::Direct(exit) => (From::Exit(exit), spent, None),
+            Left::Jump => (From::Jump, spent, None),
+            Left::Budget => (From::Anywhere, spent, None),
+            Left::Outcome(out) => (From::Anywhere, spent, self.after(out.exit, false, Shadow::None)),
         }
     }
 
     fn fault(&mut self) -> Option<Why> {
+        self.translated += 1;
         match self.cpu.deliver_pending(&mut self.regs.0) {
             Delivered::Done => None,
             Delivered::Shutdown => Some(Why::Shutdown),
@@ -290,6 +300,7 @@ impl<B: Bus> Runner<B> {
         let start = std::time::Instant::now();
         let lift = self.cpu.lift(&self.regs.0, max)?;
         self.translation_ns += start.elapsed().as_nanos() as u64;
+        self.translated += 1;
         let (at, len, second) = (lift.key.at, lift.len, lift.second);
         let (id, cleared) = self.cache.insert(lift.key, len, second, lift.block);
         self.drop_gone();

@@ -217,7 +217,10 @@ impl Builder {
     }
 
     /// The finished block.
-    pub fn finish(self) -> Block {
+    pub fn finish(mut self) -> Block {
+        // Blocks live long.
+        self.block.insts.shrink_to_fit();
+        self.block.points.shrink_to_fit();
         self.block
     }
 }

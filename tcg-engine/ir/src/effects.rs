@@ -49,11 +49,8 @@ fn alu(x: &Inst) -> Effects {
 /// The effects of `x`.
 pub fn effects(x: &Inst) -> Effects {
     let n = NONE;
-    let with = |reads: [Slot; 7], [w0, w1, w2, w3]: [Slot; 4]| Effects {
-        reads,
-        writes: [w0, w1, w2, w3, NONE],
-        ..NOTHING
-    };
+    let with =
+        |reads: [Slot; 7], [w0, w1, w2, w3]: [Slot; 4]| Effects { reads, writes: [w0, w1, w2, w3, NONE], ..NOTHING };
     match x.op {
         Op::MovI => with([n; 7], [x.d, n, n, n]),
         Op::Mov128 => with([x.a, high(x.a), n, n, n, n, n], [x.d, high(x.d), n, n]),

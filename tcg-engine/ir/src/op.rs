@@ -22,7 +22,8 @@ pub const FLAG_R: Slot = Slot(4);
 pub const FPC: Slot = Slot(5);
 /// First word that an architecture lays out by itself.
 pub const FIRST_ARCH: u16 = 8;
-/// First word that belongs to a tier and not to the IR.
+/// First word that belongs to a tier and not to the IR. Of these the first two are nobody's: temporaries beyond the last one
+/// fall on them, which the verifier reports.
 pub const PRIVATE: u16 = 992;
 /// Guest word that belongs to a tier: which address space, in the form of a TLB's tags.
 pub const TIER_TAG: Slot = Slot(6);
@@ -359,7 +360,16 @@ impl AluOp {
     pub const fn reads_flags(self) -> bool {
         matches!(
             self,
-            AluOp::Adc | AluOp::Sbb | AluOp::Inc | AluOp::Dec | AluOp::Shl | AluOp::Shr | AluOp::Sar | AluOp::Bt | AluOp::Rol | AluOp::Ror
+            AluOp::Adc
+                | AluOp::Sbb
+                | AluOp::Inc
+                | AluOp::Dec
+                | AluOp::Shl
+                | AluOp::Shr
+                | AluOp::Sar
+                | AluOp::Bt
+                | AluOp::Rol
+                | AluOp::Ror
         )
     }
 

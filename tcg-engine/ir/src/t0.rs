@@ -7,7 +7,8 @@
 use crate::block::Block;
 use crate::flags::{self, Cond, Kind};
 use crate::op::{
-    AluOp, AluRef, AtomicOp, BulkOp, BulkRef, FLAG_A, FLAG_B, FLAG_KIND, FLAG_R, FPC, Fence, Inst, MemRef, NONE, Op, PC, Rel, Slot,
+    AluOp, AluRef, AtomicOp, BulkOp, BulkRef, FLAG_A, FLAG_B, FLAG_KIND, FLAG_R, FPC, Fence, Inst, MemRef, NONE, Op,
+    PC, Rel, Slot,
 };
 use crate::{Env, Regs, Stop, Then};
 

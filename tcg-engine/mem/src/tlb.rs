@@ -366,7 +366,11 @@ impl Tlb {
     /// Forget every page cut from the large mapping around `va`.
     fn flush_region(&mut self, va: u64, size: PageSize) {
         for (i, (e, note)) in self.entries.iter_mut().zip(self.notes.iter()).enumerate() {
-            if note.size == size as u8 && [e.read, e.write, e.exec].iter().any(|t| (t & TAG_PAGE) >> (size.shift() - 12) == page(va) >> (size.shift() - 12)) {
+            if note.size == size as u8
+                && [e.read, e.write, e.exec]
+                    .iter()
+                    .any(|t| (t & TAG_PAGE) >> (size.shift() - 12) == page(va) >> (size.shift() - 12))
+            {
                 *e = empty(i);
             }
         }
@@ -437,6 +441,16 @@ impl Tlb {
 
     /// Install a page in the current bank and address space. Rights that the page already had there stay.
     pub fn fill(&mut self, f: &Fill) {
+        // Also where nothing is installed a fetch may be remembered.
+        if f.exec {
+            let (word, bit) = Self::fetched_bit(f.va);
+            self.fetched[word] |= bit;
+        }
+        if f.size != PageSize::Small {
+            let (word, bit) = Self::cut_bit(f.va, f.size);
+            let set = if f.size == PageSize::Huge { &mut self.huge } else { &mut self.large };
+            set[word] |= bit;
+        }
         if self.bank == Bank::Checked {
             return;
         }
@@ -444,10 +458,6 @@ impl Tlb {
         let tag = self.tag(f.va, 1);
         let page = f.va & !PAGE_MASK;
         let addend = (f.offset & !PAGE_MASK).wrapping_add(self.origin).wrapping_sub(page);
-        if f.exec {
-            let (word, bit) = Self::fetched_bit(f.va);
-            self.fetched[word] |= bit;
-        }
         let none = invalid(slot);
         let old = self.entries[slot];
         let keep = |t: u64| old.addend == addend && t == tag;
@@ -458,11 +468,6 @@ impl Tlb {
             addend,
         };
         self.notes[slot] = Note { global: f.global, user: f.user, size: f.size as u8 };
-        if f.size != PageSize::Small {
-            let (word, bit) = Self::cut_bit(f.va, f.size);
-            let set = if f.size == PageSize::Huge { &mut self.huge } else { &mut self.large };
-            set[word] |= bit;
-        }
     }
 }
 

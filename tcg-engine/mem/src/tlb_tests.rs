@@ -169,6 +169,13 @@ fn the_context_changes_with_whatever_a_fetch_depends_on() {
     t.flush_page(0x1000);
     fresh(&t);
     assert_ne!(t.global_context(), global);
+    // Where nothing is ever installed a fetch may be remembered all the same.
+    t.select_bank(Bank::Checked);
+    fresh(&t);
+    t.fill(&fill(0x5000, 0x9000));
+    t.flush_page(0x5000);
+    fresh(&t);
+    t.select_bank(Bank::User);
     t.flush_all();
     fresh(&t);
     let before = t.context();

@@ -10,6 +10,8 @@ use crate::cpu::Cpu;
 
 /// Bytes that one operation does at most, so that interrupts are looked at in between.
 const SLICE: u64 = 64 * 1024;
+/// The same for pieces, which are short where the bytes overlap or the elements straddle pages.
+const PIECES: u32 = 512;
 
 impl<B: Bus> Cpu<B> {
     /// See [`ir::Env::bulk`]. Only copy and fill exist on x86.
@@ -23,8 +25,9 @@ impl<B: Bus> Cpu<B> {
     ) -> Result<(u64, Then), Stop> {
         let element = 1u64 << r.log2;
         let len = len.min(SLICE) & !(element - 1);
-        let mut done = 0;
-        while done < len {
+        let (mut done, mut pieces) = (0, 0);
+        while done < len && pieces < PIECES {
+            pieces += 1;
             let step = if r.backward { done.wrapping_neg() } else { done };
             let (to, from) = (dst.wrapping_add(step), src.wrapping_add(step));
             let piece = match op {

@@ -32,9 +32,15 @@ pub struct TestBus {
     pub x2apic: HashMap<u32, u64>,
     /// Register accesses to answer with "again".
     pub restarts: u32,
+    /// Somebody asks the vCPU to look up.
+    pub asked: bool,
 }
 
 impl Bus for TestBus {
+    fn asked(&self) -> bool {
+        self.asked
+    }
+
     fn mmio_read(&mut self, gpa: u64, bytes: u8, _: Attrs) -> Result<u64, Stop> {
         if self.restarts > 0 {
             self.restarts -= 1;

@@ -1,7 +1,8 @@
 //! Programs run on a test machine, by subject.
 #![expect(missing_docs, reason = "tests")]
 
-pub mod harness;
+pub mod bounds;
+mod harness;
 
 mod exceptions;
 mod integer;
