@@ -4,6 +4,8 @@
 //! process the fault comes, out of those that an undisturbed run of the row has.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -133,8 +135,11 @@ struct Undisturbed {
     held: Held,
 }
 
-/// Goes through a moment with a tracer at the process; `None` if it may not be traced.
+/// Goes through a moment with a tracer at the process; `None` if this user may not trace it, or look at what it holds.
 fn undisturbed(process: Process, moment: Moment, snapshot: &Path) -> Option<Undisturbed> {
+    if fs::metadata("/proc/self").is_ok_and(|own| own.uid() != 0) {
+        return None;
+    }
     let rig = Rig::new("fault-count");
     let Ok((mut vm, report, ..)) = go(&rig, process, moment, None, snapshot) else { return None };
     assert!(moment == Moment::Run || report.stops > 0, "{process:?} is not there at {moment:?}");
@@ -433,7 +438,12 @@ fn keeper_waits(vm: &mut Vm<'_>, run: &Run, pid: i32) -> Outcome {
         _ = keeper_goes_on(vm, run);
         return Outcome::Waits;
     }
-    vm::again(vm, "kill").ok();
+    // One that has taken its VM's name away has nothing to do any more but to end, and can be found by its number alone.
+    if run.moment == Moment::Stop && !vm.has_name() {
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    } else {
+        vm::again(vm, "kill").ok();
+    }
     vm.wait();
     Outcome::Waits
 }

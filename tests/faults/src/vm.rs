@@ -137,6 +137,12 @@ impl<'a> Vm<'a> {
         self.console.expect(".", SOON);
     }
 
+    /// Whether commands find it by its name.
+    #[must_use]
+    pub fn has_name(&self) -> bool {
+        self.rig.path("atoll").join(NAME).exists()
+    }
+
     /// Status of the run state; empty if there is nobody who could say.
     #[must_use]
     pub fn status(&self) -> String {

@@ -4,7 +4,6 @@
 //! what is not run again, and what counts as passed can be read off.
 
 #![cfg(test)]
-#![expect(clippy::unwrap_used, reason = "these are the assertions of tests")]
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;

@@ -48,7 +48,7 @@ fn a_program_of_nothing_but_calls_of_the_interpreter_takes_no_memory_without_end
     let mut m = long();
     let from = 0x20_0000;
     let count = 0x20_0000u64;
-    let mut code = vec![0x0f, 0xa2].repeat(count as usize);
+    let mut code = [0x0f, 0xa2].repeat(count as usize);
     code.push(0xf4);
     m.poke(from, &code);
     for _ in 0..2 {
