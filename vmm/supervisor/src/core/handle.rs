@@ -414,14 +414,13 @@ impl Core {
                 slot.timer = None;
                 self.fail_job(problem);
             }
-            Verb::Load => self.end(
-                Ending {
-                    status: exit_status::NOT_STARTED,
-                    reason: format!("{islet} refused its state: {}", problem.why),
-                    problem: Some(problem),
-                },
-                out,
-            ),
+            Verb::Load => {
+                let slot = self.slot_mut(islet);
+                slot.request = None;
+                slot.timer = None;
+                let reason = format!("{islet} refused its state: {}", problem.why);
+                self.end(Ending { status: exit_status::NOT_STARTED, reason, problem: Some(problem) }, out);
+            }
             _ => {
                 let why = format!("failed to carry out '{}': {problem}", verb.name());
                 self.slot_mut(islet).failure = Some(problem);

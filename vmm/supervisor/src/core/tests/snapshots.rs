@@ -136,6 +136,7 @@ fn a_refused_state_ends_the_vm_before_it_runs_with_the_refusal() {
         world.settle();
         world.check();
         assert_eq!((world.exit, world.kinds(&[kind::STARTED]).len()), (Some(2), 0), "{islet}");
+        assert_eq!(world.expired, 0, "{islet} has answered, and nothing waits for it");
         assert_eq!(world.core.ending().unwrap().problem, Some(refusal()));
     }
 }

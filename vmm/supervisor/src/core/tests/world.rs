@@ -49,6 +49,8 @@ pub struct World {
     processes: BTreeMap<u64, Process>,
     queue: VecDeque<Input>,
     timers: Vec<(Duration, u64)>,
+    /// Deadlines that passed because nothing else was left to happen.
+    pub expired: usize,
     pub log: Vec<Note>,
     record: Vec<u8>,
     pub answers: Vec<(u64, Result<(), Problem>)>,
@@ -101,6 +103,7 @@ impl World {
             processes: BTreeMap::new(),
             queue: VecDeque::from([Input::Begin]),
             timers: Vec::new(),
+            expired: 0,
             log: Vec::new(),
             answers: Vec::new(),
             exit: None,
@@ -189,6 +192,7 @@ impl World {
                 return;
             }
             let (_, timer) = self.timers.remove(0);
+            self.expired += 1;
             self.take(Input::Expired(timer));
             if self.exit.is_some() {
                 return;
