@@ -46,7 +46,7 @@ const fn row(kind: Kind, binary: &'static str, threads: usize, budget: usize, st
 /// The processes of a VM.
 pub const ROWS: [Row; 6] = [
     Row { kind: Kind::Keeper, binary: "keeper", threads: 2, budget: None, status: 0, arena: 0 },
-    row(Kind::Supervisor, "supervisor", 1, 40, 0, 64),
+    row(Kind::Supervisor, "supervisor", 1, 40, 0, 128),
     // Control, one vCPU, interrupts.
     row(Kind::EngineTcg, "engine", 3, 16, 1, 256),
     row(Kind::Board, "board", 1, 16, 2, 4),
