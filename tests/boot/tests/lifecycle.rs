@@ -207,7 +207,7 @@ fn the_vm_ends_with_its_keeper() {
     vm.expect("up", SOON);
     let pids = vm.pids();
     vm.kill_process("keeper");
-    vm.wait(SOON).fails(4, &["keeper", "signal 9"]);
+    vm.wait(SOON).fails(4, &["keeper[1]", "SIGKILL"]);
     pids.values().for_each(|pid| wait_gone(*pid));
 }
 

@@ -79,6 +79,8 @@ impl Gen<'_> {
         for _ in 0..8 + self.r.below(50) {
             self.piece();
         }
+        // The frame of the end lies in memory that is compared.
+        self.define();
         self.c.raw(&[0xcd, 0xff]);
         // Functions may want further ones; those are as empty as can be.
         let mut made = 0;
