@@ -5,12 +5,12 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use doorbell::{EventFd, create_windows};
 use enter::status::STATUS_PAGE_SIZE;
-use guest_memory::{Access, DirtyLayout, DirtyLog, Layout, Memfd, Ram};
+use guest_memory::{Access, DirtyLayout, DirtyLog, Layout, Memfd, Ram, SharedMap};
 use machine_model::MachineVersion;
-use state::{Left, MEMFD_BYTES, StateArea};
+use state::{Left, MEMFD_BYTES, ROW_BYTES, StateArea};
 
 use crate::{BOARD, Islet, Said};
 
@@ -31,6 +31,12 @@ pub struct World {
     pub line: EventFd,
     /// Its saved state.
     pub area: StateArea,
+    /// The same, as bytes.
+    row: SharedMap,
+}
+
+fn row(state: &OwnedFd) -> Result<SharedMap> {
+    Ok(SharedMap::map(state.as_fd(), u64::from(ROW) * ROW_BYTES, ROW_BYTES, Access::ReadWrite, "state")?)
 }
 
 impl World {
@@ -48,6 +54,7 @@ impl World {
             status: Memfd::create("status", 8 * STATUS_PAGE_SIZE as u64)?,
             line: EventFd::new()?,
             area: StateArea::map(state.as_fd(), ROW)?,
+            row: row(&state)?,
             state,
         })
     }
@@ -57,7 +64,20 @@ impl World {
         let ram = self.ram.try_clone()?;
         let state = self.state.try_clone()?;
         let area = StateArea::map(state.as_fd(), ROW)?;
-        Ok(World { ram, state, area, ..World::new()? })
+        let row = row(&state)?;
+        Ok(World { ram, state, area, row, ..World::new()? })
+    }
+
+    /// Put these bytes where an engine takes its state from.
+    pub fn put_state(&self, bytes: &[u8]) -> Result<()> {
+        self.row.write(0, bytes).context("the state is longer than its area")
+    }
+
+    /// The first `length` bytes of the state that was left.
+    pub fn state_bytes(&self, length: u64) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(length)?];
+        self.row.read(0, &mut bytes).context("the state is longer than its area")?;
+        Ok(bytes)
     }
 
     /// Its RAM, mapped here.

@@ -438,9 +438,13 @@ fn keeper_waits(vm: &mut Vm<'_>, run: &Run, pid: i32) -> Outcome {
         _ = keeper_goes_on(vm, run);
         return Outcome::Waits;
     }
-    // One that has taken its VM's name away has nothing to do any more but to end, and can be found by its number alone.
-    if run.moment == Moment::Stop && !vm.has_name() {
-        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    // At the end of its VM's end it has let go of the lock that says that the VM is there, or has taken its directory away. It
+    // has nothing to do any more but to end, and can be found by its number alone.
+    if run.moment == Moment::Stop {
+        while vm.has_name() && !vm.is_killed() {
+            thread::sleep(AGAIN);
+        }
+        _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     } else {
         vm::again(vm, "kill").ok();
     }

@@ -143,6 +143,12 @@ impl<'a> Vm<'a> {
         self.rig.path("atoll").join(NAME).exists()
     }
 
+    /// Whether `atoll kill` succeeds.
+    #[must_use]
+    pub fn is_killed(&self) -> bool {
+        self.rig.atoll(["kill", NAME]).status == 0
+    }
+
     /// Status of the run state; empty if there is nobody who could say.
     #[must_use]
     pub fn status(&self) -> String {

@@ -12,6 +12,7 @@
 
 mod bytes;
 mod control_messages;
+mod engine_states;
 mod islet_messages;
 mod keeper_messages;
 mod kernels;
@@ -138,6 +139,7 @@ mod test {
         islet_messages: crate::islet_messages::TARGET,
         keeper_messages: crate::keeper_messages::TARGET,
         saved_states: crate::saved_states::TARGET,
+        engine_states: crate::engine_states::TARGET,
         manifest: crate::manifest::TARGET,
         windows: crate::windows::TARGET,
         pci: crate::pci::TARGET,

@@ -1,8 +1,8 @@
 //! Saved states: what people's tools make of them, and what board and serial port take.
 //!
 //! An input is a message. What must hold: a state that is taken can be left again, and what is left is taken and left as the
-//! same bytes; a device goes on from any state that it takes. The engine's state is printed and compared here, and not loaded:
-//! its loader is part of its program, whose own tests change fields of it at random, without a corpus.
+//! same bytes; a device goes on from any state that it takes. The engine's state is printed and compared here; an engine loads
+//! those of `engine_states`.
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
