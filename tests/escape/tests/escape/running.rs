@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -58,7 +59,9 @@ fn atoll(rig: &Rig, folder: &Path, arguments: &[&str]) -> Child {
 
 /// Starts a VM with the attacker in place of a process, and gives its log once `text` is in it.
 fn log(rig: &Rig, kind: Kind, binary: &str, item: &str, text: &str) -> String {
-    let name = format!("{kind}{}", item.replace('_', "-"));
+    // With the item's name it would be longer than names may be.
+    static VMS: AtomicUsize = AtomicUsize::new(0);
+    let name = format!("{kind}-{}", VMS.fetch_add(1, Ordering::Relaxed));
     let folder = binaries(rig, kind, binary, item);
     let kernel = rig.file("beat", BEAT.image).display().to_string();
     let snapshot = rig.path("snapshot").display().to_string();
@@ -66,8 +69,9 @@ fn log(rig: &Rig, kind: Kind, binary: &str, item: &str, text: &str) -> String {
     let run = [&["run"][..], &options, &["--memory", "16M", "--kernel", &kernel]].concat();
     let mut child = match kind {
         Kind::StreamerSource => {
-            let mut started = atoll(rig, &folder, &run);
-            assert!(started.wait().unwrap().success());
+            let started = atoll(rig, &folder, &run);
+            let ended = started.wait_with_output().unwrap();
+            assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
             atoll(rig, &folder, &["snapshot", &name, &rig.path(&format!("{name}.snap")).display().to_string()])
         }
         Kind::StreamerTarget => {
