@@ -40,6 +40,7 @@ impl Spawner {
         thread::Builder::new()
             .name("spawn".to_owned())
             .spawn(move || {
+                let _whole = WholeProcess;
                 let made = unshare(CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
                 let go_on = made.is_ok();
                 if report.send(made).is_ok() && go_on {
@@ -77,6 +78,18 @@ impl Spawner {
         };
         self.orders.send(Order { prepared, lease, answer }).map_err(|_| gone(std::sync::mpsc::RecvError))?;
         answered.recv().map_err(gone)?
+    }
+}
+
+/// A panic of the thread ends the process, as one of its main thread does: a keeper that cannot start anything any more would
+/// be there, and its VM would end for a reason that is not the cause.
+struct WholeProcess;
+
+impl Drop for WholeProcess {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
     }
 }
 
