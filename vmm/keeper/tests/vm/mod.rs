@@ -126,13 +126,13 @@ impl std::fmt::Debug for Launched {
 }
 
 /// Seconds that the supervisor may stand still: none of these has a heart, and long tests take long.
-const PATIENCE: u32 = 24 * 3600;
+const STILL: u32 = 24 * 3600;
 
 impl Vm {
     /// Starts a keeper, and the supervisor by the binary of this name or path.
     pub fn launch(options: Options, supervisor: &str) -> Result<Launched, ClientError> {
         let (child, link, log) = start_keeper();
-        let mut launcher = Launcher::begin(link, name("vm"), options.flags, (1, 2), PATIENCE, soon())?;
+        let mut launcher = Launcher::begin(link, name("vm"), options.flags, (1, 2), STILL, soon())?;
         let (driver, theirs) = Link::pair(Peer::new("test", 0), Peer::new("supervisor", 0)).unwrap();
         let open = |example: &str| File::open(binary(example)).unwrap();
         let hold = |launcher: &mut Launcher, text: &str, kind, file: &dyn AsFd| {
