@@ -133,6 +133,10 @@ impl Processes {
                 continue;
             };
             if self.belongs(pid).as_deref() == Some(binary) && pidfd_send_signal(&descriptor, signal).is_ok() {
+                // So that whoever kills again does not kill the dying one once more.
+                while signal == Signal::KILL && self.belongs(pid).as_deref() == Some(binary) {
+                    thread::yield_now();
+                }
                 return pid;
             }
         }
