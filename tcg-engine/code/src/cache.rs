@@ -94,10 +94,17 @@ pub enum Found {
 /// Bounds of a cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Operations of all blocks together; beyond this everything is forgotten and lifted anew.
+    /// Operations of all blocks together; from this on everything is forgotten and lifted anew.
     pub operations: usize,
     /// Blocks.
     pub blocks: usize,
+}
+
+impl Limits {
+    /// `part` of `whole` of them.
+    pub const fn of(self, part: usize, whole: usize) -> Limits {
+        Limits { operations: self.operations * part / whole, blocks: self.blocks * part / whole }
+    }
 }
 
 impl Default for Limits {
@@ -224,20 +231,18 @@ impl Cache {
         }
     }
 
+    /// Whether everything is to be forgotten ([`Cache::clear`]) before another block is stored.
+    pub fn is_full(&self) -> bool {
+        self.operations >= self.limits.operations || self.by_key.len() >= self.limits.blocks || self.stamp == u32::MAX
+    }
+
     /// Store a block whose bytes are `len` from `key.at` on; those beyond the first page lie at RAM offset `second`. An older
-    /// block of the same key goes. May forget everything else to stay within its limits: the answer's second part says so
-    /// (the caller then clears its [`crate::Lines`]).
-    pub fn insert(&mut self, key: Key, len: u32, second: Option<u64>, block: Block) -> (Id, bool) {
+    /// block of the same key goes.
+    pub fn insert(&mut self, key: Key, len: u32, second: Option<u64>, block: Block) -> Id {
         if let Some(&old) = self.by_key.get(&key) {
             self.remove(old);
         }
-        let cleared = self.operations + block.insts.len() > self.limits.operations
-            || self.by_key.len() >= self.limits.blocks
-            || self.stamp == u32::MAX;
-        if cleared {
-            self.clear();
-        }
-        self.stamp += 1;
+        self.stamp = self.stamp.wrapping_add(1);
         self.operations += block.insts.len();
         let stored = Stored { block, key, len, second, stamp: self.stamp };
         let i = match self.free.pop() {
@@ -256,7 +261,7 @@ impl Cache {
             self.pages.entry(second / 4096).or_default().push(i);
         }
         self.stats.inserted += 1;
-        (Id(i), cleared)
+        Id(i)
     }
 
     /// The block of a number, if there is one.
@@ -333,6 +338,11 @@ impl Cache {
         self.pages.contains_key(&(at / 4096))
     }
 
+    /// RAM offsets of the pages that blocks have bytes on.
+    pub fn code_pages(&self) -> impl Iterator<Item = u64> {
+        self.pages.keys().map(|page| page * 4096)
+    }
+
     /// Forget every block.
     pub fn clear(&mut self) {
         self.blocks.clear();
@@ -373,7 +383,7 @@ mod tests {
     fn a_jump_is_believed_only_in_its_context() {
         let mut c = small();
         let k = key(0x1000);
-        let (id, _) = c.insert(k, 4, None, block(k.pc, 1));
+        let id = c.insert(k, 4, None, block(k.pc, 1));
         assert_eq!(c.jump(k.pc, k.pc, 3, 9), Found::Nothing);
         c.confirm(k.pc, 9, id);
         assert_eq!(c.jump(k.pc, k.pc, 3, 9), Found::Block(id));
@@ -387,7 +397,7 @@ mod tests {
     #[test]
     fn a_change_drops_what_it_touches_and_nothing_else() {
         let mut c = small();
-        let (a, _) = c.insert(key(0x1000), 16, None, block(0, 1));
+        let a = c.insert(key(0x1000), 16, None, block(0, 1));
         c.insert(key(0x1010), 16, None, block(0, 1));
         c.confirm(0x77, 1, a);
         let mut gone = vec![];
@@ -395,7 +405,7 @@ mod tests {
         assert_eq!((c.find(&key(0x1000)), c.find(&key(0x1010)).is_some()), (None, true));
         assert!(gone.is_empty() && c.has_page(0x1000));
         assert_eq!(c.jump(0x77, key(0x1000).pc, 3, 1), Found::Nothing, "a block that is gone is not believed");
-        let (b, _) = c.insert(key(0x2000), 16, None, block(0, 1));
+        let b = c.insert(key(0x2000), 16, None, block(0, 1));
         assert_eq!(b, a, "the place is used again");
         assert_eq!(c.jump(0x77, key(0x1000).pc, 3, 1), Found::Nothing);
         c.invalidate(0x1020, 0x1000, |p| gone.push(p));
@@ -410,7 +420,7 @@ mod tests {
         for at in [0x1fff, 0x5001] {
             let mut c = small();
             // Its last two bytes lie on an unrelated page.
-            let (id, _) = c.insert(key(0x1ffe), 4, Some(0x5000), block(0, 1));
+            let id = c.insert(key(0x1ffe), 4, Some(0x5000), block(0, 1));
             assert_eq!(c.bytes(id), Some((0x1ffe, Some(0x5000))));
             c.invalidate(0x2000, 2, |_| panic!("the next page of RAM is not its second page"));
             c.invalidate(0x5002, 2, |_| panic!("behind its last byte"));
@@ -425,12 +435,17 @@ mod tests {
     fn limits_hold() {
         let mut c = small();
         for i in 0..25 {
-            let (_, cleared) = c.insert(key(i * 16), 16, None, block(0, 1));
-            assert_eq!(cleared, i == 10 || i == 20, "{i}");
+            assert_eq!(c.is_full(), i == 10 || i == 20, "{i}");
+            if c.is_full() {
+                c.clear();
+            }
+            c.insert(key(i * 16), 16, None, block(0, 1));
         }
-        let (_, cleared) = c.insert(key(0x9000), 16, None, block(0, 99));
-        assert!(cleared);
-        assert_eq!(c.find(&key(0)), None);
+        assert!(!c.is_full());
+        c.insert(key(0x9000), 16, None, block(0, 99));
+        assert!(c.is_full(), "of operations");
+        c.clear();
+        assert_eq!((c.find(&key(0)), c.code_pages().count()), (None, 0));
         assert_eq!(c.stats(), Stats { inserted: 26, invalidated: 0, cleared: 3 });
     }
 
@@ -438,7 +453,7 @@ mod tests {
     fn the_same_key_again_replaces() {
         let mut c = small();
         c.insert(key(0), 16, None, block(0, 1));
-        let (id, _) = c.insert(key(0), 16, None, block(0, 7));
+        let id = c.insert(key(0), 16, None, block(0, 7));
         assert_eq!(c.block(id).unwrap().insts.len(), 7);
         assert_eq!(c.operations, 7);
     }

@@ -6,9 +6,7 @@
 //! hint: whatever it cannot prove is looked up by RAM offset.
 
 mod cache;
-mod lines;
 mod memory;
 
 pub use cache::{Cache, Found, Id, Key, Limits, Stats};
-pub use lines::Lines;
 pub use memory::{CodeMemory, Error};

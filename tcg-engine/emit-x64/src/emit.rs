@@ -13,7 +13,7 @@ mod operands;
 use ir::op::{FIRST_TEMP, FLAG_R, Inst, NONE, Op, PRIVATE, Slot, TIER_BUDGET, call_flags};
 use ir::{AluOp, AluRef, Block};
 
-use crate::asm::{Alu, Asm, Hole, Map, RAX, RCX, RDX, Shift, Sz, cc};
+use crate::asm::{Alu, Asm, Hole, Map, RAX, RCX, RDX, Shift, Sz, at, cc};
 use crate::layout::{pinned, word};
 use crate::stubs::Stubs;
 
@@ -158,7 +158,8 @@ impl Emitter {
         self.flags = Flags::Memory;
         self.look_back(block);
         let head = self.a.here();
-        self.a.alu_imm(Alu::Sub, Sz::D, word(TIER_BUDGET), block.points.len() as i32);
+        self.a.mov(Sz::Q, RAX, word(TIER_BUDGET));
+        self.a.alu_imm(Alu::Sub, Sz::D, at(RAX, 0), block.points.len() as i32);
         let spent = self.a.jcc(cc::S);
         let body = self.a.here();
         for i in 0..block.insts.len() {

@@ -8,10 +8,12 @@
 //! | `emit`, `vector` | operations to instructions: `emit` the block, and below it operands, memory, arithmetic and control |
 //! | `mutants` | planted bugs that tests must find |
 //! | `run` | code memory, linking, the jump cache, and one stay in emitted code |
+//! | `budget` | how long such a stay may last, and how others end it |
 //!
 //! The page `docs/translator.md` says how it fits together.
 
 pub mod asm;
+mod budget;
 mod emit;
 mod layout;
 #[cfg(any(test, feature = "mutants"))]
@@ -24,4 +26,5 @@ mod stubs;
 mod tests;
 mod vector;
 
+pub use budget::Budget;
 pub use run::{Exit, Host, Left, Stats, T1};

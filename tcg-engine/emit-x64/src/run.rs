@@ -5,12 +5,15 @@
 //! every guest word in memory, and says why.
 #![expect(unsafe_code, reason = "calls emitted code, and gives it pointers to what it works on")]
 
+use std::sync::Arc;
+
 use code::{Cache, CodeMemory, Error};
 use ir::op::{NONE, Op, TIER_BUDGET, TIER_TAG};
 use ir::t0::{self, Outcome, Step};
 use ir::{Env, PC, Regs, flags};
 
 use crate::asm::Asm;
+use crate::budget::Budget;
 use crate::emit::{Emitter, Site};
 use crate::layout::{BANK, BIAS, CONTEXT, GLOBAL_CONTEXT, JUMPS, RUNTIME, TEMP};
 use crate::mutants::{Mutant, on};
@@ -24,6 +27,8 @@ pub trait Host: Env {
     fn mode_bits(&self) -> u32;
     /// Whether the run loop must look before the next instruction.
     fn attention(&self, regs: &Regs) -> bool;
+    /// Whether another thread wants this vCPU to look up.
+    fn asked(&self) -> bool;
 }
 
 /// Why emitted code was left. The program counter word is set.
@@ -109,6 +114,7 @@ pub(crate) struct Runtime<E> {
     sites: *const [Site],
     outcome: Option<Outcome>,
     interpreted: u64,
+    budget: *const Budget,
     /// What interpreted operations took from the budget.
     charged: u64,
 }
@@ -122,6 +128,7 @@ pub struct T1 {
     cursor: usize,
     blocks: Vec<Option<HostBlock>>,
     jumps: Box<[Jump]>,
+    budget: Arc<Budget>,
     clears: u32,
     charged: u64,
     stats: Stats,
@@ -135,8 +142,9 @@ impl std::fmt::Debug for T1 {
 
 /// Bytes that a block's code may have at most.
 const LARGEST: usize = 64 << 10;
-/// Sites that all blocks together have at most: they take 32 bytes each, and some take 10 bytes of code.
-const MOST_SITES: usize = 1 << 20;
+/// Sites that all blocks together have at most are one for as many bytes of code memory: they take 32 bytes each, and some take 10
+/// bytes of code.
+const BYTES_PER_SITE: usize = 64;
 /// Sites that a block has at most: lifted blocks have far fewer operations.
 const SITES_OF_A_BLOCK: usize = 4096;
 
@@ -165,10 +173,11 @@ fn sync<E: Host>(env: &E, regs: &mut Regs) {
 /// `rt` and everything that it points to are alive and used by nobody else, as [`T1::run`] sees to.
 unsafe extern "sysv64" fn operation<E: Host>(rt: *mut Runtime<E>, site: u32) -> u64 {
     // SAFETY: see above; emitted code touches the words only while this function does not run.
-    let (rt, regs, env, cache, sites) = unsafe {
+    let (rt, regs, env, cache, sites, budget) = unsafe {
         let rt = &mut *rt;
         let (regs, env, cache, sites) = (&mut *rt.regs, &mut *rt.env, &*rt.cache, &*rt.sites);
-        (rt, regs, env, cache, sites)
+        let budget = &*rt.budget;
+        (rt, regs, env, cache, sites, budget)
     };
     rt.interpreted += 1;
     let out = left::OP << 32 | u64::from(site);
@@ -182,7 +191,7 @@ unsafe extern "sysv64" fn operation<E: Host>(rt: *mut Runtime<E>, site: u32) -> 
     if let Some(x) = block.insts.get(op) {
         let cost = cost(x.op);
         rt.charged += u64::from(cost);
-        regs.set(TIER_BUDGET, u64::from((regs.get(TIER_BUDGET) as u32).wrapping_sub(cost)));
+        budget.charge(cost);
     }
     match t0::step(block, op, regs, env) {
         Step::Next if !env.attention(regs) => {
@@ -226,6 +235,7 @@ impl T1 {
             cursor: start,
             blocks: Vec::new(),
             jumps: vec![NO_JUMP; 1 << JUMP_LOG2].into(),
+            budget: Arc::default(),
             clears: 0,
             charged: 0,
             stats: Stats::default(),
@@ -237,6 +247,11 @@ impl T1 {
         self.stats
     }
 
+    /// The budget, for those who want something of this vCPU.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
     /// What the last stay took of its budget beside the instructions that it completed.
     pub fn charged(&self) -> u64 {
         self.charged
@@ -244,7 +259,9 @@ impl T1 {
 
     /// Whether there is room for another block; if not, the cache is cleared and this with it.
     pub fn has_room(&self) -> bool {
-        self.cursor + LARGEST <= self.memory.len() && self.emitter.sites.len() + SITES_OF_A_BLOCK <= MOST_SITES
+        self.cursor + LARGEST <= self.memory.len()
+            && self.emitter.sites.len() + SITES_OF_A_BLOCK
+                <= (self.memory.len() / BYTES_PER_SITE).max(2 * SITES_OF_A_BLOCK)
     }
 
     /// Forget all code.
@@ -357,11 +374,15 @@ impl T1 {
     pub fn run<E: Host>(&mut self, cache: &Cache, n: u32, regs: &mut Regs, env: &mut E, budget: u32) -> (Left, u64) {
         let Some(Some(b)) = self.blocks.get(n as usize) else { return (Left::Jump, 0) };
         let body = self.memory.exec().wrapping_add(b.body);
-        let budget = i64::from(budget.min(1 << 30));
+        let budget = budget.min(1 << 28).cast_signed();
+        self.budget.set(budget - b.instructions.cast_signed());
+        if env.asked() {
+            return (Left::Budget, 0);
+        }
         flags::to_host(regs);
         sync(env, regs);
         regs.set(JUMPS, self.jumps.as_ptr() as u64);
-        regs.set(TIER_BUDGET, u64::from((budget - i64::from(b.instructions)) as u32));
+        regs.set(TIER_BUDGET, self.budget.address());
         let regs: *mut Regs = regs;
         let mut rt = Runtime {
             env: std::ptr::from_mut(env),
@@ -370,6 +391,7 @@ impl T1 {
             sites: &raw const *self.emitter.sites,
             outcome: None,
             interpreted: 0,
+            budget: &raw const *self.budget,
             charged: 0,
         };
         let rt: *mut Runtime<E> = &mut rt;
@@ -385,7 +407,7 @@ impl T1 {
         self.stats.entries += 1;
         self.stats.interpreted += rt.interpreted;
         self.charged = rt.charged;
-        let mut done = budget - i64::from(regs.get(TIER_BUDGET) as i32) - rt.charged.cast_signed();
+        let mut done = i64::from(budget) - i64::from(self.budget.left()) - rt.charged.cast_signed();
         let low = code as u32;
         let why = match code >> 32 {
             left::DIRECT => {

@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use doorbell::{Attributes, Space, Unanswered};
-use guest_x86::{Attrs, Bus, Refused};
+use guest_x86::{Attrs, Bus, Order, Refused};
 use ir::{Stop, Then};
+use mem::Vcpus;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use vcpu_devices::{Action, Lapic};
@@ -145,7 +146,8 @@ impl VcpuBus {
     /// The interrupt acknowledge cycle; `None` if it was withdrawn (it is asked again).
     pub fn acknowledge_external(&self) -> Option<u8> {
         let request = self.machine.gate.request(usize::from(self.index))?;
-        request.wait_for_device(|park| self.machine.board.interrupt_acknowledge(self.index, park)).ok()
+        let acknowledge = || request.wait_for_device(|park| self.machine.board.interrupt_acknowledge(self.index, park));
+        self.machine.orders.quietly(self.index.into(), acknowledge).ok()
     }
 
     fn window_read(&self, space: Space, address: u64, width: u8, user: bool) -> Result<u64, Stop> {
@@ -154,8 +156,8 @@ impl VcpuBus {
         let Some(r) = self.machine.gate.request(usize::from(self.index)) else { return Ok(ones) };
         let attributes = Attributes { user, ..Attributes::default() };
         let windows = &self.machine.windows;
-        r.wait_for_device(|park| windows.read(w, address, width, self.index, attributes, park))
-            .map_err(|u| self.unanswered(u))
+        let read = || r.wait_for_device(|park| windows.read(w, address, width, self.index, attributes, park));
+        self.machine.orders.quietly(self.index.into(), read).map_err(|u| self.unanswered(u))
     }
 
     fn window_write(&self, space: Space, address: u64, width: u8, value: u64, user: bool) -> Result<(), Stop> {
@@ -163,8 +165,8 @@ impl VcpuBus {
         let Some(r) = self.machine.gate.request(usize::from(self.index)) else { return Ok(()) };
         let attributes = Attributes { user, ..Attributes::default() };
         let windows = &self.machine.windows;
-        r.wait_for_device(|park| windows.write(w, address, width, value, self.index, attributes, park))
-            .map_err(|u| self.unanswered(u))
+        let write = || r.wait_for_device(|park| windows.write(w, address, width, value, self.index, attributes, park));
+        self.machine.orders.quietly(self.index.into(), write).map_err(|u| self.unanswered(u))
     }
 }
 
@@ -283,10 +285,22 @@ impl Bus for VcpuBus {
         self.machine.inboxes.len() as u32
     }
 
-    // One vCPU: nobody else has write tags or blocks.
-    fn code_added(&mut self, _at: u64) {}
+    fn order(&mut self, others: Vcpus, order: Order) {
+        let m = &self.machine;
+        m.orders.give(&m.gate, self.index.into(), others, order);
+    }
 
-    fn code_written(&mut self, _at: u64, _len: u64) {}
+    fn next_order(&mut self) -> Option<Order> {
+        self.machine.orders.next(self.index.into())
+    }
+
+    fn alone(&mut self, begin: bool) {
+        let m = &self.machine;
+        match begin {
+            true => m.orders.alone(&m.gate, self.index.into()),
+            false => m.orders.together(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use doorbell::{DeviceClient, Header, Route};
 use mem::Memory;
 use vcpu_devices::{Delivery, Destination, Inbox, Message, inbox};
 
+use crate::orders::Orders;
 use crate::park::{Gate, LOOK};
 
 /// Counters of one vCPU, written by its thread and read by anybody.
@@ -82,6 +83,8 @@ pub struct Machine {
     pub counters: Vec<VcpuCounters>,
     /// Who runs.
     pub gate: Gate,
+    /// What vCPUs have each other do.
+    pub orders: Orders,
     /// Who delivers interrupts of lines, and what is held back; locked for as long as one is on its way.
     pub delivery: Mutex<Delivering>,
 }

@@ -9,6 +9,7 @@ mod control;
 mod error;
 mod irq;
 mod machine;
+mod orders;
 mod park;
 mod saved;
 mod setup;
@@ -24,7 +25,7 @@ use std::time::Duration;
 
 use ::state::StateArea;
 use anyhow::{Context, Result};
-use code::CodeMemory;
+use code::{Cache, CodeMemory, Limits};
 use enter::ThreadGate;
 use enter::status::StatusPage;
 use guest_x86::runner::Check;
@@ -41,7 +42,7 @@ use crate::setup::Faults;
 use crate::vcpu::Vcpu;
 
 // Translated blocks of every vCPU, TLBs, messages.
-arena::global!(256 << 20);
+arena::global!(512 << 20);
 
 /// Where the keeper leaves the control socket.
 const CONTROL: RawFd = 3;
@@ -50,7 +51,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// For all threads to reach the barrier before lock-down.
 const THREADS: Duration = Duration::from_secs(30);
 
-/// Code memory of each vCPU: about 100 bytes for each guest instruction that runs.
+/// vCPUs that can have as much code memory and as many blocks as one can use; more than these share it.
+const AMPLE: usize = 3;
+/// Code memory of a vCPU: about 100 bytes for each guest instruction that runs.
 const CODE_MEMORY: usize = 64 << 20;
 
 fn main() {
@@ -138,9 +141,10 @@ fn start(
     let prepared = setup::prepare(engine, &named)?;
     let tier = engine.get_tier()?;
     let mut code_memory = Vec::new();
+    let count = prepared.machine.inboxes.len().max(AMPLE);
     if tier != Tier::Interpreted {
         for _ in 0..prepared.machine.inboxes.len() {
-            code_memory.push(CodeMemory::new(CODE_MEMORY)?);
+            code_memory.push(CodeMemory::new(CODE_MEMORY * AMPLE / count)?);
         }
     }
     drop(named);
@@ -152,6 +156,7 @@ fn start(
     let mut vcpus = Vec::new();
     for index in 0..machine.inboxes.len() {
         let mut vcpu = Vcpu::new(&machine, index as u16);
+        vcpu.runner.cache = Cache::new(Limits::default().of(AMPLE, count));
         if let Some(memory) = code_memory.pop() {
             vcpu.use_t1(memory)?;
         }

@@ -5,9 +5,11 @@
 //! polls between blocks, and emitted code after each operation that it has interpreted; whoever sets it also unparks the thread, so that a halted vCPU wakes.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
+
+use emit_x64::Budget;
 
 /// Something may wait in the inbox, or the external interrupt line may have changed.
 pub const LOOK: u32 = 1;
@@ -16,6 +18,8 @@ pub const PARK: u32 = 2;
 
 /// Show that the thread goes on, by taking this back.
 pub const BEAT: u32 = 4;
+/// Orders of another vCPU wait.
+pub const ORDER: u32 = 8;
 
 /// One vCPU's request word and thread.
 #[derive(Debug, Default)]
@@ -26,6 +30,8 @@ pub struct Request {
     /// Counts begins and ends of accesses to devices: odd while a device owes an answer.
     accesses: AtomicU64,
     thread: OnceLock<Thread>,
+    /// What emitted code of the vCPU may still run.
+    budget: OnceLock<Arc<Budget>>,
 }
 
 impl Request {
@@ -34,12 +40,25 @@ impl Request {
         let _ = self.thread.set(std::thread::current());
     }
 
-    /// Ask with `bits`; wakes a halted vCPU.
+    /// To be called once, if the vCPU runs emitted code.
+    pub fn set_budget(&self, budget: Arc<Budget>) {
+        let _ = self.budget.set(budget);
+    }
+
+    /// Have the vCPU leave emitted code. What it is asked is in the word already.
+    pub fn cut_short(&self) {
+        if let Some(budget) = self.budget.get() {
+            budget.cut_short();
+        }
+    }
+
+    /// Ask with `bits`; wakes a halted vCPU, and has one that runs look soon.
     pub fn ask(&self, bits: u32) {
         self.word.fetch_or(bits, Ordering::SeqCst);
         if bits & PARK != 0 {
             self.park.store(1, Ordering::SeqCst);
         }
+        self.cut_short();
         if let Some(t) = self.thread.get() {
             t.unpark();
         }

@@ -19,6 +19,7 @@ use wire::islet_capnp::setup;
 
 use crate::irq::{Bells, Line};
 use crate::machine::{Machine, VcpuCounters};
+use crate::orders::Orders;
 use crate::park::Gate;
 use vcpu_devices::Inbox;
 
@@ -90,15 +91,15 @@ impl Faults {
 }
 
 /// Most vCPUs that this engine runs.
-pub const MAXIMUM_VCPUS: u16 = 1;
+pub const MAXIMUM_VCPUS: u16 = 64;
 
 /// Map everything and build the machine.
 pub fn prepare(engine: engine_setup::Reader<'_>, named: &Named) -> Result<Prepared> {
     ensure!(engine.get_architecture()? == Architecture::X8664, "this engine translates x86-64 guests only");
     let vcpus = engine.get_vcpus();
     ensure!(
-        vcpus >= 1 && vcpus <= MAXIMUM_VCPUS,
-        "the translator runs {MAXIMUM_VCPUS} vCPU, {vcpus} were asked for: use --cpus 1"
+        (1..=MAXIMUM_VCPUS).contains(&vcpus),
+        "the translator runs 1 to {MAXIMUM_VCPUS} vCPUs, {vcpus} were asked for: use --cpus"
     );
     let name = engine.get_cpu_model()?.to_str()?;
     let model = cpu_model::by_name(name)?;
@@ -136,6 +137,7 @@ pub fn prepare(engine: engine_setup::Reader<'_>, named: &Named) -> Result<Prepar
         inboxes: (0..vcpus).map(|_| Inbox::default()).collect(),
         counters: (0..vcpus).map(|_| VcpuCounters::default()).collect(),
         gate: Gate::new(usize::from(vcpus)),
+        orders: Orders::new(usize::from(vcpus)),
         delivery: Mutex::default(),
     };
     let mut lines = Vec::new();
@@ -169,7 +171,7 @@ fn memory(engine: engine_setup::Reader<'_>, named: &Named) -> Result<Memory> {
     let file = file.context("setup has no memory slot")?;
     let ram = Ram::map(named.get(&file)?, engine.get_ram_bytes(), Access::ReadWrite)?;
     let marks = DirtyLog::map(named.get("dirty")?, engine.get_ram_bytes())?;
-    Ok(Memory { ram, layout: Layout::new(regions)?, marks })
+    Ok(Memory::new(ram, Layout::new(regions)?, marks))
 }
 
 fn window(w: register_window::Reader<'_>) -> Result<WindowDesc> {

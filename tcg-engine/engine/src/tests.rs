@@ -15,6 +15,7 @@ use vcpu_devices::Inbox;
 
 use crate::irq::{Bells, Line};
 use crate::machine::{Machine, VcpuCounters};
+use crate::orders::Orders;
 use crate::park::Gate;
 use crate::vcpu::Vcpu;
 use crate::{Engine, Identity};
@@ -27,11 +28,11 @@ pub fn memory() -> mem::Memory {
     let ram = Memfd::create("ram", RAM).unwrap();
     let dirty = Memfd::create("dirty", DirtyLayout::new(RAM).len).unwrap();
     DirtyLog::format(dirty.as_fd(), RAM).unwrap();
-    mem::Memory {
-        ram: Ram::map(ram.as_fd(), RAM, Access::ReadWrite).unwrap(),
-        layout: Layout::pc(RAM).unwrap(),
-        marks: DirtyLog::map(dirty.as_fd(), RAM).unwrap(),
-    }
+    mem::Memory::new(
+        Ram::map(ram.as_fd(), RAM, Access::ReadWrite).unwrap(),
+        Layout::pc(RAM).unwrap(),
+        DirtyLog::map(dirty.as_fd(), RAM).unwrap(),
+    )
 }
 
 /// The board's side of a machine.
@@ -91,6 +92,7 @@ pub fn machine() -> (Arc<Machine>, Board) {
         inboxes: vec![Inbox::default()],
         counters: vec![VcpuCounters::default()],
         gate: Gate::new(1),
+        orders: Orders::new(1),
         delivery: Mutex::default(),
     };
     let header = Header::map(windows.as_fd(), Role::Board).unwrap();

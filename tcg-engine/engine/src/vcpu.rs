@@ -15,7 +15,7 @@ use vcpu_devices::inbox;
 use crate::bus::VcpuBus;
 use crate::control::{Event, Events};
 use crate::machine::{Machine, VcpuCounters};
-use crate::park::{BEAT, LOOK, PARK, Request};
+use crate::park::{BEAT, LOOK, ORDER, PARK, Request};
 
 /// Blocks between two looks at requests and the clock, when they are interpreted; emitted code runs some hundred instructions
 /// for each of them (see [`Runner::run`]).
@@ -75,7 +75,12 @@ impl Vcpu {
     /// # Errors
     /// The memory is too small.
     pub fn use_t1(&mut self, memory: CodeMemory) -> Result<(), code::Error> {
-        self.runner.use_t1(memory)
+        self.runner.use_t1(memory)?;
+        let bus = &self.runner.cpu.bus;
+        if let (Some(request), Some(t1)) = (bus.machine.gate.request(bus.index.into()), &self.runner.t1) {
+            request.set_budget(t1.budget().clone());
+        }
+        Ok(())
     }
 
     /// After power-on, and not yet part of the machine: nobody knows of it.
@@ -92,8 +97,9 @@ impl Vcpu {
         self.forget_code();
         // Code memory was made before lock-down, and no other can be.
         let (t1, check) = (self.runner.t1.take(), self.runner.check.take());
+        let cache = std::mem::take(&mut self.runner.cache);
         *self = other;
-        (self.runner.t1, self.runner.check) = (t1, check);
+        (self.runner.t1, self.runner.check, self.runner.cache) = (t1, check, cache);
         self.runner.instructions = done;
         self.bus().enter_machine();
     }
@@ -156,6 +162,7 @@ impl Vcpu {
     fn run(&mut self, request: &Request, counters: &VcpuCounters, events: &Events) {
         let mut started = Instant::now();
         let mut turns = 0u32;
+        self.loud();
         while request.get() & PARK == 0 {
             match self.turn(request, counters) {
                 Turn::On => {
@@ -174,18 +181,37 @@ impl Vcpu {
                         u64::MAX => None,
                         at => Some(Duration::from_nanos(at.saturating_sub(self.bus().now()))),
                     };
+                    self.quiet();
                     request.sleep(until);
+                    self.loud();
                     started = Instant::now();
                 }
             }
         }
         account(counters, &mut started);
+        self.quiet();
+    }
+
+    /// This vCPU touches no guest memory from now on: others need not wait for it.
+    fn quiet(&mut self) {
+        let bus = self.bus();
+        bus.machine.orders.quiet(bus.index.into());
+    }
+
+    /// It may again, once it has done what it was told meanwhile.
+    fn loud(&mut self) {
+        let bus = self.bus();
+        bus.machine.orders.loud(bus.index.into());
+        self.runner.cpu.take_orders();
     }
 
     /// Look at what is asked, deliver what can be delivered, and run some blocks.
     fn turn(&mut self, request: &Request, counters: &VcpuCounters) -> Turn {
         if request.get() != 0 {
             request.clear(BEAT);
+            if request.clear(ORDER) {
+                self.runner.cpu.take_orders();
+            }
             if request.clear(LOOK) {
                 self.take_in();
             }
@@ -285,6 +311,7 @@ impl Vcpu {
             None if external => cpu.bus.acknowledge_external(),
             None => None,
         };
+        cpu.take_orders();
         let Some(vector) = vector else { return Delivered::Done };
         cpu.sys.halted = false;
         add(&counters.interrupts, 1);

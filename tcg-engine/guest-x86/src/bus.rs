@@ -4,6 +4,7 @@
 //! vCPUs — is behind this one trait, so that the engine and the tests give the same kind of thing.
 
 use ir::{Stop, Then};
+use mem::Vcpus;
 
 /// Who asks for a device access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,9 +91,22 @@ pub trait Bus {
     /// vCPUs of the VM for CPUID.
     fn vcpus(&self) -> u32;
 
-    /// This vCPU has lifted code from the page at RAM offset `at`, which is marked as code already: other vCPUs must drop their
-    /// write tags for it ([`mem::Tlb::protect`]) before this returns. With one vCPU there is nothing to do.
-    fn code_added(&mut self, at: u64);
-    /// This vCPU has written `len` bytes at RAM offset `at`, on a page marked as code: other vCPUs must invalidate.
-    fn code_written(&mut self, at: u64, len: u64);
+    /// Have each of `others` follow `order` before it does anything else with guest memory: when this returns, each has, or
+    /// stands where it will before it goes on. While this vCPU waits, orders for itself may have come ([`Cpu::take_orders`]).
+    ///
+    /// [`Cpu::take_orders`]: crate::Cpu::take_orders
+    fn order(&mut self, others: Vcpus, order: Order);
+    /// An order of another vCPU; asking for the next says that the last one has been followed.
+    fn next_order(&mut self) -> Option<Order>;
+    /// From now (`begin`), until called again, no other vCPU does anything with guest memory. Orders may have come meanwhile.
+    fn alone(&mut self, begin: bool);
+}
+
+/// What one vCPU can have others do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// Drop all write tags for the page at this RAM offset: somebody is about to lift code from it.
+    Protect(u64),
+    /// Bytes (RAM offset, length) have changed: drop the blocks made from them.
+    Invalidate(u64, u64),
 }

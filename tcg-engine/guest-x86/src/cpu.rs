@@ -7,7 +7,7 @@ use cpu_model::{Facts, Model};
 use ir::{PC, Regs};
 use mem::{Bank, Memory, Tlb};
 
-use crate::bus::Bus;
+use crate::bus::{Bus, Order};
 use crate::exception::Exception;
 use crate::flags;
 use crate::mode::Mode;
@@ -36,8 +36,8 @@ pub struct Cpu<B: Bus> {
     pub mem: Arc<Memory>,
     /// The exception that stopped the last operation with [`ir::Stop::Fault`]; taken by [`Cpu::deliver_pending`].
     pub pending: Option<Exception>,
-    /// Lines of RAM that this vCPU's blocks were made from.
-    pub lines: code::Lines,
+    /// This vCPU's bit in [`mem::CodePages`].
+    pub(crate) number: u8,
     /// Ranges of RAM (offset, length) whose blocks are stale: taken by [`Cpu::drop_stale`].
     pub(crate) stale: Vec<(u64, u64)>,
     /// The bus has asked for the run loop ([`ir::Then::FinishInstruction`]); taken by it.
@@ -61,13 +61,14 @@ impl<B: Bus> Cpu<B> {
     pub fn new(model: &'static Model, mem: Arc<Memory>, bus: B) -> Self {
         let mut tlb = Tlb::new();
         tlb.set_origin(mem.ram.as_ptr() as u64);
+        let number = bus.apic_id() as u8;
         Cpu {
+            number,
             sys: SysState::reset(model),
             bus,
             tlb,
             mem,
             pending: None,
-            lines: code::Lines::default(),
             stale: Vec::new(),
             look: false,
             devices: true,
@@ -208,18 +209,34 @@ impl<B: Bus> Cpu<B> {
             let mut gone = Vec::new();
             cache.invalidate(at, len, |page| gone.push(page));
             for page in gone {
-                self.lines.remove(page);
-                self.unmark(page);
+                self.mem.code.release(&self.mem.marks, page, self.number);
             }
         }
     }
 
-    /// This vCPU has no block on the page any more. With one vCPU the mark can go; with more, another one may have blocks there,
-    /// and the mark stays (a store there is slow, but right).
-    pub(crate) fn unmark(&mut self, at: u64) {
-        if self.bus.vcpus() == 1 {
-            self.mem.marks.clear_code(at);
+    /// Drop all blocks.
+    pub(crate) fn forget_blocks(&mut self, cache: &mut code::Cache) {
+        for page in cache.code_pages() {
+            self.mem.code.release(&self.mem.marks, page, self.number);
         }
+        cache.clear();
+    }
+
+    /// Follow what other vCPUs have ordered: at each turn of the run loop, and wherever this one has waited for somebody else,
+    /// before it touches guest memory again.
+    pub fn take_orders(&mut self) {
+        while let Some(order) = self.bus.next_order() {
+            match order {
+                Order::Protect(at) => self.tlb.protect(at),
+                Order::Invalidate(at, len) => self.stale.push((at, len)),
+            }
+        }
+    }
+
+    /// Have `others` follow `order`; see [`Bus::order`].
+    pub(crate) fn order(&mut self, others: mem::Vcpus, order: Order) {
+        self.bus.order(others, order);
+        self.take_orders();
     }
 
     /// Whether paging is on.
@@ -237,6 +254,11 @@ impl<B: Bus> emit_x64::Host for Cpu<B> {
     #[inline]
     fn mode_bits(&self) -> u32 {
         self.mode.bits()
+    }
+
+    #[inline]
+    fn asked(&self) -> bool {
+        self.bus.asked()
     }
 
     #[inline]

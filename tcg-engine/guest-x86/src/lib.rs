@@ -55,7 +55,7 @@ pub mod mode;
 pub mod runner;
 pub mod state;
 
-pub use bus::{Attrs, Bus, Refused};
+pub use bus::{Attrs, Bus, Order, Refused};
 pub use core::X86Core;
 pub use cpu::{Cpu, event};
 pub use deliver::Delivered;

@@ -133,8 +133,7 @@ impl<B: Bus> Runner<B> {
 
     /// Forget every block.
     pub fn forget_code(&mut self) {
-        self.cache.clear();
-        self.cpu.lines.clear();
+        self.cpu.forget_blocks(&mut self.cache);
         if let Some(t1) = &mut self.t1 {
             t1.clear();
         }
@@ -293,7 +292,7 @@ impl<B: Bus> Runner<B> {
             self.cache.confirm(linear, context, id);
             return Ok(id);
         }
-        if self.t1.as_ref().is_some_and(|t1| !t1.has_room()) {
+        if self.cache.is_full() || self.t1.as_ref().is_some_and(|t1| !t1.has_room()) {
             self.forget_code();
         }
         let max = if mode.contains(Mode::ONE) { 1 } else { MAX_INSTRUCTIONS };
@@ -301,17 +300,8 @@ impl<B: Bus> Runner<B> {
         let lift = self.cpu.lift(&self.regs.0, max)?;
         self.translation_ns += start.elapsed().as_nanos() as u64;
         self.translated += 1;
-        let (at, len, second) = (lift.key.at, lift.len, lift.second);
-        let (id, cleared) = self.cache.insert(lift.key, len, second, lift.block);
+        let id = self.cache.insert(lift.key, lift.len, lift.second, lift.block);
         self.drop_gone();
-        if cleared {
-            // Only the new block is left.
-            self.cpu.lines.clear();
-            self.cpu.note_code(at, len, second);
-            if let Some(t1) = &mut self.t1 {
-                t1.clear();
-            }
-        }
         let context = self.cpu.tlb.context();
         self.cache.confirm(linear, context, id);
         Ok(id)

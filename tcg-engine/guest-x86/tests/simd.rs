@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use guest_memory::{Access, DirtyLayout, DirtyLog, Kind, Layout, Memfd, Ram, Region};
-use guest_x86::bus::{Attrs, Bus, Refused};
+use guest_x86::bus::{Attrs, Bus, Order, Refused};
 use guest_x86::state::{self, FPU_SW, FPU_TAG, Seg, Segment, cr0, cr4, fpr, gpr, xmm};
 use guest_x86::{Cpu, exception};
 use iced_x86::code_asm::*;
@@ -71,8 +71,11 @@ impl Bus for Nothing {
     fn vcpus(&self) -> u32 {
         1
     }
-    fn code_added(&mut self, _: u64) {}
-    fn code_written(&mut self, _: u64, _: u64) {}
+    fn order(&mut self, _: mem::Vcpus, _: Order) {}
+    fn next_order(&mut self) -> Option<Order> {
+        None
+    }
+    fn alone(&mut self, _: bool) {}
 }
 
 /// Assembles one instruction.
@@ -95,7 +98,7 @@ impl Rig {
         let dirty = Memfd::create("dirty", DirtyLayout::new(len).len).unwrap();
         DirtyLog::format(dirty.as_fd(), len).unwrap();
         let marks = DirtyLog::map(dirty.as_fd(), len).unwrap();
-        let memory = Arc::new(mem::Memory { ram, layout, marks });
+        let memory = Arc::new(mem::Memory::new(ram, layout, marks));
         let mut cpu = Cpu::new(cpu_model::MODELS[0], memory, Nothing);
         let mut regs = Regs::default();
         cpu.reset(&mut regs);

@@ -27,7 +27,7 @@ pub const FIRST_ARCH: u16 = 8;
 pub const PRIVATE: u16 = 992;
 /// Guest word that belongs to a tier: which address space, in the form of a TLB's tags.
 pub const TIER_TAG: Slot = Slot(6);
-/// Guest word that belongs to a tier: instructions that may still run.
+/// Guest word that belongs to a tier: where the number of instructions is that may still run.
 pub const TIER_BUDGET: Slot = Slot(7);
 /// "No slot".
 pub const NONE: Slot = Slot(WORDS as u16 - 1);

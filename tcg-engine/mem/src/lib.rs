@@ -1,13 +1,15 @@
-//! What every vCPU's memory accesses go through: guest-physical memory with its marks ([`Memory`]) and the software TLB
-//! ([`Tlb`]).
+//! What every vCPU's memory accesses go through: guest-physical memory with its marks ([`Memory`]), the software TLB
+//! ([`Tlb`]), and which pages hold whose translated code ([`CodePages`]).
 //!
 //! The one idea: a TLB hit is one compare, one add and one bounds-checked access; everything special — a device, a page
 //! not marked dirty, a page with translated code, an access across pages — is a tag that does not match. This crate knows no
 //! guest architecture: front ends walk their tables and say what to install.
 
+mod code_pages;
 mod memory;
 pub mod tlb;
 
+pub use code_pages::{CodePages, Vcpus};
 pub use memory::{Memory, Place};
 pub use tlb::{Bank, Fill, PageSize, Tlb};
 

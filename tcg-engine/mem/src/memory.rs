@@ -2,7 +2,7 @@
 
 use guest_memory::{DirtyLog, Kind, Layout, Ram, Word};
 
-use crate::{PAGE, PAGE_MASK};
+use crate::{CodePages, PAGE, PAGE_MASK};
 
 /// What a guest-physical page is. Offsets are bytes in the RAM file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +24,15 @@ pub struct Memory {
     pub layout: Layout,
     /// Dirty and code marks, indexed like the RAM file.
     pub marks: DirtyLog,
+    /// Which pages hold whose code.
+    pub code: CodePages,
+}
+
+impl Memory {
+    /// RAM with its layout and marks.
+    pub fn new(ram: Ram, layout: Layout, marks: DirtyLog) -> Self {
+        Memory { ram, layout, marks, code: CodePages::default() }
+    }
 }
 
 impl Memory {
@@ -115,7 +124,7 @@ mod tests {
         let ram = Ram::map(Memfd::create("ram", len).unwrap().as_fd(), len, Access::ReadWrite).unwrap();
         let dirty = Memfd::create("dirty", DirtyLayout::new(len).len).unwrap();
         DirtyLog::format(dirty.as_fd(), len).unwrap();
-        Memory { ram, layout, marks: DirtyLog::map(dirty.as_fd(), len).unwrap() }
+        Memory::new(ram, layout, DirtyLog::map(dirty.as_fd(), len).unwrap())
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The machine around the vCPU: there is none.
 
-use guest_x86::{Attrs, Bus, Refused};
+use guest_x86::{Attrs, Bus, Order, Refused};
 use ir::{Stop, Then};
 
 /// A bus with nothing on it. User programs reach none of it; what they reach (time, random bits) is not compared.
@@ -61,6 +61,9 @@ impl Bus for NoBus {
     fn vcpus(&self) -> u32 {
         1
     }
-    fn code_added(&mut self, _: u64) {}
-    fn code_written(&mut self, _: u64, _: u64) {}
+    fn order(&mut self, _: mem::Vcpus, _: Order) {}
+    fn next_order(&mut self) -> Option<Order> {
+        None
+    }
+    fn alone(&mut self, _: bool) {}
 }

@@ -97,14 +97,11 @@ fn emit_code() -> bool {
 
 /// Run a block by emitted code.
 fn emitted(t1: &mut T1, cache: &mut code::Cache, lift: Lift, regs: &mut Regs, cpu: &mut Cpu<NoBus>) -> Result<Exit> {
-    if !t1.has_room() {
+    if cache.is_full() || !t1.has_room() {
         cache.clear();
         t1.clear();
     }
-    let (id, cleared) = cache.insert(lift.key, lift.len, lift.second, lift.block);
-    if cleared {
-        t1.clear();
-    }
+    let id = cache.insert(lift.key, lift.len, lift.second, lift.block);
     t1.remove(&cache.take_gone());
     ensure!(t1.translate(cache, id.number()), "a block cannot be emitted");
     Ok(match t1.run(cache, id.number(), regs, cpu, 0).0 {
@@ -401,7 +398,7 @@ fn memory() -> Result<Memory> {
     let ram = Ram::map(fd.as_fd(), len, Access::ReadWrite)?;
     let dirty = Memfd::create("dirty", DirtyLayout::new(len).len)?;
     DirtyLog::format(dirty.as_fd(), len)?;
-    Ok(Memory { ram, layout, marks: DirtyLog::map(dirty.as_fd(), len)? })
+    Ok(Memory::new(ram, layout, DirtyLog::map(dirty.as_fd(), len)?))
 }
 
 /// Selectors that the two sides must mean the same by.

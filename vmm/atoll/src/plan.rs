@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use cpu_model::MODELS;
-use machine_model::MachineVersion;
+use machine_model::{MachineVersion, limits};
 
 use crate::failure::{Result, problem};
 use crate::options::Merged;
@@ -112,12 +112,14 @@ fn engine(merged: &Merged) -> Result<(&'static str, String)> {
 }
 
 fn vcpus(merged: &Merged) -> Result<u16> {
+    const MAX_VCPUS: u64 = limits::MAX_VCPUS as u64;
     let text = merged.options.cpus.as_deref().unwrap_or("1");
+    let remedy = format!("choose 1 to {MAX_VCPUS}");
     match text.trim().parse::<u64>() {
-        Ok(1) => Ok(1),
-        Ok(0) => Err(wrong(merged, "cpus", text, "a VM needs a vCPU", "choose 1")),
-        Ok(_) => Err(wrong(merged, "cpus", text, "the translator of this release runs one vCPU", "choose 1")),
-        Err(_) => Err(wrong(merged, "cpus", text, "it is not a whole number", "choose 1")),
+        Ok(n @ 1..=MAX_VCPUS) => Ok(n as u16),
+        Ok(0) => Err(wrong(merged, "cpus", text, "a VM needs a vCPU", &remedy)),
+        Ok(_) => Err(wrong(merged, "cpus", text, "that is more than a VM can have", &remedy)),
+        Err(_) => Err(wrong(merged, "cpus", text, "it is not a whole number", &remedy)),
     }
 }
 
@@ -260,7 +262,7 @@ mod tests {
     fn values_that_cannot_be() {
         refused("engine", "kvm", "no KVM engine");
         refused("engine", "qemu", "no such engine");
-        refused("cpus", "2", "one vCPU");
+        refused("cpus", "65", "more than a VM");
         refused("cpus", "0", "needs a vCPU");
         refused("cpus", "many", "not a whole number");
         refused("memory", "much", "not a whole number");

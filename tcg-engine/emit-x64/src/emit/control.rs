@@ -4,7 +4,7 @@ use ir::Block;
 use ir::op::{FLAG_R, Inst, NONE, Op, TIER_BUDGET, call_flags};
 
 use super::{Cold, DirectExit, Emitter, Flags, Leave, temp_index};
-use crate::asm::{Alu, Hole, R14, RAX, RCX, RDX, Shift, Sz, cc};
+use crate::asm::{Alu, Hole, R14, RAX, RCX, RDX, Shift, Sz, at, cc};
 use crate::layout::word;
 use crate::mutants::{Mutant, on};
 
@@ -113,7 +113,8 @@ impl Emitter {
             self.a.fill_here(hole);
             if undone != 0 {
                 let undone = if on(Mutant::Budget) { undone - 1 } else { undone };
-                self.a.alu_imm(Alu::Add, Sz::D, word(TIER_BUDGET), undone);
+                self.a.mov(Sz::Q, RAX, word(TIER_BUDGET));
+                self.a.alu_imm(Alu::Add, Sz::D, at(RAX, 0), undone);
                 if chain {
                     hole = self.a.jmp();
                     self.a.fill_here(hole);

@@ -143,13 +143,16 @@ impl Host for Apart {
     fn attention(&self, _: &Regs) -> bool {
         false
     }
+    fn asked(&self) -> bool {
+        false
+    }
 }
 
 /// A block by both; what is different.
 fn compare(r: &mut Random, b: Block) -> Vec<String> {
     let mut t1 = T1::new::<Apart>(CodeMemory::new(256 << 10).unwrap()).unwrap();
     let mut cache = Cache::default();
-    let (id, _) = cache.insert(Key { at: b.pc, pc: b.pc, mode: 0 }, 0x20, None, b);
+    let id = cache.insert(Key { at: b.pc, pc: b.pc, mode: 0 }, 0x20, None, b);
     assert!(t1.translate(&cache, id.number()));
     let Some(b) = cache.block(id) else { return vec!["the block is gone".into()] };
     let mut list = Vec::new();

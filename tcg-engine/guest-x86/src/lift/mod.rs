@@ -34,7 +34,7 @@ use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 use ir::{Block, Builder, NONE, Op, Regs, Slot, Stop};
 use mem::{PAGE, PAGE_MASK};
 
-use crate::bus::Bus;
+use crate::bus::{Bus, Order};
 use crate::cpu::Cpu;
 use crate::exception;
 use crate::helpers::Helper;
@@ -49,6 +49,8 @@ pub const MAX_INSTRUCTIONS: usize = 32;
 const MAX_LENGTH: usize = 15;
 /// Bytes fetched for a block.
 const WINDOW: usize = 256;
+/// Times that a block is lifted again because its bytes have changed meanwhile.
+const TRIES: usize = 64;
 /// Temporaries that one instruction may need.
 const TEMPS: usize = 48;
 
@@ -219,6 +221,18 @@ impl<B: Bus> Cpu<B> {
     /// # Errors
     /// [`Stop::Fault`] with an exception pending: the fetch of its first instruction faults.
     pub fn lift(&mut self, regs: &Regs, max: usize) -> Result<Lift, Stop> {
+        let (mut lift, mut window) = self.lift_once(regs, max)?;
+        // Once the lines are known no vCPU changes them while this one is at it; a process outside may, and gets what it deserves.
+        for _ in 0..TRIES {
+            if self.note_code(&lift, &window) {
+                break;
+            }
+            (lift, window) = self.lift_once(regs, max)?;
+        }
+        Ok(lift)
+    }
+
+    fn lift_once(&mut self, regs: &Regs, max: usize) -> Result<(Lift, Window), Stop> {
         let pc = regs.get(ir::PC);
         let mut mode = self.mode();
         if max == 1 {
@@ -253,8 +267,22 @@ impl<B: Bus> Cpu<B> {
         let block = l.b.finish();
         debug_assert_eq!(ir::verify::verify(&block), Ok(()), "lifted from {:x?}", &window.bytes[..16]);
         let len = block.end_pc.wrapping_sub(pc) as u32 & 0xffff;
-        self.note_code(window.at, len, window.second);
-        Ok(Lift { block, key: code::Key { at: window.at, pc, mode: mode.bits() }, len, second: window.second })
+        let key = code::Key { at: window.at, pc, mode: mode.bits() };
+        Ok((Lift { block, key, len, second: window.second }, window))
+    }
+
+    /// Note which lines a block is made from, and answer whether its bytes are what they were when it was lifted.
+    fn note_code(&self, lift: &Lift, window: &Window) -> bool {
+        let len = u64::from(lift.len).min(WINDOW as u64);
+        let first = (PAGE - (window.at & PAGE_MASK)).min(len);
+        let parts = [(Some(window.at), 0, first), (window.second, first, len - first)];
+        parts.into_iter().all(|(at, from, n)| {
+            let (Some(at), mut now) = (at, [0; WINDOW]) else { return n == 0 };
+            let now = &mut now[..n as usize];
+            self.mem.code.add(at, n, self.number)
+                && self.mem.ram.read(at, now).is_some()
+                && *now == window.bytes[from as usize..(from + n) as usize]
+        })
     }
 
     /// Whether an instruction lies within CS. Flat code segments have no end.
@@ -281,7 +309,7 @@ impl<B: Bus> Cpu<B> {
             return self.gp(0);
         }
         match self.find(va, Right::Exec)? {
-            Target::Ram { at, .. } | Target::Rom(at) => Ok(at),
+            Target::Ram(at) | Target::Rom(at) => Ok(at),
             // An empty bus reads as ones: FF FF is no instruction.
             Target::Device(_) => self.ud(),
         }
@@ -293,7 +321,7 @@ impl<B: Bus> Cpu<B> {
             return self.gp(0);
         }
         let at = self.code_at(linear)?;
-        self.mark_code(at);
+        self.claim_code(at);
         let len = (PAGE - (linear & PAGE_MASK)).min(WINDOW as u64) as usize;
         let mut bytes = [0; WINDOW];
         if self.mem.ram.read(at, &mut bytes[..len]).is_none() {
@@ -302,22 +330,18 @@ impl<B: Bus> Cpu<B> {
         Ok(Window { bytes, len, at, second: None })
     }
 
-    /// Mark a page as code before its bytes are read: a writer is then either seen in them or sees the mark.
-    fn mark_code(&mut self, at: u64) {
-        if !self.mem.marks.set_code(at) {
+    /// Before the bytes of a page are read as code: nobody has a write tag for it from now on.
+    fn claim_code(&mut self, at: u64) {
+        let at = at & !PAGE_MASK;
+        let Some(writers) = self.mem.code.claim(&self.mem.marks, at, self.number) else { return };
+        let me = 1 << self.number;
+        if writers & me != 0 {
             self.tlb.protect(at);
-            self.bus.code_added(at & !PAGE_MASK);
         }
-    }
-
-    /// Remember which lines a block of `len` bytes at RAM offset `at` was made from. [`Cpu::lift`] does; whoever clears
-    /// [`Cpu::lines`] must for the blocks that stay.
-    pub fn note_code(&mut self, at: u64, len: u32, second: Option<u64>) {
-        let first = (PAGE - (at & PAGE_MASK)).min(u64::from(len));
-        self.lines.add(at, first);
-        if let Some(second) = second {
-            self.lines.add(second & !PAGE_MASK, u64::from(len) - first);
+        if writers & !me != 0 {
+            self.order(writers & !me, Order::Protect(at));
         }
+        self.mem.code.settle(at);
     }
 
     /// The first instruction did not fit into the window's page, or is none.
@@ -329,7 +353,7 @@ impl<B: Bus> Cpu<B> {
             let linear = self.linear_pc(regs);
             let next = self.fold(linear.wrapping_add(have as u64));
             let at = self.code_at(next)?;
-            self.mark_code(at);
+            self.claim_code(at);
             let more = MAX_LENGTH - have;
             if self.mem.ram.read(at, &mut w.bytes[have..have + more]).is_none() {
                 return self.ud();

@@ -3,19 +3,21 @@
 //! The rule of [`ir::Env`]: an access either happens whole or stops before anything has changed. An access across two pages
 //! therefore locates both of them first.
 
+use std::sync::atomic::{Ordering, fence};
+
 use ir::{Stop, Then};
 use mem::{Fill, PAGE, PAGE_MASK, Place};
 
 use super::Right;
-use crate::bus::{Attrs, Bus};
+use crate::bus::{Attrs, Bus, Order};
 use crate::cpu::Cpu;
 use crate::exception::{self, Exception};
 
 /// Where the bytes of an access are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Target {
-    /// RAM at this offset; whether its page has translated code (looked at for writes only).
-    Ram { at: u64, code: bool },
+    /// RAM at this offset.
+    Ram(u64),
     /// Readable only.
     Rom(u64),
     /// A device at this guest-physical address.
@@ -74,9 +76,13 @@ impl<B: Bus> Cpu<B> {
         };
         match self.mem.place(w.gpa) {
             Place::Ram(at) => {
-                let code = right == Right::Write && self.mem.before_write(at);
-                self.tlb.fill(&fill(at, right == Right::Write && !code));
-                Ok(Target::Ram { at, code })
+                let write = right == Right::Write;
+                if write {
+                    self.mem.code.note_writer(at, self.number);
+                }
+                let code = write && self.mem.before_write(at);
+                self.tlb.fill(&fill(at, write && !code));
+                Ok(Target::Ram(at))
             }
             Place::Rom(at) => {
                 self.tlb.fill(&fill(at, false));
@@ -94,12 +100,12 @@ impl<B: Bus> Cpu<B> {
             Right::Exec => t.exec(va),
         };
         if let Some(at) = hit(&self.tlb) {
-            return Ok(Target::Ram { at, code: false });
+            return Ok(Target::Ram(at));
         }
         if self.tlb.recall(va)
             && let Some(at) = hit(&self.tlb)
         {
-            return Ok(Target::Ram { at, code: false });
+            return Ok(Target::Ram(at));
         }
         self.locate(va, right)
     }
@@ -110,10 +116,12 @@ impl<B: Bus> Cpu<B> {
 
     fn read_target(&mut self, t: Target, bytes: u64) -> Result<u64, Stop> {
         match t {
-            Target::Ram { at, .. } | Target::Rom(at) => Ok(self.ram_read(at, bytes)),
+            Target::Ram(at) | Target::Rom(at) => Ok(self.ram_read(at, bytes)),
             Target::Device(gpa) if self.devices => {
                 let attrs = self.attrs();
-                self.bus.mmio_read(gpa, bytes as u8, attrs)
+                let v = self.bus.mmio_read(gpa, bytes as u8, attrs)?;
+                self.take_orders();
+                Ok(v)
             }
             Target::Device(_) => Ok(u64::MAX >> (64 - 8 * bytes)),
         }
@@ -121,13 +129,14 @@ impl<B: Bus> Cpu<B> {
 
     fn write_target(&mut self, t: Target, bytes: u64, value: u64) -> Result<Then, Stop> {
         match t {
-            Target::Ram { at, code } => {
+            Target::Ram(at) => {
                 self.ram_write(at, bytes, value);
-                Ok(if code { self.code_store(at, bytes) } else { Then::Continue })
+                Ok(self.stored(at, bytes))
             }
             Target::Device(gpa) if self.devices => {
                 let attrs = self.attrs();
                 let then = self.bus.mmio_write(gpa, bytes as u8, value, attrs)?;
+                self.take_orders();
                 Ok(self.note_look(then))
             }
             Target::Rom(_) | Target::Device(_) => Ok(Then::Continue),
@@ -140,29 +149,30 @@ impl<B: Bus> Cpu<B> {
         then
     }
 
-    /// A store has hit a page that is marked as code: other vCPUs are told, and the block of this vCPU is left if one of its
-    /// own blocks may have changed.
-    pub(crate) fn code_store(&mut self, at: u64, bytes: u64) -> Then {
-        self.bus.code_written(at, bytes);
-        if self.lines.hit(at, bytes) {
-            self.stale.push((at, bytes));
-            Then::FinishInstruction
-        } else {
-            if !self.lines.has_page(at) {
-                // The mark is left over from blocks that are gone, or another vCPU's: only that vCPU can clear it.
-                self.unmark(at);
-            }
-            Then::Continue
+    /// `bytes` at RAM offset `at`, within a page, have been stored without a write tag. If blocks were made from them, other vCPUs
+    /// drop theirs now, and this one leaves its block. Nothing that was known of the page before the store counts: it may have
+    /// become code since.
+    pub(crate) fn stored(&mut self, at: u64, bytes: u64) -> Then {
+        fence(Ordering::SeqCst);
+        if !self.mem.marks.is_code(at) {
+            return Then::Continue;
         }
+        let owners = self.mem.code.hit(&self.mem.marks, at, bytes, self.number);
+        let me = 1 << self.number;
+        if owners & !me != 0 {
+            self.order(owners & !me, Order::Invalidate(at, bytes));
+        }
+        if owners & me != 0 {
+            self.stale.push((at, bytes));
+        }
+        if self.has_stale() { Then::FinishInstruction } else { Then::Continue }
     }
 
     /// A page-table entry was written by a walk.
     pub(crate) fn entry_written(&mut self, gpa: u64, bytes: u64) {
-        if let Place::Ram(at) = self.mem.place(gpa)
-            && self.mem.marks.is_code(at)
-        {
+        if let Place::Ram(at) = self.mem.place(gpa) {
             // The block that is running now is left at its next exit; walks set accessed bits, which are not code.
-            let _ = self.code_store(at, bytes);
+            let _ = self.stored(at, bytes);
         }
     }
 
@@ -245,7 +255,7 @@ impl<B: Bus> Cpu<B> {
 /// The target `n` bytes further on the same page.
 fn advance(t: Target, n: u64) -> Target {
     match t {
-        Target::Ram { at, code } => Target::Ram { at: at + n, code },
+        Target::Ram(at) => Target::Ram(at + n),
         Target::Rom(at) => Target::Rom(at + n),
         Target::Device(gpa) => Target::Device(gpa + n),
     }

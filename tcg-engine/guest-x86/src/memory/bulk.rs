@@ -80,8 +80,8 @@ impl<B: Bus> Cpu<B> {
         if n > 0 && self.reachable(src) && self.reachable(dst) {
             let from = self.find(src, Right::Read)?;
             let to = self.find(dst, Right::Write)?;
-            if let (Target::Ram { at: from, .. } | Target::Rom(from), Target::Ram { at: to, code }) = (from, to) {
-                return Ok(self.copy_ram(to, from, n, code, r));
+            if let (Target::Ram(from) | Target::Rom(from), Target::Ram(to)) = (from, to) {
+                return Ok(self.copy_ram(to, from, n, r));
             }
         }
         // Straddling elements, devices, ROM and addresses that fault: one element with all the rules.
@@ -97,7 +97,7 @@ impl<B: Bus> Cpu<B> {
         (!self.sys.long_mode() || Self::canonical(va)) && self.tlb.bank() != Bank::Checked
     }
 
-    fn copy_ram(&mut self, to: u64, from: u64, n: u64, code: bool, r: BulkRef) -> (u64, Then) {
+    fn copy_ram(&mut self, to: u64, from: u64, n: u64, r: BulkRef) -> (u64, Then) {
         let element = 1u64 << r.log2;
         // From here on offsets of the lowest byte, of `n` bytes that lie on one page each.
         let lowest = |at: u64| if r.backward { at + element - n } else { at };
@@ -115,7 +115,7 @@ impl<B: Bus> Cpu<B> {
         // A single element that overlaps itself is read before it is written, as memmove does.
         let done = self.mem.ram.copy_within(from, to, n);
         debug_assert!(done.is_some(), "{from:#x} or {to:#x} lies outside RAM");
-        (n, if code { self.code_store(to, n) } else { Then::Continue })
+        (n, self.stored(to, n))
     }
 
     fn fill_piece(&mut self, dst: u64, value: u64, len: u64, r: BulkRef) -> Result<(u64, Then), Stop> {
@@ -123,11 +123,11 @@ impl<B: Bus> Cpu<B> {
         let n = Self::whole_elements(dst, len, r);
         if n > 0
             && self.reachable(dst)
-            && let Target::Ram { at, code } = self.find(dst, Right::Write)?
+            && let Target::Ram(at) = self.find(dst, Right::Write)?
         {
             let at = if r.backward { at + (1 << r.log2) - n } else { at };
             self.fill_ram(at, value, n, r.log2);
-            return Ok((n, if code { self.code_store(at, n) } else { Then::Continue }));
+            return Ok((n, self.stored(at, n)));
         }
         let then = self.store_slow(dst, Self::one(r), value)?;
         Ok((1 << r.log2, then))

@@ -68,23 +68,23 @@ impl<B: Bus> Cpu<B> {
     }
 
     /// Where an atomic operation takes place, if that is RAM without straddling.
-    fn atomic_place(&mut self, addr: u64, m: MemRef) -> Result<Result<(u64, bool), u64>, Stop> {
+    fn atomic_place(&mut self, addr: u64, m: MemRef) -> Result<Result<u64, u64>, Stop> {
         if m.space == super::FLAT
             && let Some(at) = self.tlb.write(addr, m.bytes())
         {
-            return Ok(Ok((at, false)));
+            return Ok(Ok(at));
         }
         let va = self.linear(addr, m, m.bytes(), Right::Write)?;
         if va & mem::PAGE_MASK <= mem::PAGE - m.bytes()
-            && let Target::Ram { at, code } = self.find(va, Right::Write)?
+            && let Target::Ram(at) = self.find(va, Right::Write)?
         {
-            return Ok(Ok((at, code)));
+            return Ok(Ok(at));
         }
         Ok(Err(va))
     }
 
-    /// Run `f` on RAM, or emulate with a load and a store where there is none or where the access straddles pages. A
-    /// straddling one is atomic with regard to other straddling ones of this process only.
+    /// Run `f` on RAM, or do with a load and a store where there is none or where the access straddles pages, while no other vCPU
+    /// does anything.
     fn atomic_with(
         &mut self,
         addr: u64,
@@ -93,15 +93,19 @@ impl<B: Bus> Cpu<B> {
         next: impl Fn(u64) -> u64,
     ) -> Result<(u64, Then), Stop> {
         match self.atomic_place(addr, m)? {
-            Ok((at, code)) => {
+            Ok(at) => {
                 let old = f(&self.mem.ram, at).unwrap_or(u64::MAX);
-                Ok((old, if code { self.code_store(at, m.bytes()) } else { Then::Continue }))
+                Ok((old, self.stored(at, m.bytes())))
             }
             Err(va) => {
-                let _split = SPLIT.lock();
-                let old = self.read_linear(va, m.bytes(), Right::Write)?;
-                let then = self.write_linear(va, m.bytes(), next(old))?;
-                Ok((old, then))
+                self.bus.alone(true);
+                self.take_orders();
+                let done = self.read_linear(va, m.bytes(), Right::Write).and_then(|old| {
+                    let then = self.write_linear(va, m.bytes(), next(old))?;
+                    Ok((old, then))
+                });
+                self.bus.alone(false);
+                done
             }
         }
     }
@@ -111,9 +115,6 @@ impl<B: Bus> Cpu<B> {
 fn wide<T: Into<u64>>(v: T) -> u64 {
     v.into()
 }
-
-/// Taken around atomic accesses that the host cannot do in one instruction.
-static SPLIT: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 macro_rules! by_size {
     ($m:expr, $t:ident => $e:expr) => {
@@ -237,9 +238,9 @@ impl<B: Bus> Env for Cpu<B> {
         let m = MemRef { aligned: true, ..m };
         let va = self.linear(addr, m, 16, Right::Write)?;
         match self.find(va, Right::Write)? {
-            Target::Ram { at, code } => {
+            Target::Ram(at) => {
                 let old = self.mem.ram.compare_exchange_u128(at, expected, new).unwrap_or(u128::MAX);
-                Ok((old, if code { self.code_store(at, 16) } else { Then::Continue }))
+                Ok((old, self.stored(at, 16)))
             }
             _ => {
                 let old = self.load128_slow(addr, m)?;

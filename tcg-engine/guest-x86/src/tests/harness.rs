@@ -1,14 +1,14 @@
 //! A machine for tests: RAM, ports and devices that record what they are asked, and ways to get into each mode.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use guest_memory::{Access, DirtyLayout, DirtyLog, Kind, Layout, Memfd, Ram, Region};
 use ir::{Regs, Stop, Then};
-use mem::Memory;
+use mem::{Memory, Vcpus};
 
-use crate::bus::{Attrs, Bus, Refused};
+use crate::bus::{Attrs, Bus, Order, Refused};
 use crate::state::{Seg, Segment, Table, attr, cr0, cr4, efer, gpr};
 use crate::{Cpu, Runner, Why, flags};
 
@@ -19,14 +19,24 @@ pub const ROM: u64 = 0x70_0000;
 /// A device register that counts its reads.
 pub const DEVICE: u64 = 0xfe00_0000;
 
+/// What another vCPU does while this one waits for a device, and then tells it.
+pub type AtDevice = Box<dyn FnOnce() -> Order + Send>;
+
 /// What the devices saw.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct TestBus {
     pub io: Vec<(u16, u8, u32)>,
     pub mmio: Vec<(u64, u8, u64)>,
     pub mmio_reads: u64,
     pub inputs: HashMap<u16, u32>,
-    pub code_written: Vec<(u64, u64)>,
+    /// What other vCPUs were told to do.
+    pub ordered: Vec<(Vcpus, Order)>,
+    /// What they tell this one, at its next order.
+    pub orders: VecDeque<Order>,
+    /// At the next read of a device.
+    pub at_device: Option<AtDevice>,
+    /// When other vCPUs were to stand still, and when no more.
+    pub alone: Vec<bool>,
     pub tsc: u64,
     pub cr8: u8,
     pub x2apic: HashMap<u32, u64>,
@@ -34,6 +44,12 @@ pub struct TestBus {
     pub restarts: u32,
     /// Somebody asks the vCPU to look up.
     pub asked: bool,
+}
+
+impl std::fmt::Debug for TestBus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TestBus").finish_non_exhaustive()
+    }
 }
 
 impl Bus for TestBus {
@@ -47,6 +63,9 @@ impl Bus for TestBus {
             return Err(Stop::Restart);
         }
         self.mmio_reads += 1;
+        if let Some(f) = self.at_device.take() {
+            self.orders.push_back(f());
+        }
         let v = if gpa >= DEVICE { 0x1122_3344_5566_7788u64 } else { u64::MAX };
         Ok(v & (u64::MAX >> (64 - 8 * u32::from(bytes))))
     }
@@ -107,9 +126,14 @@ impl Bus for TestBus {
     fn vcpus(&self) -> u32 {
         1
     }
-    fn code_added(&mut self, _: u64) {}
-    fn code_written(&mut self, at: u64, len: u64) {
-        self.code_written.push((at, len));
+    fn order(&mut self, others: Vcpus, order: Order) {
+        self.ordered.push((others, order));
+    }
+    fn next_order(&mut self) -> Option<Order> {
+        self.orders.pop_front()
+    }
+    fn alone(&mut self, begin: bool) {
+        self.alone.push(begin);
     }
 }
 
@@ -125,7 +149,7 @@ pub fn memory() -> Arc<Memory> {
     let ram = Ram::map(Memfd::create("ram", RAM).unwrap().as_fd(), RAM, Access::ReadWrite).unwrap();
     let dirty = Memfd::create("dirty", DirtyLayout::new(RAM).len).unwrap();
     DirtyLog::format(dirty.as_fd(), RAM).unwrap();
-    Arc::new(Memory { ram, layout, marks: DirtyLog::map(dirty.as_fd(), RAM).unwrap() })
+    Arc::new(Memory::new(ram, layout, DirtyLog::map(dirty.as_fd(), RAM).unwrap()))
 }
 
 /// A vCPU in its reset state.

@@ -10,6 +10,7 @@ mod paging;
 mod protected;
 mod random;
 mod real;
+mod several;
 mod state;
 mod system;
 mod tiers;
