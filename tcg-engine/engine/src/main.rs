@@ -16,6 +16,8 @@ mod setup;
 mod sleep;
 mod state;
 #[cfg(test)]
+mod stress;
+#[cfg(test)]
 mod tests;
 mod vcpu;
 
@@ -166,7 +168,7 @@ fn start(
         let vcpu = Arc::new(Mutex::new(vcpu));
         vcpus.push(vcpu.clone());
         let (machine, events) = (machine.clone(), control.events());
-        gate.spawn(&format!("vcpu{index}"), move || vcpu::thread(&machine, index, &vcpu, &events))?;
+        gate.spawn(&format!("vcpu{index}"), move || vcpu::thread(&machine, index, &vcpu, &|e| events.report(e)))?;
     }
     let bells = Arc::new(prepared.bells);
     let mut keep = vec![control.as_raw_fd()];

@@ -48,8 +48,8 @@ impl Mailbox {
 #[derive(Debug)]
 pub struct Orders {
     boxes: Vec<Mailbox>,
-    /// A vCPU has all others stand still.
-    split: Mutex<bool>,
+    /// The vCPU that has all others stand still.
+    split: Mutex<Option<usize>>,
     freed: Condvar,
 }
 
@@ -135,7 +135,7 @@ impl Orders {
                 Some(Item::Order(order)) => return Some(order),
                 Some(Item::Hold) => {
                     drop(items);
-                    self.quietly(me, || drop(self.free()));
+                    self.quietly(me, || drop(self.free(me)));
                 }
                 None => {
                     b.followed.store(b.given.load(Ordering::SeqCst), Ordering::SeqCst);
@@ -147,20 +147,20 @@ impl Orders {
 
     /// All other vCPUs stand still until [`Orders::together`]. Orders may have come meanwhile.
     pub fn alone(&self, gate: &Gate, me: usize) {
-        self.quietly(me, || *self.free() = true);
+        self.quietly(me, || *self.free(me) = Some(me));
         self.put(gate, me, Vcpus::MAX, Item::Hold);
     }
 
     /// The others go on.
     pub fn together(&self) {
-        *self.split.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        *self.split.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.freed.notify_all();
     }
 
-    /// When nobody has the others stand still.
-    fn free(&self) -> MutexGuard<'_, bool> {
+    /// When nobody else than vCPU `me` has the others stand still. (It may find an order to stand still that was given before.)
+    fn free(&self, me: usize) -> MutexGuard<'_, Option<usize>> {
         let held = self.split.lock().unwrap_or_else(PoisonError::into_inner);
-        self.freed.wait_while(held, |held| *held).unwrap_or_else(PoisonError::into_inner)
+        self.freed.wait_while(held, |held| held.is_some_and(|by| by != me)).unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -335,7 +335,7 @@ mod tests {
                         toy.take();
                         match random.random_range(0..40) {
                             0 => w.orders.quietly(me, std::thread::yield_now),
-                            1 => toy.alone(),
+                            1..4 => toy.alone(),
                             _ => {}
                         }
                         toy.take();

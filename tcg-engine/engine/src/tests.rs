@@ -75,8 +75,13 @@ impl Device for Pic {
     fn publish(&mut self, _: &u64, _: &DeviceArea) {}
 }
 
-/// The machine, and its board.
+/// The machine with one vCPU, and its board.
 pub fn machine() -> (Arc<Machine>, Board) {
+    machine_of(1)
+}
+
+/// The same with `vcpus`.
+pub fn machine_of(vcpus: usize) -> (Arc<Machine>, Board) {
     let windows = create_windows().unwrap();
     let header = Arc::new(Header::map(windows.as_fd(), Role::Engine).unwrap());
     let area = DeviceArea::map(windows.as_fd(), 0).unwrap();
@@ -89,10 +94,10 @@ pub fn machine() -> (Arc<Machine>, Board) {
         clients: vec![board.clone()],
         board,
         model: cpu_model::by_name("atoll-v2").unwrap(),
-        inboxes: vec![Inbox::default()],
-        counters: vec![VcpuCounters::default()],
-        gate: Gate::new(1),
-        orders: Orders::new(1),
+        inboxes: (0..vcpus).map(|_| Inbox::default()).collect(),
+        counters: (0..vcpus).map(|_| VcpuCounters::default()).collect(),
+        gate: Gate::new(vcpus),
+        orders: Orders::new(vcpus),
         delivery: Mutex::default(),
     };
     let header = Header::map(windows.as_fd(), Role::Board).unwrap();

@@ -13,7 +13,7 @@ use guest_x86::{Cpu, Delivered, Exception, Runner, Why};
 use vcpu_devices::inbox;
 
 use crate::bus::VcpuBus;
-use crate::control::{Event, Events};
+use crate::control::Event;
 use crate::machine::{Machine, VcpuCounters};
 use crate::park::{BEAT, LOOK, ORDER, PARK, Request};
 
@@ -159,7 +159,7 @@ impl Vcpu {
     }
 
     /// Run until asked to park.
-    fn run(&mut self, request: &Request, counters: &VcpuCounters, events: &Events) {
+    fn run(&mut self, request: &Request, counters: &VcpuCounters, report: &dyn Fn(Event)) {
         let mut started = Instant::now();
         let mut turns = 0u32;
         self.loud();
@@ -173,7 +173,7 @@ impl Vcpu {
                 }
                 Turn::TripleFault => {
                     self.run = Run::Shutdown;
-                    events.report(Event::TripleFault(self.bus().index));
+                    report(Event::TripleFault(self.bus().index));
                 }
                 Turn::Sleep => {
                     account(counters, &mut started);
@@ -331,13 +331,13 @@ fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
-/// The thread of vCPU `index`.
-pub fn thread(machine: &Arc<Machine>, index: usize, vcpu: &Mutex<Vcpu>, events: &Events) {
+/// The thread of vCPU `index`, which says what happens through `report`.
+pub fn thread(machine: &Arc<Machine>, index: usize, vcpu: &Mutex<Vcpu>, report: &dyn Fn(Event)) {
     let (Some(request), Some(counters)) = (machine.gate.request(index), machine.counters.get(index)) else { return };
     request.register();
     loop {
         machine.gate.enter(index);
-        vcpu.lock().unwrap_or_else(PoisonError::into_inner).run(request, counters, events);
+        vcpu.lock().unwrap_or_else(PoisonError::into_inner).run(request, counters, report);
         machine.gate.leave();
     }
 }
