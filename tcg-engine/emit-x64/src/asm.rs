@@ -554,6 +554,16 @@ impl Asm {
         self.byte(0xc3);
     }
 
+    /// `ldmxcsr [m]`.
+    pub fn ldmxcsr(&mut self, m: Mem) {
+        self.ins(Sz::D, Map::Of, 0xae, 2, m.into(), (false, false));
+    }
+
+    /// `stmxcsr [m]`.
+    pub fn stmxcsr(&mut self, m: Mem) {
+        self.ins(Sz::D, Map::Of, 0xae, 3, m.into(), (false, false));
+    }
+
     /// An SSE instruction: XMM register `x`, second operand.
     pub fn sse(&mut self, map: Map, op: u8, x: u8, rm: Rm) {
         self.ins(Sz::D, map, op, x, rm, (false, false));

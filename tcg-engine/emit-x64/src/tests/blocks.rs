@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 
 use code::{Cache, CodeMemory, Key};
 use iced_x86::{Decoder, DecoderOptions, FlowControl};
-use ir::op::{FIRST_TEMP, FLAG_KIND, FLAG_R, TIER_BUDGET, TIER_TAG};
+use ir::op::{FIRST_TEMP, FLAG_KIND, FLAG_R, FPC, TIER_BUDGET, TIER_TAG};
 use ir::t0::{self, Exit, Outcome};
 use ir::{AtomicOp, Block, BulkOp, BulkRef, Env, MemRef, PC, Regs, Slot, Stop, Then, flags, verify::verify};
 
 use super::random::{Random, block};
+use super::vectors::{control, float_word, xmm};
 use crate::asm::Asm;
 use crate::emit::Emitter;
 use crate::mutants::{Mutant, plant};
@@ -44,7 +45,7 @@ fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
     for t in targets {
         assert!(stub_starts.contains(&t), "a stub branches to {t:#x}");
     }
-    for entry in [stubs.enter, stubs.op, stubs.direct, stubs.budget, stubs.resume, stubs.jump] {
+    for entry in [stubs.enter, stubs.op, stubs.op_vectors, stubs.vectors, stubs.direct, stubs.budget, stubs.resume, stubs.jump] {
         assert!(stub_starts.contains(&(entry as u64)), "a stub at {entry:#x}");
     }
     let mut e = Emitter::new(stubs);
@@ -101,11 +102,16 @@ impl Env for Apart {
         self.ram[at..at + n].copy_from_slice(&value.to_le_bytes()[..n]);
         Ok(())
     }
-    fn load128(&mut self, _: u64, _: MemRef) -> Result<u128, Stop> {
-        Err(Stop::Fault)
+    fn load128(&mut self, addr: u64, _: MemRef) -> Result<u128, Stop> {
+        let at = Self::at(addr)?;
+        let mut v = [0; 16];
+        v.copy_from_slice(&self.ram[at..at + 16]);
+        Ok(u128::from_le_bytes(v))
     }
-    fn store128(&mut self, _: u64, _: MemRef, _: u128) -> Result<(), Stop> {
-        Err(Stop::Fault)
+    fn store128(&mut self, addr: u64, _: MemRef, v: u128) -> Result<(), Stop> {
+        let at = Self::at(addr)?;
+        self.ram[at..at + 16].copy_from_slice(&v.to_le_bytes());
+        Ok(())
     }
     fn atomic(&mut self, _: u64, _: MemRef, _: AtomicOp, _: u64) -> Result<(u64, Then), Stop> {
         Err(Stop::Fault)
@@ -158,6 +164,10 @@ fn compare(r: &mut Random, b: Block) -> Vec<String> {
         for n in 8..FIRST_TEMP {
             x.set(Slot(n), r.value());
         }
+        for n in 0..16 {
+            x.set128(xmm(n), u128::from(float_word(r)) << 64 | u128::from(float_word(r)));
+        }
+        x.set(FPC, control(r));
         x.set(PC, b.pc);
         x.set(FLAG_R, r.next() & flags::x86::ALL);
         let mut y = x.clone();
@@ -217,10 +227,53 @@ fn random_blocks_do_what_the_interpreter_does() {
 /// Those planted bugs that concern what lifters make seldom or never.
 #[test]
 fn planted_bugs_are_found() {
-    for mutant in [Mutant::Settle, Mutant::Evict, Mutant::Constants, Mutant::Clobbered, Mutant::Carry, Mutant::Reload] {
+    for mutant in [
+        Mutant::Settle,
+        Mutant::Evict,
+        Mutant::Constants,
+        Mutant::Clobbered,
+        Mutant::Carry,
+        Mutant::Reload,
+        Mutant::VectorsLost,
+        Mutant::StickyLost,
+        Mutant::Control,
+        Mutant::Unmasked,
+        Mutant::OldControl,
+        Mutant::HighHalf,
+        Mutant::PairEvict,
+        Mutant::PairReload,
+        Mutant::Spill,
+        Mutant::Refill,
+    ] {
         plant(Some(mutant));
         let found = compare_many(2000);
         plant(None);
         assert!(found.is_err(), "{mutant:?} is not found");
     }
+}
+
+/// Whether this thread rounds to nearest and keeps denormals.
+fn rounds_as_usual() -> bool {
+    let x = std::hint::black_box(1.0f64);
+    let tiny = std::hint::black_box(f64::MIN_POSITIVE);
+    x + 1e-30 == 1.0 && x - 1e-30 == 1.0 && -x - 1e-30 == -1.0 && tiny / 2.0 > 0.0 && tiny / 2.0 * 2.0 == tiny
+}
+
+/// In a thread of its own, since afterwards the planted bug stays in that thread's MXCSR.
+#[test]
+fn the_hosts_mxcsr_is_back_when_emitted_code_is_left() {
+    let after = |mutant| {
+        let run = move || {
+            plant(mutant);
+            (0..200).all(|n| {
+                let mut r = Random(n + 1);
+                let b = block(&mut r, 0x4000);
+                compare(&mut r, b);
+                rounds_as_usual()
+            })
+        };
+        std::thread::spawn(run).join().unwrap()
+    };
+    assert!(after(None));
+    assert!(!after(Some(Mutant::HostControl)));
 }
