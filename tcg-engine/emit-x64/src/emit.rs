@@ -272,6 +272,7 @@ impl Emitter {
                 | Op::StoreExclusive
                 | Op::Bulk
                 | Op::CheckCanonical
+                | Op::Divide
                 | Op::ExitIf
                 | Op::Exit
                 | Op::ExitReg
@@ -392,6 +393,21 @@ impl Emitter {
                 self.set(x.d, RAX);
             }
             Op::Ctz | Op::Clz => self.count_zeros(x),
+            Op::Popcnt if self.features.popcnt => {
+                self.clobber();
+                let a = self.rm(x.a, RAX);
+                let d = self.target(x.d, RAX);
+                self.a.popcnt(d, a);
+                self.done(x.d, d);
+            }
+            Op::Extr64 if x.imm & 63 != 0 => {
+                self.clobber();
+                self.load_into(RCX, x.a);
+                self.load_into(RAX, x.b);
+                self.a.shrd_imm(RAX, RCX, x.imm as u8 & 63);
+                self.set(x.d, RAX);
+            }
+            Op::Divide => self.divide(x),
             Op::SetRel | Op::SetRelI => self.relation(x),
             Op::Select => {
                 self.clobber();
@@ -402,7 +418,7 @@ impl Emitter {
                 self.a.cmov(cc::NE, Sz::Q, RAX, b);
                 self.set(x.d, RAX);
             }
-            Op::Lea | Op::Lea32 => self.lea(x),
+            Op::Lea | Op::Lea32 | Op::Lea16 => self.lea(x),
             Op::Alu => self.alu(x),
             Op::AluMem => self.alu_mem(x),
             Op::CheckCanonical => self.canonical(x),

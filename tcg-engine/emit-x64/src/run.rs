@@ -12,9 +12,7 @@ use ir::{Env, PC, Regs, flags};
 
 use crate::asm::Asm;
 use crate::emit::{Emitter, Site};
-use crate::layout::{
-    BANK, BIAS, CONTEXT, DEFAULT_MXCSR, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, RUNTIME, TEMP, VECTORS,
-};
+use crate::layout::{BANK, BIAS, CONTEXT, DEFAULT_MXCSR, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, RUNTIME, TEMP, VECTORS};
 use crate::mutants::{Mutant, on};
 use crate::stubs::{JUMP_BYTES, JUMP_LOG2, Stubs, jump_index, left};
 

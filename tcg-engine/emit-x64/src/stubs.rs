@@ -11,7 +11,8 @@ use ir::{PC, Slot};
 
 use crate::asm::{Alu, Asm, Map, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, Reg, Shift, Sz, at, cc};
 use crate::layout::{
-    BANK, CONTEXT, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, PINNED, RUNTIME, TEMP, VECTORS, XMM, XMM_PINNED, XMM_STEP, live, word,
+    BANK, CONTEXT, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, PINNED, RUNTIME, TEMP, VECTORS, XMM, XMM_PINNED, XMM_STEP, live,
+    word,
 };
 use crate::mutants::{Mutant, on};
 

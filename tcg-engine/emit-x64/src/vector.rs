@@ -395,10 +395,7 @@ fn to_flags(op: FpOp) -> Option<(Map, u8)> {
 /// Whether the operation `aux` of [`Op::Fp`] is run by the host. The MMX forms are not.
 pub fn float(aux: u8) -> bool {
     FpOp::from_u8(aux).is_some_and(|op| {
-        arithmetic(op).is_some()
-            || from_integer(op).is_some()
-            || to_integer(op).is_some()
-            || to_flags(op).is_some()
+        arithmetic(op).is_some() || from_integer(op).is_some() || to_integer(op).is_some() || to_flags(op).is_some()
     })
 }
 

@@ -176,6 +176,12 @@ impl Emitter {
         self.a.call_to(to);
         if writes {
             self.forget_constant(x.d);
+            if x.op == Op::Divide {
+                self.forget_constant(x.b);
+                if self.held == x.b {
+                    self.held = NONE;
+                }
+            }
             let wide = matches!(x.op, Op::Load128 | Op::Mov128 | Op::Vec | Op::Fp | Op::Cas128);
             if wide {
                 self.forget_constant(Slot(x.d.0 | 1));

@@ -467,7 +467,8 @@ impl Emitter {
             None => XT,
         };
         self.a.sse(zeroed.0, zeroed.1, r.0, from.into());
-        let reload = if fused && own.is_some() && on(Mutant::HighHalf) { Reload::Nothing } else { Reload::Word(r, x.d) };
+        let reload =
+            if fused && own.is_some() && on(Mutant::HighHalf) { Reload::Nothing } else { Reload::Word(r, x.d) };
         self.cold([Some(miss), None], reload, site);
         self.fused = fused;
         match own {

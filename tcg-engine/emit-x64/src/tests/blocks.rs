@@ -45,7 +45,9 @@ fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
     for t in targets {
         assert!(stub_starts.contains(&t), "a stub branches to {t:#x}");
     }
-    for entry in [stubs.enter, stubs.op, stubs.op_vectors, stubs.vectors, stubs.direct, stubs.budget, stubs.resume, stubs.jump] {
+    for entry in
+        [stubs.enter, stubs.op, stubs.op_vectors, stubs.vectors, stubs.direct, stubs.budget, stubs.resume, stubs.jump]
+    {
         assert!(stub_starts.contains(&(entry as u64)), "a stub at {entry:#x}");
     }
     let mut e = Emitter::new(stubs);

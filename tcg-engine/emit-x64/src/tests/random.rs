@@ -165,8 +165,9 @@ impl Gen<'_> {
         if self.vectors && self.r.below(2) == 0 {
             self.vector_temps();
         }
-        match self.r.below(4) {
+        match self.r.below(5) {
             0 | 1 => self.access(),
+            4 => self.divide(),
             2 if self.vectors => self.vector_effect(),
             3 if self.vectors && self.r.below(2) == 0 => self.vector_compare(),
             _ => {}
@@ -237,12 +238,13 @@ impl Gen<'_> {
             }
             14 => {
                 let (a, b) = (if self.r.below(4) == 0 { NONE } else { a }, if self.r.below(3) == 0 { NONE } else { b });
-                let op = [Op::Lea, Op::Lea32][self.r.below(2) as usize];
+                let op = [Op::Lea, Op::Lea32, Op::Lea16][self.r.below(3) as usize];
                 self.b.full(op, self.r.below(4) as u8, d, a, b, v as i32 as u64);
             }
             15 => self.b.full(Op::Cond, self.r.below(16) as u8, d, NONE, NONE, 0),
             16 => self.b.full(Op::SelectCond, self.r.below(16) as u8, d, a, b, 0),
             17 => self.b.op(Op::FlagsGet, d, NONE, NONE),
+            18 if self.r.below(2) == 0 => self.b.full(Op::Extr64, 0, d, a, b, v & 63),
             18 => self.b.full(Op::Bswap, [32, 64][self.r.below(2) as usize], d, a, NONE, 0),
             _ if !self.free => self.b.op_imm(Op::MovI, d, NONE, v),
             _ => self.arithmetic(d, a, b, v),
@@ -316,6 +318,15 @@ impl Gen<'_> {
         // What only the body has written is not there on the other way.
         self.temps.truncate(before);
         self.pairs.truncate(pairs);
+    }
+
+    fn divide(&mut self) {
+        let (d, b) = (Slot(8), Slot(10));
+        let (a, aux) = (self.source(), [2, 3, 0x82, 0x83][self.r.below(4) as usize]);
+        if [d, b].contains(&a) && self.r.below(4) != 0 {
+            return;
+        }
+        self.b.full(Op::Divide, aux, d, a, b, 0);
     }
 
     fn access(&mut self) {

@@ -4,8 +4,8 @@
 //! it.
 
 use super::code::{Base, Ins, Operand};
-use crate::tests::harness::DATA;
 use super::program::Gen;
+use crate::tests::harness::DATA;
 use crate::tests::random::Random;
 
 impl Gen<'_> {
