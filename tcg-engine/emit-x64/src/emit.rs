@@ -462,6 +462,7 @@ impl Emitter {
             Op::Store => self.store(x),
             Op::Atomic => self.atomic(x),
             Op::Cas => self.cas(x),
+            Op::Cas128 => self.cas128(x),
             Op::SkipIfZero => {
                 self.settle();
                 self.flags = Flags::Memory;

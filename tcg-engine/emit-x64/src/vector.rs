@@ -21,6 +21,8 @@ pub struct Features {
     sse42: bool,
     /// POPCNT.
     pub popcnt: bool,
+    /// CMPXCHG16B.
+    pub cx16: bool,
 }
 
 impl Features {
@@ -31,6 +33,7 @@ impl Features {
             sse41: std::arch::is_x86_feature_detected!("sse4.1"),
             sse42: std::arch::is_x86_feature_detected!("sse4.2"),
             popcnt: std::arch::is_x86_feature_detected!("popcnt"),
+            cx16: std::arch::is_x86_feature_detected!("cmpxchg16b"),
         }
     }
 
@@ -260,6 +263,14 @@ pub fn vec(e: &mut Emitter, block: &Block, x: &Inst) -> bool {
         e.word_done(x.d);
     } else if op == VecOp::Test && f.sse41 && sets_flags(e, block, x) {
         compare(e, x, Map::Of38x66, 0x17);
+    } else if op == VecOp::StringIndex && f.sse42 && x.d.is_temp() {
+        // PCMPISTRI: the index to ECX, and flags.
+        e.clobber();
+        let b = e.pair_at(x.b);
+        let a = e.pair_in(x.a, XS);
+        e.a.sse(Map::Of3Ax66, 0x63, a.0, b);
+        e.a.byte(imm);
+        e.index_and_flags_done(x.d);
     } else if op == VecOp::InsertPs && f.sse41 {
         // From memory it would be another instruction.
         if !matches!(e.pair_at(x.b), Rm::R(_)) {

@@ -5,7 +5,7 @@ use ir::{AluOp, AtomicOp};
 
 use super::arithmetic::host_alu;
 use super::{Emitter, Flags, Reload};
-use crate::asm::{Alu, Hole, Map, Mem, R14, R15, RAX, RCX, RDX, Shift, Sz, at, cc, indexed};
+use crate::asm::{Alu, Hole, Map, Mem, R14, R15, RAX, RBX, RCX, RDX, Shift, Sz, at, cc, indexed};
 use crate::layout::word;
 use crate::mutants::{Mutant, on};
 
@@ -277,6 +277,35 @@ impl Emitter {
         self.set(x.d, RAX);
         let reload = if self.held == x.d { Reload::Temp(x.d) } else { Reload::Nothing };
         self.cold([Some(miss), None], reload, site);
+    }
+
+    /// CMPXCHG16B wants RBX, which is pinned, and an address in a register that it does not use itself: R14.
+    pub(super) fn cas128(&mut self, x: &Inst) {
+        let m = MemRef { disp: 0, scale: 0, ..MemRef::unpack(x.aux, x.imm) };
+        if !Self::plain(m) || !self.features.cx16 || !x.d.is_temp() || !x.b.is_temp() {
+            return self.interpret(x);
+        }
+        self.save_now();
+        self.pair_in_memory(x.d);
+        self.pair_in_memory(x.b);
+        let place = self.address(&Inst { b: NONE, ..*x }, m, 16);
+        let odd = self.unaligned(place);
+        let miss = self.lookup(place, 16, true);
+        let site = self.site(self.i);
+        self.a.lea(Sz::Q, RDX, Self::bytes_at(place));
+        self.evict();
+        self.a.mov(Sz::Q, R14, RDX);
+        self.a.push(RBX);
+        for (r, s) in [(RAX, x.d), (RDX, Slot(x.d.0 | 1)), (RBX, x.b), (RCX, Slot(x.b.0 | 1))] {
+            self.a.mov(Sz::Q, r, word(s));
+        }
+        self.a.byte(0xf0);
+        self.a.ins(Sz::Q, Map::Of, 0xc7, 1, at(R14, 0).into(), (false, false));
+        self.a.pop(RBX);
+        self.a.store(Sz::Q, word(x.d), RAX);
+        self.a.store(Sz::Q, word(Slot(x.d.0 | 1)), RDX);
+        self.pair_written(x.d);
+        self.cold([Some(miss), Some(odd)], Reload::Nothing, site);
     }
 }
 

@@ -12,7 +12,7 @@ use ir::effects::effects;
 use ir::op::{FPC, Inst, MemRef, NONE, Op, Slot, call_flags};
 
 use super::{Emitter, Flags, temp_index};
-use crate::asm::{Alu, Hole, Map, Mem, RAX, RCX, RDX, Reg, Rm, Sz, cc};
+use crate::asm::{Alu, Hole, Map, Mem, RAX, RCX, RDX, Reg, Rm, Shift, Sz, cc};
 use crate::layout::{HOST_MXCSR, VECTORS, XS, XT, live, word, xmm};
 use crate::mutants::{Mutant, on};
 
@@ -263,6 +263,24 @@ impl Emitter {
         if temp_index(high).is_some_and(|t| self.last[t] as usize > self.i) {
             self.a.store_imm(Sz::Q, word(high), 0);
         }
+    }
+
+    /// A word in RCX is the low one of pair `d`, a temporary, and the host's flags are its high one, as EFLAGS has them.
+    pub(crate) fn index_and_flags_done(&mut self, d: Slot) {
+        let high = Slot(d.0 | 1);
+        self.a.save_flags();
+        self.a.mov(Sz::D, RDX, RAX);
+        self.a.shift_imm(Shift::Shr, Sz::D, RDX, 8);
+        self.a.alu_imm(Alu::And, Sz::D, RDX, 0xd5);
+        self.a.alu_imm(Alu::And, Sz::D, RAX, 1);
+        self.a.shift_imm(Shift::Shl, Sz::D, RAX, 11);
+        self.a.alu(Alu::Or, Sz::D, RAX, RDX);
+        self.pair_written(d);
+        if self.pair == d {
+            self.pair = NONE;
+        }
+        self.a.store(Sz::Q, word(high), RAX);
+        self.set(d, RCX);
     }
 
     /// `d = op(a, b)` on pairs, where the host's instruction changes its first operand.
@@ -546,7 +564,7 @@ impl Emitter {
     }
 
     /// Jumps if the place is not a multiple of 16.
-    fn unaligned(&mut self, place: Mem) -> Hole {
+    pub(super) fn unaligned(&mut self, place: Mem) -> Hole {
         let base = place.base.unwrap_or(RDX);
         let r = if place.disp == 0 {
             base
