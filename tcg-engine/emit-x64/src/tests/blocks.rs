@@ -73,14 +73,16 @@ fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
 }
 
 /// A vCPU whose TLB knows nothing: every access is the interpreter's.
-struct Apart {
+pub struct Apart {
     tlb: mem::Tlb,
     ram: Vec<u8>,
+    /// Flags of the last floating-point exception.
+    pub raised: u32,
 }
 
 impl Apart {
-    fn new(r: &mut Random) -> Apart {
-        Apart { tlb: mem::Tlb::new(), ram: (0..512).map(|_| r.next() as u8).collect() }
+    pub fn new(r: &mut Random) -> Apart {
+        Apart { tlb: mem::Tlb::new(), ram: (0..512).map(|_| r.next() as u8).collect(), raised: 0 }
     }
 
     /// One address of sixteen faults.
@@ -138,7 +140,9 @@ impl Env for Apart {
         Err(Stop::Fault)
     }
     fn raise(&mut self, _: u8, _: u64) {}
-    fn raise_fp(&mut self, _: u32) {}
+    fn raise_fp(&mut self, flags: u32) {
+        self.raised = flags;
+    }
 }
 
 impl Host for Apart {
@@ -174,7 +178,7 @@ fn compare(r: &mut Random, b: Block) -> Vec<String> {
         x.set(FLAG_R, r.next() & flags::x86::ALL);
         let mut y = x.clone();
         let (mut env0, seed) = (Apart::new(r), r.0);
-        let mut env1 = Apart { tlb: mem::Tlb::new(), ram: env0.ram.clone() };
+        let mut env1 = Apart { tlb: mem::Tlb::new(), ram: env0.ram.clone(), raised: 0 };
         let out = t0::run(b, &mut x, &mut env0);
         let (left, done) = t1.run(&cache, id.number(), &mut y, &mut env1, 0);
         let same = match (left, out.exit) {
@@ -195,6 +199,9 @@ fn compare(r: &mut Random, b: Block) -> Vec<String> {
         let (p, q) = (flags::materialise(&x), flags::materialise(&y));
         if p != q {
             list.push(format!("flags: T0 {p:#x}, T1 {q:#x}"));
+        }
+        if env0.raised != env1.raised {
+            list.push(format!("exception: T0 {:#x}, T1 {:#x}", env0.raised, env1.raised));
         }
         if env0.ram != env1.ram {
             list.push("what was stored".into());

@@ -1,11 +1,14 @@
-//! Random operations on vector registers, and the words that they start from.
+//! Random operations on vector registers, and the words that they start from; every floating-point operation on every corner.
 
+use code::{Cache, CodeMemory, Key};
 use fp::sse::FpOp;
 use ir::op::{FPC, NONE};
 use ir::vec::VecOp;
-use ir::{MemRef, Op, Slot, flags};
+use ir::{Builder, MemRef, Op, Regs, Slot, flags, t0};
 
+use super::blocks::Apart;
 use super::random::{Gen, Random};
+use crate::run::{Left, T1};
 
 /// Values of FPC: mostly every exception masked; any rounding, flushing of denormals, and sticky flags.
 pub fn control(r: &mut Random) -> u64 {
@@ -13,38 +16,39 @@ pub fn control(r: &mut Random) -> u64 {
     masks | r.next() & 0xe040 | if r.below(3) == 0 { r.next() & 0x3f } else { 0 }
 }
 
+const DOUBLES: [u64; 14] = [
+    0,
+    1,
+    1 << 63,
+    0x3ff0_0000_0000_0000,
+    0xbff8_0000_0000_0001,
+    0x7ff0_0000_0000_0000,
+    0xfff0_0000_0000_0000,
+    0x7ff8_0000_0000_1234,
+    0x7ff0_0000_0000_0001,
+    0xfff8_0000_0000_0000,
+    0x7fef_ffff_ffff_ffff,
+    0x000f_ffff_ffff_ffff,
+    0x0010_0000_0000_0000,
+    0x41df_ffff_ffe0_0000,
+];
+const SINGLES: [u32; 12] = [
+    0,
+    1,
+    1 << 31,
+    0x3f80_0000,
+    0xbfc0_0001,
+    0x7f80_0000,
+    0x7fc0_1234,
+    0x7f80_0001,
+    0x7f7f_ffff,
+    0x007f_ffff,
+    0x0080_0000,
+    0x4f00_0000,
+];
+
 /// A word that is interesting as one double or two singles.
 pub fn float_word(r: &mut Random) -> u64 {
-    const DOUBLES: [u64; 14] = [
-        0,
-        1,
-        1 << 63,
-        0x3ff0_0000_0000_0000,
-        0xbff8_0000_0000_0001,
-        0x7ff0_0000_0000_0000,
-        0xfff0_0000_0000_0000,
-        0x7ff8_0000_0000_1234,
-        0x7ff0_0000_0000_0001,
-        0xfff8_0000_0000_0000,
-        0x7fef_ffff_ffff_ffff,
-        0x000f_ffff_ffff_ffff,
-        0x0010_0000_0000_0000,
-        0x41df_ffff_ffe0_0000,
-    ];
-    const SINGLES: [u32; 12] = [
-        0,
-        1,
-        1 << 31,
-        0x3f80_0000,
-        0xbfc0_0001,
-        0x7f80_0000,
-        0x7fc0_1234,
-        0x7f80_0001,
-        0x7f7f_ffff,
-        0x007f_ffff,
-        0x0080_0000,
-        0x4f00_0000,
-    ];
     match r.below(5) {
         0 => r.next(),
         1 | 2 => DOUBLES[r.below(14) as usize],
@@ -217,6 +221,88 @@ impl Gen<'_> {
         self.b.flags(flags::Kind::X86Explicit, 64, NONE, NONE, t);
         if self.r.below(3) == 0 {
             self.wrote(t);
+        }
+    }
+}
+
+/// Pairs of corner values, as doubles and as singles with different neighbours.
+fn corners() -> Vec<(u128, u128)> {
+    let mut list = Vec::new();
+    for (n, a) in DOUBLES.into_iter().enumerate() {
+        for b in DOUBLES {
+            let other = u128::from(DOUBLES[(n + 5) % 14]);
+            list.push((u128::from(a) | other << 64, u128::from(b) | u128::from(a) << 64));
+        }
+    }
+    for (n, a) in SINGLES.into_iter().enumerate() {
+        for b in SINGLES {
+            let lanes = |x: u32| (0..4).map(|k| u128::from(x ^ (k & 1) << 31) << (32 * k)).sum::<u128>();
+            let other = u128::from(SINGLES[(n + 5) % 12]) << 64;
+            list.push((lanes(a) ^ other, lanes(b)));
+        }
+    }
+    list
+}
+
+/// Rounding modes, flushing and sticky flags with everything masked; then each exception unmasked, and all.
+fn controls() -> Vec<u64> {
+    let mut list: Vec<u64> = (0..4).map(|rc| 0x1f80 | rc << 13).collect();
+    list.extend([0x1f80 | 1 << 15, 0x1f80 | 1 << 6, 0x1f80 | 1 << 15 | 1 << 6 | 1 << 13, 0x1fbf]);
+    list.extend((0..6).map(|n| 0x1f80 & !(1 << (7 + n))));
+    list.extend([0, 0x8040]);
+    list
+}
+
+#[test]
+fn every_operation_on_every_corner_is_the_interpreters() {
+    let (corners, controls) = (corners(), controls());
+    let mut r = Random(1);
+    let (mut env0, mut env1) = (Apart::new(&mut r), Apart::new(&mut r));
+    let (mut x, mut y) = (Box::new(Regs::default()), Box::new(Regs::default()));
+    for &op in FpOp::ALL {
+        let name = format!("{op:?}");
+        let imms: &[u64] = match () {
+            () if name.starts_with("Cmp") => &[0, 1, 2, 3, 4, 5, 6, 7],
+            () if name.starts_with("Round") => &[0, 1, 2, 3, 4, 8, 12],
+            () if name.starts_with("Dp") => &[0x31, 0xff, 0x53],
+            () => &[0],
+        };
+        for &imm in imms {
+            let mut b = Builder::new(0x4000);
+            b.instruction(0x4000, 4);
+            // What goes to general registers and flags goes there by a temporary.
+            let scalar = name.contains("2Si") || name.contains("Comi") || name.contains("comi");
+            let d = if scalar { b.temp128() } else { xmm(1) };
+            b.full(Op::Fp, op as u8, d, xmm(1), xmm(2), imm);
+            if scalar {
+                b.op(Op::Mov, Slot(8), d, NONE);
+            }
+            b.op_imm(Op::Exit, NONE, NONE, 0x4004);
+            let mut t1 = T1::new::<Apart>(CodeMemory::new(256 << 10).unwrap()).unwrap();
+            let mut cache = Cache::default();
+            let (id, _) = cache.insert(Key { at: 0x4000, pc: 0x4000, mode: 0 }, 4, None, b.finish());
+            assert!(t1.translate(&cache, id.number()));
+            let block = cache.block(id).unwrap();
+            for &control in &controls {
+                for &(p, q) in &corners {
+                    for w in [&mut x, &mut y] {
+                        w.set128(xmm(1), p);
+                        w.set128(xmm(2), q);
+                        w.set(Slot(8), 0);
+                        w.set(FPC, control);
+                    }
+                    (env0.raised, env1.raised) = (0, 0);
+                    let out = t0::run(block, &mut x, &mut env0);
+                    let (left, done) = t1.run(&cache, id.number(), &mut y, &mut env1, 0);
+                    let stopped = matches!(left, Left::Outcome(o) if o.exit == t0::Exit::Fault);
+                    let see = |w: &Regs| (w.get128(xmm(1)), w.get(Slot(8)), w.get(FPC), w.get(ir::PC));
+                    assert_eq!(
+                        (see(&x), env0.raised, out.exit == t0::Exit::Fault, u64::from(out.instructions)),
+                        (see(&y), env1.raised, stopped, done),
+                        "{op:?} {imm:#x} of {p:#034x} and {q:#034x} under {control:#x}"
+                    );
+                }
+            }
         }
     }
 }
