@@ -58,7 +58,7 @@ pub const XT: Reg = R15;
 #[inline]
 pub fn xmm(s: Slot) -> Option<(Reg, bool)> {
     let at = s.0.wrapping_sub(XMM);
-    (at < XMM_STEP * XMM_PINNED && at % XMM_STEP < 2).then(|| (Reg((at / XMM_STEP) as u8), at % XMM_STEP == 1))
+    (at < XMM_STEP * XMM_PINNED && at % XMM_STEP < 2).then_some((Reg((at / XMM_STEP) as u8), at % XMM_STEP == 1))
 }
 
 /// The word of a slot in memory.
