@@ -51,14 +51,16 @@ impl Emitter {
         for (i, x) in block.insts.iter().enumerate() {
             self.vectors |= named(x.d) || named(x.a) || named(x.b);
             match x.op {
-                Op::Fp => self.float |= i < self.changes_control && crate::vector::float(x.aux),
+                Op::Fp if crate::vector::float(x.aux) => {
+                    self.float |= i < self.changes_control;
+                    self.vectors = true;
+                }
                 Op::Select | Op::Cas | Op::Bulk => self.vectors |= named(Slot(x.imm as u16 & 0x3ff)),
                 Op::Call if x.aux & call_flags::WRITES_STATE != 0 => self.changes_control = self.changes_control.min(i),
                 _ if x.d == FPC => self.changes_control = self.changes_control.min(i),
                 _ => {}
             }
         }
-        self.vectors |= self.float;
     }
 
     /// The head of a block that uses vector registers.

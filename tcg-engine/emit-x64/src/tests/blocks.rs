@@ -158,7 +158,7 @@ impl Host for Apart {
 }
 
 /// A block by both; what is different.
-fn compare(r: &mut Random, b: Block) -> Vec<String> {
+pub fn compare(r: &mut Random, b: Block) -> Vec<String> {
     let mut t1 = T1::new::<Apart>(CodeMemory::new(256 << 10).unwrap()).unwrap();
     let mut cache = Cache::default();
     let (id, _) = cache.insert(Key { at: b.pc, pc: b.pc, mode: 0 }, 0x20, None, b);

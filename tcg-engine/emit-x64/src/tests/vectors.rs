@@ -306,3 +306,29 @@ fn every_operation_on_every_corner_is_the_interpreters() {
         }
     }
 }
+
+/// No XMM register is named, so nothing but floating point itself asks for MXCSR; between its two operations the interpreter runs.
+#[test]
+fn temporaries_alone_are_computed_under_the_guests_mxcsr() {
+    for n in 1..200 {
+        let mut r = Random(n * 0x9e37_79b9);
+        let mut b = Builder::new(0x4000);
+        b.instruction(0x4000, 4);
+        let t = b.constant(0x1f80 | r.below(4) << 13);
+        b.op(Op::Mov, FPC, t, NONE);
+        b.instruction(0x4004, 4);
+        let (one, three, quotient) = (b.temp128(), b.temp128(), b.temp128());
+        for (pair, v) in [(one, 1.0f64), (three, 3.0)] {
+            b.op_imm(Op::MovI, pair, NONE, v.to_bits());
+            b.op_imm(Op::MovI, Slot(pair.0 | 1), NONE, 0);
+        }
+        b.full(Op::Fp, FpOp::SubSd as u8, quotient, one, three, 0);
+        let back = b.temp();
+        b.full(Op::Bitrev, 64, back, Slot(8), NONE, 0);
+        b.full(Op::Fp, FpOp::DivSd as u8, quotient, one, three, 0);
+        b.op(Op::Mov, Slot(8), quotient, NONE);
+        b.op_imm(Op::Exit, NONE, NONE, 0x4008);
+        let list = super::blocks::compare(&mut r, b.finish());
+        assert!(list.is_empty(), "{n}: {list:#?}");
+    }
+}
