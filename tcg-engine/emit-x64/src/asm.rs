@@ -421,7 +421,7 @@ impl Asm {
         self.ins(sz, Map::Plain, if b { 0xd2 } else { 0xd3 }, op as u8, d.into(), (false, b));
     }
 
-    /// One-operand group F6/F7: 2 NOT, 3 NEG, 4 MUL, 5 IMUL.
+    /// One-operand group F6/F7: 2 NOT, 3 NEG, 4 MUL, 5 IMUL, 6 DIV, 7 IDIV.
     pub fn group3(&mut self, ext: u8, sz: Sz, d: impl Into<Rm>) {
         let b = sz == Sz::B;
         self.ins(sz, Map::Plain, if b { 0xf6 } else { 0xf7 }, ext, d.into(), (false, b));
@@ -436,6 +436,17 @@ impl Asm {
     /// `imul d, s`.
     pub fn imul(&mut self, sz: Sz, d: Reg, s: impl Into<Rm>) {
         self.ins(sz, Map::Of, 0xaf, d.0, s.into(), (false, false));
+    }
+
+    /// `popcnt d, s` of 64 bits.
+    pub fn popcnt(&mut self, d: Reg, s: impl Into<Rm>) {
+        self.ins(Sz::Q, Map::OfF3, 0xb8, d.0, s.into(), (false, false));
+    }
+
+    /// `shrd d, s, n` of 64 bits.
+    pub fn shrd_imm(&mut self, d: Reg, s: Reg, n: u8) {
+        self.ins(Sz::Q, Map::Of, 0xac, s.0, d.into(), (false, false));
+        self.byte(n);
     }
 
     /// `bt d, n`.
@@ -552,6 +563,16 @@ impl Asm {
     /// `ret`.
     pub fn ret(&mut self) {
         self.byte(0xc3);
+    }
+
+    /// `ldmxcsr [m]`.
+    pub fn ldmxcsr(&mut self, m: Mem) {
+        self.ins(Sz::D, Map::Of, 0xae, 2, m.into(), (false, false));
+    }
+
+    /// `stmxcsr [m]`.
+    pub fn stmxcsr(&mut self, m: Mem) {
+        self.ins(Sz::D, Map::Of, 0xae, 3, m.into(), (false, false));
     }
 
     /// An SSE instruction: XMM register `x`, second operand.

@@ -9,13 +9,16 @@ mod arithmetic;
 mod control;
 mod memory;
 mod operands;
+mod simd;
 
 use ir::op::{FIRST_TEMP, FLAG_R, Inst, NONE, Op, PRIVATE, Slot, TIER_BUDGET, call_flags};
 use ir::{AluOp, AluRef, Block};
 
-use crate::asm::{Alu, Asm, Hole, Map, RAX, RCX, RDX, Shift, Sz, at, cc};
+use crate::asm::{Alu, Asm, Hole, RAX, RCX, RDX, Shift, Sz, at, cc};
 use crate::layout::{pinned, word};
 use crate::stubs::Stubs;
+use crate::vector::Features;
+use simd::{Guard, Reload};
 
 /// What is known about a place in emitted code that can be left or calls out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,8 +67,8 @@ struct Cold {
     from: [Option<Hole>; 2],
     back: usize,
     site: u32,
-    /// Temporary to take from memory to R14 afterwards.
-    reload: Slot,
+    /// What to take from memory afterwards.
+    reload: Reload,
     /// Constants to put into memory first: a range of the emitter's list.
     constants: (usize, usize),
 }
@@ -106,7 +109,21 @@ pub struct Emitter {
     flags: Flags,
     block: u32,
     /// The operation at hand.
-    i: usize,
+    pub(crate) i: usize,
+    pub(crate) features: Features,
+    /// Whether the block uses vector registers, which are the guest's in it.
+    vectors: bool,
+    /// Whether it has floating point that the host runs, which wants MXCSR to be the guest's.
+    float: bool,
+    /// The first operation that may write MXCSR.
+    changes_control: usize,
+    /// Whether MXCSR may have been written since it was looked at.
+    unsure: bool,
+    guards: Vec<Guard>,
+    /// The temporary pair that [`crate::layout::XT`] holds and memory does not.
+    pair: Slot,
+    /// The operation at hand was done with the one before.
+    fused: bool,
     /// Open skips: (landing operation, hole).
     skips: Vec<(usize, Hole)>,
 }
@@ -141,6 +158,14 @@ impl Emitter {
             flags: Flags::Memory,
             block: 0,
             i: 0,
+            features: Features::of_host(),
+            vectors: false,
+            float: false,
+            changes_control: usize::MAX,
+            unsure: false,
+            guards: Vec::new(),
+            pair: NONE,
+            fused: false,
             skips: Vec::new(),
         }
     }
@@ -156,12 +181,15 @@ impl Emitter {
         self.skips.clear();
         self.held = NONE;
         self.flags = Flags::Memory;
+        self.look_at_vectors(block);
         self.look_back(block);
+        self.i = 0;
         let head = self.a.here();
         self.a.mov(Sz::Q, RAX, word(TIER_BUDGET));
         self.a.alu_imm(Alu::Sub, Sz::D, at(RAX, 0), block.points.len() as i32);
         let spent = self.a.jcc(cc::S);
         let body = self.a.here();
+        self.guard_head();
         for i in 0..block.insts.len() {
             self.i = i;
             if self.landing[i] {
@@ -244,13 +272,17 @@ impl Emitter {
                 | Op::LoadExclusive
                 | Op::StoreExclusive
                 | Op::Bulk
-                | Op::Fp
                 | Op::CheckCanonical
+                | Op::Divide
                 | Op::ExitIf
                 | Op::Exit
                 | Op::ExitReg
                 | Op::ExitEvent
                 | Op::Raise => want = true,
+                Op::Fp => {
+                    let sure = i < self.changes_control && self.features.all_float();
+                    want |= !(sure && crate::vector::float(x.aux));
+                }
                 Op::Call => {
                     let seen = call_flags::MAY_STOP | call_flags::READS_STATE | call_flags::WRITES_STATE;
                     want |= x.aux & seen != 0;
@@ -265,6 +297,24 @@ impl Emitter {
     }
 
     fn one(&mut self, block: &Block, x: &Inst) {
+        if std::mem::take(&mut self.fused) {
+            return;
+        }
+        self.control_word(x);
+        if self.maybe_simd(x) && self.simd(block, x) {
+            return;
+        }
+        self.pair_evict(self.i);
+        if self.names_vector(x) {
+            let written = self.spill(x);
+            self.general(block, x);
+            self.refill(written);
+        } else {
+            self.general(block, x);
+        }
+    }
+
+    fn general(&mut self, block: &Block, x: &Inst) {
         match x.op {
             Op::Mov => {
                 if let Some(v) = self.constant(x.a) {
@@ -278,12 +328,6 @@ impl Emitter {
                 self.done(x.d, d);
             }
             Op::MovI => self.mov_imm(x.d, x.imm),
-            Op::Mov128 => {
-                self.pair_in_memory(x.a);
-                self.a.sse(Map::Of, 0x28, 0, word(x.a).into());
-                self.a.sse(Map::Of, 0x29, 0, word(x.d).into());
-                self.pair_written(x.d);
-            }
             Op::Add64 => self.binary(Alu::Add, Sz::Q, x),
             Op::Add32 => self.binary(Alu::Add, Sz::D, x),
             Op::Sub64 => self.binary(Alu::Sub, Sz::Q, x),
@@ -350,6 +394,21 @@ impl Emitter {
                 self.set(x.d, RAX);
             }
             Op::Ctz | Op::Clz => self.count_zeros(x),
+            Op::Popcnt if self.features.popcnt => {
+                self.clobber();
+                let a = self.rm(x.a, RAX);
+                let d = self.target(x.d, RAX);
+                self.a.popcnt(d, a);
+                self.done(x.d, d);
+            }
+            Op::Extr64 if x.imm & 63 != 0 => {
+                self.clobber();
+                self.load_into(RCX, x.a);
+                self.load_into(RAX, x.b);
+                self.a.shrd_imm(RAX, RCX, x.imm as u8 & 63);
+                self.set(x.d, RAX);
+            }
+            Op::Divide => self.divide(x),
             Op::SetRel | Op::SetRelI => self.relation(x),
             Op::Select => {
                 self.clobber();
@@ -360,7 +419,7 @@ impl Emitter {
                 self.a.cmov(cc::NE, Sz::Q, RAX, b);
                 self.set(x.d, RAX);
             }
-            Op::Lea | Op::Lea32 => self.lea(x),
+            Op::Lea | Op::Lea32 | Op::Lea16 => self.lea(x),
             Op::Alu => self.alu(x),
             Op::AluMem => self.alu_mem(x),
             Op::CheckCanonical => self.canonical(x),
@@ -402,15 +461,9 @@ impl Emitter {
             },
             Op::Load => self.load(x),
             Op::Store => self.store(x),
-            Op::Load128 => self.wide(x, false),
-            Op::Store128 => self.wide(x, true),
             Op::Atomic => self.atomic(x),
             Op::Cas => self.cas(x),
-            Op::Vec => {
-                if !crate::vector::emit(self, x) {
-                    self.interpret(x);
-                }
-            }
+            Op::Cas128 => self.cas128(x),
             Op::SkipIfZero => {
                 self.settle();
                 self.flags = Flags::Memory;

@@ -2,12 +2,13 @@
 //!
 //! RBP points into the register file, so that the first 32 words (program counter, flags, general registers, segment bases)
 //! are one byte of displacement away. Nine guest words live in host registers while emitted code runs; R14 holds one
-//! temporary; RAX, RCX and RDX belong to single operations; R15 is the TLB's current bank.
+//! temporary; RAX, RCX and RDX belong to single operations; R15 is the TLB's current bank. Fourteen guest XMM registers live in
+//! the host's of the same numbers, but only from the first block on that uses any: [`VECTORS`] says so.
 
 use ir::Slot;
 use ir::op::PRIVATE;
 
-use crate::asm::{Mem, R8, R9, R10, R11, R12, R13, RBP, RBX, RDI, RSI, Reg, at};
+use crate::asm::{Mem, R8, R9, R10, R11, R12, R13, R14, R15, RBP, RBX, RDI, RSI, Reg, at};
 
 /// Word that RBP points at.
 pub const BIAS: u16 = 16;
@@ -26,6 +27,39 @@ pub const CONTEXT: Slot = Slot(PRIVATE + 5);
 pub const GLOBAL_CONTEXT: Slot = Slot(PRIVATE + 6);
 /// What the temporary's register held when emitted code was left or called an operation.
 pub const TEMP: Slot = Slot(PRIVATE + 7);
+
+/// What of the guest's is in host vector registers and MXCSR: bits of [`live`].
+pub const VECTORS: Slot = Slot(PRIVATE + 8);
+/// The host's own MXCSR, which everything that is not emitted runs with.
+pub const HOST_MXCSR: Slot = Slot(PRIVATE + 9);
+/// Its value: every exception masked, round to nearest.
+pub const DEFAULT_MXCSR: u64 = 0x1f80;
+
+/// Bits of [`VECTORS`].
+pub mod live {
+    /// The first [`XMM_PINNED`](super::XMM_PINNED) XMM registers.
+    pub const XMM: i32 = 1;
+    /// MXCSR; the word in memory lacks sticky flags.
+    pub const MXCSR: i32 = 2;
+}
+
+/// Word of XMM0; the others follow at a distance of [`XMM_STEP`].
+pub const XMM: u16 = 32;
+/// Words from one XMM register to the next.
+pub const XMM_STEP: u16 = 4;
+/// Guest XMM registers that live in the host's of the same number.
+pub const XMM_PINNED: u16 = 14;
+/// Host XMM register of single operations.
+pub const XS: Reg = R14;
+/// Host XMM register that holds one temporary pair.
+pub const XT: Reg = R15;
+
+/// The host XMM register of a word of a guest one, and whether it is the high half.
+#[inline]
+pub fn xmm(s: Slot) -> Option<(Reg, bool)> {
+    let at = s.0.wrapping_sub(XMM);
+    (at < XMM_STEP * XMM_PINNED && at % XMM_STEP < 2).then_some((Reg((at / XMM_STEP) as u8), at % XMM_STEP == 1))
+}
 
 /// The word of a slot in memory.
 pub const fn word(s: Slot) -> Mem {

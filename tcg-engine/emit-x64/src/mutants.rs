@@ -39,6 +39,18 @@ mutants! {
     Remembered: "jumps to a block that is gone are still found",
     Context: "jumps are found in every address space",
     Across: "exits to another page are linked",
+    Remainder: "a division loses its remainder",
+    VectorsLost: "vector registers are not written to memory before the interpreter runs",
+    StickyLost: "the sticky flags of MXCSR are not read back",
+    HostControl: "the guest's MXCSR stays when emitted code is left",
+    Control: "the guest's MXCSR is not loaded",
+    Unmasked: "floating point with unmasked exceptions is run as if they were masked",
+    OldControl: "MXCSR is written while the host holds the old one",
+    HighHalf: "a scalar from memory leaves the high half of its register after a slow path",
+    PairEvict: "a temporary pair is not written to memory when its register is taken",
+    PairReload: "a temporary pair is not taken back from memory after a slow path",
+    Spill: "a vector register is not in memory when general code reads its word",
+    Refill: "a vector register does not follow what general code writes to its word",
 }
 
 #[cfg(any(test, feature = "mutants"))]

@@ -15,7 +15,7 @@ use ir::{Env, PC, Regs, flags};
 use crate::asm::Asm;
 use crate::budget::Budget;
 use crate::emit::{Emitter, Site};
-use crate::layout::{BANK, BIAS, CONTEXT, GLOBAL_CONTEXT, JUMPS, RUNTIME, TEMP};
+use crate::layout::{BANK, BIAS, CONTEXT, DEFAULT_MXCSR, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, RUNTIME, TEMP, VECTORS};
 use crate::mutants::{Mutant, on};
 use crate::stubs::{JUMP_BYTES, JUMP_LOG2, Stubs, jump_index, left};
 
@@ -383,6 +383,8 @@ impl T1 {
         sync(env, regs);
         regs.set(JUMPS, self.jumps.as_ptr() as u64);
         regs.set(TIER_BUDGET, self.budget.address());
+        regs.set(VECTORS, 0);
+        regs.set(HOST_MXCSR, DEFAULT_MXCSR);
         let regs: *mut Regs = regs;
         let mut rt = Runtime {
             env: std::ptr::from_mut(env),
@@ -449,7 +451,13 @@ impl T1 {
         let Some(block) = cache.at(site.block).and_then(|id| cache.block(id)) else { return Left::Jump };
         let out = match (why, outcome) {
             (left::OP, Some(out)) => out,
-            _ => t0::resume(block, usize::from(site.op), regs, env),
+            _ => {
+                if site.temp != NONE {
+                    let held = regs.get(TEMP);
+                    regs.set(site.temp, held);
+                }
+                t0::resume(block, usize::from(site.op), regs, env)
+            }
         };
         if !on(Mutant::Middle) {
             *done += i64::from(out.instructions) - block.points.len() as i64;

@@ -2,11 +2,19 @@
 //!
 //! They are emitted once at the start of code memory. All slow paths go through [`Stubs::op`], which brings the pinned words to
 //! memory, lets the interpreter run one operation, and takes them back: no block has to save anything.
+//!
+//! XMM registers and MXCSR are the guest's only from the first block on that wants them ([`Stubs::vectors`]), and the host's again
+//! whenever something else than emitted code runs.
 
+use ir::op::FPC;
 use ir::{PC, Slot};
 
-use crate::asm::{Alu, Asm, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, Reg, Shift, Sz, at, cc};
-use crate::layout::{BANK, CONTEXT, GLOBAL_CONTEXT, JUMPS, PINNED, RUNTIME, TEMP, word};
+use crate::asm::{Alu, Asm, Map, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, Reg, Shift, Sz, at, cc};
+use crate::layout::{
+    BANK, CONTEXT, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, PINNED, RUNTIME, TEMP, VECTORS, XMM, XMM_PINNED, XMM_STEP, live,
+    word,
+};
+use crate::mutants::{Mutant, on};
 
 /// Why emitted code was left: bits 32 and up of what it returns; below is the site or block.
 pub mod left {
@@ -35,8 +43,12 @@ pub const JUMP_BYTES: usize = 32;
 pub struct Stubs {
     /// `fn(rbp, code) -> left`.
     pub enter: usize,
-    /// Run one operation: site in EAX; called.
+    /// Run one operation: site in EAX; called. Vector registers are the host's afterwards.
     pub op: usize,
+    /// The same for blocks that use vector registers: they are the guest's afterwards.
+    pub op_vectors: usize,
+    /// Make vector registers the guest's, and MXCSR if it may be: called, changes RAX.
+    pub vectors: usize,
     /// Leave by an unlinked direct exit: site in EAX.
     pub direct: usize,
     /// Leave at a block's head: block in EAX.
@@ -62,6 +74,32 @@ fn load(a: &mut Asm) {
     a.mov(Sz::Q, R15, word(BANK));
 }
 
+fn xmm_words() -> impl Iterator<Item = (u8, Slot)> {
+    (0..XMM_PINNED).map(|n| (n as u8, Slot(XMM + XMM_STEP * n)))
+}
+
+/// Vector registers and MXCSR become the host's. Changes no register of another kind.
+fn park(a: &mut Asm) {
+    a.alu_imm(Alu::Cmp, Sz::D, word(VECTORS), 0);
+    let nothing = a.jcc(cc::E);
+    for (r, s) in xmm_words() {
+        if !on(Mutant::VectorsLost) {
+            a.sse(Map::Of, 0x29, r, word(s).into());
+        }
+    }
+    a.test_imm(Sz::B, word(VECTORS), live::MXCSR);
+    let own = a.jcc(cc::E);
+    if !on(Mutant::StickyLost) {
+        a.stmxcsr(word(FPC));
+    }
+    if !on(Mutant::HostControl) {
+        a.ldmxcsr(word(HOST_MXCSR));
+    }
+    a.fill_here(own);
+    a.store_imm(Sz::D, word(VECTORS), 0);
+    a.fill_here(nothing);
+}
+
 impl Stubs {
     /// Emit them; `op` is the address of the function behind [`Stubs::op`].
     pub fn emit(a: &mut Asm, op: u64) -> Stubs {
@@ -78,6 +116,7 @@ impl Stubs {
         // Everything leaves through here, RAX saying why.
         let leave = a.here();
         save(a);
+        park(a);
         let leave_saved = a.here();
         a.alu_imm(Alu::Add, Sz::Q, RSP, 8);
         for r in SAVED.iter().rev() {
@@ -91,9 +130,11 @@ impl Stubs {
         a.store(Sz::Q, word(TEMP), R14);
         Self::because(a, left::RESUME, leave);
 
-        let op = Self::operation(a, op, leave_saved);
+        let vectors = Self::vectors(a);
+        let op_vectors = Self::operation(a, op, leave_saved, Some(vectors));
+        let op = Self::operation(a, op, leave_saved, None);
         let jump = Self::jump(a, leave);
-        Stubs { enter, op, direct, budget, resume, jump, end: a.here() }
+        Stubs { enter, op, op_vectors, vectors, direct, budget, resume, jump, end: a.here() }
     }
 
     fn because(a: &mut Asm, why: u64, leave: usize) -> usize {
@@ -104,10 +145,37 @@ impl Stubs {
         here
     }
 
-    fn operation(a: &mut Asm, function: u64, leave_saved: usize) -> usize {
+    /// MXCSR is the guest's only while it masks every exception: none may reach the host.
+    fn vectors(a: &mut Asm) -> usize {
+        let here = a.here();
+        a.alu_imm(Alu::Cmp, Sz::D, word(VECTORS), 0);
+        let there = a.jcc(cc::NE);
+        for (r, s) in xmm_words() {
+            a.sse(Map::Of, 0x28, r, word(s).into());
+        }
+        a.fill_here(there);
+        a.store_imm(Sz::D, word(VECTORS), live::XMM);
+        a.mov(Sz::D, RAX, word(FPC));
+        a.alu_imm(Alu::And, Sz::D, RAX, !0xe07f);
+        a.alu_imm(Alu::Cmp, Sz::D, RAX, 0x1f80);
+        let unmasked = a.jcc(cc::NE);
+        if !on(Mutant::Control) {
+            a.ldmxcsr(word(FPC));
+        }
+        a.store_imm(Sz::D, word(VECTORS), live::XMM | live::MXCSR);
+        a.fill_here(unmasked);
+        if on(Mutant::Unmasked) {
+            a.store_imm(Sz::D, word(VECTORS), live::XMM | live::MXCSR);
+        }
+        a.ret();
+        here
+    }
+
+    fn operation(a: &mut Asm, function: u64, leave_saved: usize, vectors: Option<usize>) -> usize {
         let here = a.here();
         a.alu_imm(Alu::Sub, Sz::Q, RSP, 8);
         save(a);
+        park(a);
         a.store(Sz::Q, word(TEMP), R14);
         a.mov(Sz::Q, RDI, word(RUNTIME));
         a.mov(Sz::D, RSI, RAX);
@@ -115,6 +183,9 @@ impl Stubs {
         a.call_indirect(RAX);
         a.test(Sz::Q, RAX, RAX);
         let out = a.jcc(cc::NE);
+        if let Some(vectors) = vectors {
+            a.call_to(vectors);
+        }
         load(a);
         a.alu_imm(Alu::Add, Sz::Q, RSP, 8);
         a.ret();

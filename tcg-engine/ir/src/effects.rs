@@ -61,6 +61,7 @@ pub fn effects(x: &Inst) -> Effects {
             let [f0, f1, f2, f3] = reads;
             Effects { may_stop: true, ..with([x.a, x.b, x.d, f0, f1, f2, f3], FLAG_WORDS) }
         }
+        Op::Divide => Effects { may_stop: true, ..with([x.a, x.b, x.d, n, n, n, n], [x.d, x.b, n, n]) },
         Op::CheckCanonical => Effects { may_stop: true, ..with([x.a, n, n, n, n, n, n], [n; 4]) },
         Op::Flags => with([x.a, x.b, x.d, n, n, n, n], FLAG_WORDS),
         Op::Cond | Op::FlagsGet => with([FLAG_KIND, FLAG_A, FLAG_B, FLAG_R, n, n, n], [x.d, n, n, n]),

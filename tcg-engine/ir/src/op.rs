@@ -200,6 +200,9 @@ pub enum Op {
     /// The same with `[addr]` in the place of `a` and `d`, written back; the operand is slot `d`, or `MovI`-like none: `d` is
     /// [`NONE`] for operations with one operand. `imm` is [`MemRef::pack_alu`]. May stop.
     AluMem,
+    /// Division of `b:d` (high and low half, each of 32 or 64 bits by `aux` 2 or 3; bit 7 says signed) by `a`: `d` = quotient,
+    /// `b` = remainder, zero-extended. Raises exception `imm` if the quotient does not fit. Flags stay. May stop.
+    Divide,
     /// #GP(0) (vector `aux`) unless `a` is a canonical 48-bit address. May stop.
     CheckCanonical,
 

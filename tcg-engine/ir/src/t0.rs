@@ -298,6 +298,14 @@ fn interpret<'a, E: Env, const ALONE: bool>(
                 effect!(env.store(addr, m, v));
                 record(regs, flags);
             }
+            Op::Divide => {
+                let Some((q, r)) = divide(x.aux, regs.get(x.b), regs.get(x.d), regs.get(x.a)) else {
+                    env.raise(x.imm as u8, 0);
+                    stop!(Stop::Fault);
+                };
+                regs.set(x.d, q);
+                regs.set(x.b, r);
+            }
             Op::CheckCanonical => {
                 let a = regs.get(x.a);
                 if ((a << 16) as i64 >> 16) as u64 != a {
@@ -506,6 +514,24 @@ fn rotate(regs: &Regs, r: AluRef, a: u64, b: u64) -> (u64, Recorded) {
     let (cf, of) = if r.op == AluOp::Rol { (v & 1, msb ^ v & 1) } else { (msb, msb ^ v >> (bits - 2) & 1) };
     let f = flags::materialise(regs) & !(flags::x86::CF | flags::x86::OF) | cf | of << 11;
     (value, Some([flags::kind_word(Kind::X86Explicit, 64), 0, 0, f]))
+}
+
+/// Quotient and remainder of an [`Op::Divide`], if the quotient fits.
+fn divide(aux: u8, high: u64, low: u64, by: u64) -> Option<(u64, u64)> {
+    let up = if aux & 7 == 3 { 64u32 } else { 32 };
+    let mask = u64::MAX >> (64 - up);
+    let n = u128::from(high & mask) << up | u128::from(low & mask);
+    if aux & 0x80 == 0 {
+        let d = u128::from(by & mask);
+        let q = n.checked_div(d).filter(|q| *q <= u128::from(mask))?;
+        return Some((q as u64, (n % d) as u64));
+    }
+    let (wide, up) = (128 - 2 * up, 128 - up);
+    let n = (n << wide) as i128 >> wide;
+    let d = (u128::from(by) << up) as i128 >> up;
+    let (q, r) = (n.checked_div(d)?, n.checked_rem(d)?);
+    let fits = (q << up) >> up == q;
+    fits.then_some((q as u64 & mask, r as u64 & mask))
 }
 
 /// Guest instructions completed when operation `next - 1` left the block.

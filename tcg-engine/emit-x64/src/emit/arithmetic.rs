@@ -4,7 +4,7 @@ use ir::flags::Kind;
 use ir::op::{FLAG_R, Inst, NONE, Op, Rel, Slot};
 use ir::{AluOp, AluRef};
 
-use super::{Emitter, Flags};
+use super::{Emitter, Flags, Reload};
 use crate::asm::{Alu, Map, Mem, RAX, RCX, RDX, Rm, Shift, Sz, at, cc, indexed};
 use crate::layout::{pinned, word};
 use crate::mutants::{Mutant, on};
@@ -523,7 +523,12 @@ impl Emitter {
         let mem = match (x.a, x.b) {
             (NONE, NONE) => {
                 let v = i64::from(disp) as u64;
-                return self.mov_imm(x.d, if sz == Sz::D { v & 0xffff_ffff } else { v });
+                let v = match x.op {
+                    Op::Lea => v,
+                    Op::Lea32 => v & 0xffff_ffff,
+                    _ => v & 0xffff,
+                };
+                return self.mov_imm(x.d, v);
             }
             (a, NONE) => at(self.reg(a, RAX), disp),
             (NONE, b) => {
@@ -538,7 +543,45 @@ impl Emitter {
         };
         let d = self.target(x.d, RAX);
         self.a.lea(sz, d, mem);
+        if x.op == Op::Lea16 {
+            self.a.movzx(Sz::W, d, d);
+        }
         self.done(x.d, d);
+    }
+
+    /// The host divides what surely fits; the rest, and what raises an exception, is the interpreter's.
+    pub(super) fn divide(&mut self, x: &Inst) {
+        if pinned(x.d).is_none() || pinned(x.b).is_none() || x.d == x.b {
+            return self.interpret(x);
+        }
+        let (sz, signed) = (Sz::log2(x.aux & 7), x.aux & 0x80 != 0);
+        self.save_now();
+        self.load_into(RDX, x.b);
+        self.load_into(RAX, x.d);
+        self.load_into(RCX, x.a);
+        let site = self.site(self.i);
+        let bad = if signed {
+            // The dividend is its low half, sign-extended; the divisor is neither 0 nor -1.
+            self.a.alu_imm(Alu::Add, sz, RCX, 1);
+            self.a.alu_imm(Alu::Cmp, sz, RCX, 1);
+            let odd = self.a.jcc(cc::BE);
+            self.a.alu_imm(Alu::Sub, sz, RCX, 1);
+            self.a.shift_imm(Shift::Sar, sz, RAX, if sz == Sz::Q { 63 } else { 31 });
+            self.a.alu(Alu::Cmp, sz, RAX, RDX);
+            let wide = self.a.jcc(cc::NE);
+            self.load_into(RAX, x.d);
+            [Some(odd), Some(wide)]
+        } else {
+            self.a.alu(Alu::Cmp, sz, RDX, RCX);
+            [Some(self.a.jcc(cc::B ^ 1)), None]
+        };
+        self.a.group3(if signed { 7 } else { 6 }, sz, RCX);
+        self.set(x.d, RAX);
+        if !on(Mutant::Remainder) {
+            self.set(x.b, RDX);
+        }
+        self.flags = Flags::Memory;
+        self.cold(bad, Reload::Nothing, site);
     }
 }
 

@@ -3,8 +3,8 @@
 use ir::Block;
 use ir::op::{FLAG_R, Inst, NONE, Op, TIER_BUDGET, call_flags};
 
-use super::{Cold, DirectExit, Emitter, Flags, Leave, temp_index};
-use crate::asm::{Alu, Hole, R14, RAX, RCX, RDX, Shift, Sz, at, cc};
+use super::{Cold, DirectExit, Emitter, Flags, Leave, Reload, temp_index};
+use crate::asm::{Alu, Hole, Map, R14, RAX, RCX, RDX, Shift, Sz, at, cc};
 use crate::layout::word;
 use crate::mutants::{Mutant, on};
 
@@ -25,6 +25,7 @@ impl Emitter {
 
     /// Before a skip and where it lands everything is in memory.
     pub(super) fn settle(&mut self) {
+        self.pair_evict(self.i);
         if self.flags == Flags::Host && self.needed[self.i] {
             self.a.save_flags();
             self.a.store(Sz::D, word(FLAG_R), RAX);
@@ -101,13 +102,18 @@ impl Emitter {
             }
             self.put_marked(constants);
             self.a.mov_imm(RAX, u64::from(site));
-            let to = self.stubs.op;
+            let to = self.op_stub();
             self.a.call_to(to);
-            if reload != NONE && !on(Mutant::Reload) {
-                self.a.mov(Sz::Q, R14, word(reload));
+            match reload {
+                Reload::Nothing => {}
+                Reload::Temp(s) if on(Mutant::Reload) => debug_assert!(s.is_temp()),
+                Reload::Temp(s) => self.a.mov(Sz::Q, R14, word(s)),
+                Reload::Pair(r, s) => self.a.sse(Map::Of, 0x28, r.0, word(s).into()),
+                Reload::Word(r, s) => self.a.sse(Map::OfF3, 0x7e, r.0, word(s).into()),
             }
             self.a.jmp_to(back);
         }
+        self.finish_guards();
         for n in 0..self.leaves.len() {
             let Leave { mut hole, pc, chain, undone } = self.leaves[n];
             self.a.fill_here(hole);
@@ -154,6 +160,6 @@ impl Emitter {
         self.a.alu(Alu::Cmp, Sz::Q, RAX, a);
         let bad = self.a.jcc(cc::NE);
         self.flags = Flags::Memory;
-        self.cold([Some(bad), None], NONE, site);
+        self.cold([Some(bad), None], Reload::Nothing, site);
     }
 }

@@ -4,8 +4,8 @@ use ir::op::{FLAG_R, Inst, MemRef, NONE, Slot, TIER_TAG};
 use ir::{AluOp, AtomicOp};
 
 use super::arithmetic::host_alu;
-use super::{Emitter, Flags};
-use crate::asm::{Alu, Hole, Map, Mem, R14, R15, RAX, RCX, RDX, Shift, Sz, at, cc, indexed};
+use super::{Emitter, Flags, Reload};
+use crate::asm::{Alu, Hole, Map, Mem, R14, R15, RAX, RBX, RCX, RDX, Shift, Sz, at, cc, indexed};
 use crate::layout::word;
 use crate::mutants::{Mutant, on};
 
@@ -114,7 +114,7 @@ impl Emitter {
             _ => {}
         }
         self.done(x.d, d);
-        let reload = if d == R14 { x.d } else { NONE };
+        let reload = if d == R14 { Reload::Temp(x.d) } else { Reload::Nothing };
         self.cold([Some(miss), None], reload, site);
     }
 
@@ -136,43 +136,7 @@ impl Emitter {
             }
         }
         let site = self.site(self.i);
-        self.cold([Some(miss), None], NONE, site);
-    }
-
-    pub(super) fn wide(&mut self, x: &Inst, write: bool) {
-        let m = MemRef::unpack(x.aux, x.imm);
-        if !Self::plain(m) {
-            return self.interpret(x);
-        }
-        self.save_now();
-        if write {
-            self.pair_in_memory(x.d);
-        }
-        let place = self.address(x, m, 16);
-        let odd = (m.aligned && !on(Mutant::Aligned)).then(|| {
-            let base = place.base.unwrap_or(RDX);
-            let r = if place.disp == 0 {
-                base
-            } else {
-                self.a.lea(Sz::D, RAX, place);
-                RAX
-            };
-            self.a.test_imm(Sz::B, r, 15);
-            self.a.jcc(cc::NE)
-        });
-        let miss = self.lookup(place, 16, write);
-        let there = Self::bytes_at(place);
-        let site = self.site(self.i);
-        if write {
-            // movups
-            self.a.sse(Map::Of, 0x10, 0, word(x.d).into());
-            self.a.sse(Map::Of, 0x11, 0, there.into());
-        } else {
-            self.a.sse(Map::Of, 0x10, 0, there.into());
-            self.a.sse(Map::Of, 0x11, 0, word(x.d).into());
-            self.pair_written(x.d);
-        }
-        self.cold([Some(miss), odd], NONE, site);
+        self.cold([Some(miss), None], Reload::Nothing, site);
     }
 
     /// Arithmetic on memory.
@@ -229,7 +193,7 @@ impl Emitter {
             self.a.store(Sz::D, word(FLAG_R), RAX);
         }
         self.flags = Flags::Memory;
-        self.cold([Some(miss), None], NONE, site);
+        self.cold([Some(miss), None], Reload::Nothing, site);
     }
 
     pub(super) fn atomic(&mut self, x: &Inst) {
@@ -266,7 +230,7 @@ impl Emitter {
             }
             _ => {}
         }
-        let mut reload = NONE;
+        let mut reload = Reload::Nothing;
         if plain.is_none() {
             match m.log2 {
                 0 => self.a.movzx(Sz::B, RCX, RCX),
@@ -276,7 +240,7 @@ impl Emitter {
             }
             self.set(x.d, RCX);
             if self.held == x.d {
-                reload = x.d;
+                reload = Reload::Temp(x.d);
             }
         }
         self.cold([Some(miss), None], reload, site);
@@ -311,8 +275,37 @@ impl Emitter {
             _ => {}
         }
         self.set(x.d, RAX);
-        let reload = if self.held == x.d { x.d } else { NONE };
+        let reload = if self.held == x.d { Reload::Temp(x.d) } else { Reload::Nothing };
         self.cold([Some(miss), None], reload, site);
+    }
+
+    /// CMPXCHG16B wants RBX, which is pinned, and an address in a register that it does not use itself: R14.
+    pub(super) fn cas128(&mut self, x: &Inst) {
+        let m = MemRef { disp: 0, scale: 0, ..MemRef::unpack(x.aux, x.imm) };
+        if !Self::plain(m) || !self.features.cx16 || !x.d.is_temp() || !x.b.is_temp() {
+            return self.interpret(x);
+        }
+        self.save_now();
+        self.pair_in_memory(x.d);
+        self.pair_in_memory(x.b);
+        let place = self.address(&Inst { b: NONE, ..*x }, m, 16);
+        let odd = self.unaligned(place);
+        let miss = self.lookup(place, 16, true);
+        let site = self.site(self.i);
+        self.a.lea(Sz::Q, RDX, Self::bytes_at(place));
+        self.evict();
+        self.a.mov(Sz::Q, R14, RDX);
+        self.a.push(RBX);
+        for (r, s) in [(RAX, x.d), (RDX, Slot(x.d.0 | 1)), (RBX, x.b), (RCX, Slot(x.b.0 | 1))] {
+            self.a.mov(Sz::Q, r, word(s));
+        }
+        self.a.byte(0xf0);
+        self.a.ins(Sz::Q, Map::Of, 0xc7, 1, at(R14, 0).into(), (false, false));
+        self.a.pop(RBX);
+        self.a.store(Sz::Q, word(x.d), RAX);
+        self.a.store(Sz::Q, word(Slot(x.d.0 | 1)), RDX);
+        self.pair_written(x.d);
+        self.cold([Some(miss), Some(odd)], Reload::Nothing, site);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use ir::op::{FLAG_R, Inst, NONE, Op, Slot};
 
-use super::{Cold, Emitter, Flags, Site, temp_index};
+use super::{Cold, Emitter, Flags, Reload, Site, temp_index};
 use crate::asm::{Hole, R14, RAX, RCX, Reg, Rm, Sz};
 use crate::layout::{pinned, word};
 use crate::mutants::{Mutant, on};
@@ -19,7 +19,7 @@ impl Emitter {
     }
 
     /// Host flags are about to be destroyed by an operation that does not change the guest's.
-    pub(super) fn clobber(&mut self) {
+    pub(crate) fn clobber(&mut self) {
         if self.flags == Flags::Host && self.needed[self.i + 1] && !on(Mutant::Clobbered) {
             self.a.save_flags();
             self.a.store(Sz::D, word(FLAG_R), RAX);
@@ -149,7 +149,7 @@ impl Emitter {
     }
 
     /// Put `r`, a scratch register, into slot `d`.
-    pub(super) fn set(&mut self, d: Slot, r: Reg) {
+    pub(crate) fn set(&mut self, d: Slot, r: Reg) {
         let t = self.target(d, r);
         if t != r {
             self.a.mov(Sz::Q, t, r);
@@ -172,10 +172,16 @@ impl Emitter {
         let site = self.site(self.i);
         self.put_marked(self.cold_mark);
         self.a.mov_imm(RAX, u64::from(site));
-        let to = self.stubs.op;
+        let to = self.op_stub();
         self.a.call_to(to);
         if writes {
             self.forget_constant(x.d);
+            if x.op == Op::Divide {
+                self.forget_constant(x.b);
+                if self.held == x.b {
+                    self.held = NONE;
+                }
+            }
             let wide = matches!(x.op, Op::Load128 | Op::Mov128 | Op::Vec | Op::Fp | Op::Cas128);
             if wide {
                 self.forget_constant(Slot(x.d.0 | 1));
@@ -187,7 +193,7 @@ impl Emitter {
         self.flags = Flags::Memory;
     }
 
-    pub(super) fn cold(&mut self, from: [Option<Hole>; 2], reload: Slot, site: u32) {
+    pub(super) fn cold(&mut self, from: [Option<Hole>; 2], reload: Reload, site: u32) {
         let back = self.a.here();
         self.cold.push(Cold { from, back, site, reload, constants: self.cold_mark });
     }

@@ -219,8 +219,14 @@ fn shifts_and_single_operands() {
         (Shift::Shr, Mnemonic::Shr),
         (Shift::Sar, Mnemonic::Sar),
     ];
-    const GROUP: [(u8, Mnemonic); 4] =
-        [(2, Mnemonic::Not), (3, Mnemonic::Neg), (4, Mnemonic::Mul), (5, Mnemonic::Imul)];
+    const GROUP: [(u8, Mnemonic); 6] = [
+        (2, Mnemonic::Not),
+        (3, Mnemonic::Neg),
+        (4, Mnemonic::Mul),
+        (5, Mnemonic::Imul),
+        (6, Mnemonic::Div),
+        (7, Mnemonic::Idiv),
+    ];
     for sz in SIZES {
         for rm in operands() {
             for (op, name) in SHIFTS {
@@ -251,6 +257,21 @@ fn products_and_bits() {
         }
         for (d, s) in regs().flat_map(|d| regs().map(move |s| (d, s))) {
             check(Mnemonic::Bt, &[Want::Reg(gpr(sz, d)), Want::Reg(gpr(sz, s))], |a| a.bt(sz, d, s));
+        }
+    }
+    for r in regs() {
+        for rm in operands() {
+            check(Mnemonic::Popcnt, &[Want::Reg(gpr(Sz::Q, r)), want(Sz::Q, rm)], |a| a.popcnt(r, rm));
+        }
+        for (d, n) in regs().flat_map(|d| [1, 31, 63].map(|n| (d, n))) {
+            let ops = [Want::Reg(gpr(Sz::Q, d)), Want::Reg(gpr(Sz::Q, r)), Want::Imm(n.into(), 8)];
+            check(Mnemonic::Shrd, &ops, |a| a.shrd_imm(d, r, n));
+        }
+    }
+    for m in operands() {
+        if let Rm::M(m) = m {
+            check(Mnemonic::Ldmxcsr, &[Want::Mem(m, 4)], |a| a.ldmxcsr(m));
+            check(Mnemonic::Stmxcsr, &[Want::Mem(m, 4)], |a| a.stmxcsr(m));
         }
     }
     for (sz, r) in [Sz::D, Sz::Q].into_iter().flat_map(|sz| regs().map(move |r| (sz, r))) {

@@ -3,3 +3,4 @@
 mod asm;
 mod blocks;
 mod random;
+mod vectors;

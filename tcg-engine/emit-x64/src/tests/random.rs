@@ -106,24 +106,30 @@ const ALU: [AluOp; 13] = [
     AluOp::Bt,
 ];
 
-struct Gen<'a> {
-    r: &'a mut Random,
-    b: Builder,
+pub struct Gen<'a> {
+    pub r: &'a mut Random,
+    pub b: Builder,
     /// Temporaries that are written on every way here.
-    temps: Vec<Slot>,
+    pub temps: Vec<Slot>,
+    /// Pairs of them.
+    pub pairs: Vec<Slot>,
     /// Temporaries of before the open skip, which its body may change.
     outer: Vec<Slot>,
     /// Whether flags may be written: what may stop is over.
-    free: bool,
+    pub free: bool,
+    /// Whether the block uses vector registers.
+    vectors: bool,
 }
 
 /// A block at `pc` of some guest instructions.
 pub fn block(r: &mut Random, pc: u64) -> Block {
-    let mut g = Gen { r, b: Builder::new(pc), temps: vec![], outer: vec![], free: false };
+    let vectors = r.below(2) == 0;
+    let mut g = Gen { r, b: Builder::new(pc), temps: vec![], pairs: vec![], outer: vec![], free: false, vectors };
     let n = 1 + g.r.below(8);
     for i in 0..n {
         g.b.instruction(pc + 4 * i, 4);
         g.temps.clear();
+        g.pairs.clear();
         if i > 0 && g.r.below(6) == 0 {
             let (c, to) = (g.r.below(16) as u8, pc + 4 * g.r.below(0x800));
             g.b.full(Op::ExitCond, c, NONE, NONE, NONE, to);
@@ -156,8 +162,15 @@ impl Gen<'_> {
         if self.r.below(2) == 0 {
             self.skip(true);
         }
-        if self.r.below(2) == 0 {
-            self.access();
+        if self.vectors && self.r.below(2) == 0 {
+            self.vector_temps();
+        }
+        match self.r.below(5) {
+            0 | 1 => self.access(),
+            4 => self.divide(),
+            2 if self.vectors => self.vector_effect(),
+            3 if self.vectors && self.r.below(2) == 0 => self.vector_compare(),
+            _ => {}
         }
         self.free = true;
         for _ in 0..self.r.below(4) {
@@ -167,13 +180,15 @@ impl Gen<'_> {
         for _ in 0..self.r.below(4) {
             if self.r.below(4) == 0 {
                 self.skip(false);
+            } else if self.vectors && self.r.below(2) == 0 {
+                self.vector_guest();
             } else {
                 self.guest();
             }
         }
     }
 
-    fn word(&mut self) -> Slot {
+    pub fn word(&mut self) -> Slot {
         Slot(8 + self.r.below(20) as u16)
     }
 
@@ -186,7 +201,7 @@ impl Gen<'_> {
         self.temps[self.r.below(self.temps.len() as u64) as usize]
     }
 
-    fn source(&mut self) -> Slot {
+    pub fn source(&mut self) -> Slot {
         if !self.temps.is_empty() && self.r.below(3) != 0 { self.old_temp() } else { self.word() }
     }
 
@@ -223,12 +238,13 @@ impl Gen<'_> {
             }
             14 => {
                 let (a, b) = (if self.r.below(4) == 0 { NONE } else { a }, if self.r.below(3) == 0 { NONE } else { b });
-                let op = [Op::Lea, Op::Lea32][self.r.below(2) as usize];
+                let op = [Op::Lea, Op::Lea32, Op::Lea16][self.r.below(3) as usize];
                 self.b.full(op, self.r.below(4) as u8, d, a, b, v as i32 as u64);
             }
             15 => self.b.full(Op::Cond, self.r.below(16) as u8, d, NONE, NONE, 0),
             16 => self.b.full(Op::SelectCond, self.r.below(16) as u8, d, a, b, 0),
             17 => self.b.op(Op::FlagsGet, d, NONE, NONE),
+            18 if self.r.below(2) == 0 => self.b.full(Op::Extr64, 0, d, a, b, v & 63),
             18 => self.b.full(Op::Bswap, [32, 64][self.r.below(2) as usize], d, a, NONE, 0),
             _ if !self.free => self.b.op_imm(Op::MovI, d, NONE, v),
             _ => self.arithmetic(d, a, b, v),
@@ -284,6 +300,7 @@ impl Gen<'_> {
             self.b.skip_unless(flags::Cond(c))
         };
         let before = self.temps.len();
+        let pairs = self.pairs.len();
         self.outer = self.temps.clone();
         for _ in 0..1 + self.r.below(3) {
             let change = !self.outer.is_empty() && self.r.below(2) == 0;
@@ -294,9 +311,22 @@ impl Gen<'_> {
             };
             self.write(d);
         }
+        if self.vectors && !temps_only && self.r.below(2) == 0 {
+            self.vector_guest();
+        }
         self.b.close(s);
         // What only the body has written is not there on the other way.
         self.temps.truncate(before);
+        self.pairs.truncate(pairs);
+    }
+
+    fn divide(&mut self) {
+        let (d, b) = (Slot(8), Slot(10));
+        let (a, aux) = (self.source(), [2, 3, 0x82, 0x83][self.r.below(4) as usize]);
+        if [d, b].contains(&a) && self.r.below(4) != 0 {
+            return;
+        }
+        self.b.full(Op::Divide, aux, d, a, b, 0);
     }
 
     fn access(&mut self) {

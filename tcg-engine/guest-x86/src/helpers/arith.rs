@@ -22,58 +22,41 @@ fn set16(regs: &mut Regs, s: ir::Slot, v: u64) {
     regs.set(s, regs.get(s) & !0xffff | v & 0xffff);
 }
 
-/// Store quotient and remainder of a division of `bits`.
+/// Store quotient and remainder of a division of 8 or 16 bits.
 fn store(regs: &mut Regs, bits: u32, quotient: u64, remainder: u64) {
-    match bits {
-        8 => set16(regs, RAX, low(quotient, 8) | low(remainder, 8) << 8),
-        16 => {
-            set16(regs, RAX, quotient);
-            set16(regs, RDX, remainder);
-        }
-        _ => {
-            regs.set(RAX, low(quotient, bits));
-            regs.set(RDX, low(remainder, bits));
-        }
+    if bits == 8 {
+        return set16(regs, RAX, low(quotient, 8) | low(remainder, 8) << 8);
     }
+    set16(regs, RAX, quotient);
+    set16(regs, RDX, remainder);
 }
 
-/// The dividend: AX for bytes, else rDX:rAX.
-fn dividend(regs: &Regs, bits: u32) -> u128 {
-    if bits == 8 {
-        return u128::from(regs.get(RAX) & 0xffff);
-    }
-    u128::from(low(regs.get(RDX), bits)) << bits | u128::from(low(regs.get(RAX), bits))
+/// The dividend: AX for bytes, else DX:AX.
+fn dividend(regs: &Regs, bits: u32) -> u64 {
+    let ax = low(regs.get(RAX), 16);
+    if bits == 8 { ax } else { low(regs.get(RDX), 16) << 16 | ax }
 }
 
 pub(super) fn div<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, a: u64, _: u64, bits: u32) -> Ret {
-    let (n, d) = (dividend(regs, bits), u128::from(low(a, bits)));
-    // The common case needs no 128-bit division.
-    let (q, r) = match (u64::try_from(n), d) {
-        (_, 0) => return cpu.fault(Exception::fault(exception::DE)),
-        (Ok(n), d) => (u128::from(n / d as u64), n % d as u64),
-        (_, d) => (n / d, (n % d) as u64),
-    };
-    if q > u128::from(u64::MAX >> (64 - bits)) {
-        return cpu.fault(Exception::fault(exception::DE));
+    let (n, d) = (dividend(regs, bits), low(a, bits));
+    match n.checked_div(d) {
+        Some(q) if q == low(q, bits) => {
+            store(regs, bits, q, n % d);
+            done(0)
+        }
+        _ => cpu.fault(Exception::fault(exception::DE)),
     }
-    store(regs, bits, q as u64, r);
-    done(0)
 }
 
 pub(super) fn idiv<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, a: u64, _: u64, bits: u32) -> Ret {
-    let n = dividend(regs, bits);
-    let wide = 128 - 2 * bits;
-    let n = ((n << wide) as i128) >> wide;
-    let d = i128::from(signed(a, bits));
-    // i128::MIN / -1 overflows even here.
-    let (Some(q), Some(r)) = (n.checked_div(d), n.checked_rem(d)) else {
-        return cpu.fault(Exception::fault(exception::DE));
-    };
-    if q != i128::from(signed(q as u64, bits)) {
-        return cpu.fault(Exception::fault(exception::DE));
+    let (n, d) = (signed(dividend(regs, bits), 2 * bits), signed(a, bits));
+    match n.checked_div(d) {
+        Some(q) if q == signed(q as u64, bits) => {
+            store(regs, bits, q as u64, (n % d) as u64);
+            done(0)
+        }
+        _ => cpu.fault(Exception::fault(exception::DE)),
     }
-    store(regs, bits, q as u64, r as u64);
-    done(0)
 }
 
 /// (value, CF) of rotating `bits` and the carry as one ring.

@@ -102,7 +102,7 @@ const WRITE: u8 = READS_STATE | WRITES_STATE;
 
 helpers! {
     // Arithmetic.
-    /// rDX:rAX / a, unsigned; imm = size in bits.
+    /// AX or DX:AX / a, unsigned; imm = size in bits, 8 or 16.
     Div: ALL => arith::div;
     /// The same, signed.
     Idiv: ALL => arith::idiv;

@@ -5,6 +5,7 @@ use ir::flags::Kind;
 use ir::{NONE, Op, Rel, Slot};
 
 use super::{Flow, Lifted, Lifter};
+use crate::exception;
 use crate::helpers::Helper;
 use crate::state::{RAX, RDX};
 
@@ -94,6 +95,15 @@ impl Lifter {
     fn divide(&mut self, h: Helper) -> Lifted {
         let bits = self.bits(0);
         let v = self.read(0);
+        if bits >= 32 {
+            let signed = if h == Helper::Idiv { 0x80 } else { 0 };
+            let aux = if bits == 64 { 3 } else { 2 } | signed;
+            self.b.full(Op::Divide, aux, RAX, v, RDX, exception::DE.into());
+            for r in [RAX, RDX] {
+                self.set_clean(r, bits == 32);
+            }
+            return Some(Flow::Next);
+        }
         self.call(NONE, h, v, NONE, bits);
         Some(Flow::Next)
     }

@@ -5,6 +5,7 @@
 
 use super::code::{Base, Ins, Operand};
 use super::program::Gen;
+use crate::tests::harness::DATA;
 use crate::tests::random::Random;
 
 impl Gen<'_> {
@@ -344,7 +345,48 @@ impl Gen<'_> {
         let rm = if self.r.below(2) == 0 { self.mem() } else { Operand::Reg(self.r.below(16) as u8) };
         let pick = |r: &mut Random, list: &[u8]| list[r.below(list.len() as u64) as usize];
         let no = |prefixes, op, rm| Ins { size: 4, prefixes, op, reg: x, rm, imm: &[], rex: false };
-        match self.r.below(8) {
+        match self.r.below(11) {
+            8 => {
+                // Halves and lanes.
+                let (p, op): (&[u8], u8) = [
+                    (&[][..], 0x12),
+                    (&[], 0x13),
+                    (&[], 0x16),
+                    (&[], 0x17),
+                    (&[0x66], 0x14),
+                    (&[0x66], 0x15),
+                    (&[0xf3], 0x16),
+                    (&[0xf2], 0x12),
+                ][self.r.below(8) as usize];
+                let rm = if matches!((p, op), ([], 0x13 | 0x17)) { self.mem() } else { rm };
+                self.c.ins(no(p, &[0x0f, op], rm));
+            }
+            9 => {
+                let n = [self.r.next() as u8];
+                let (d, y) = (self.dst(), Operand::Reg(self.r.below(16) as u8));
+                let s = Operand::Reg(self.any());
+                match self.r.below(6) {
+                    // PINSRW, PEXTRW, SHUFPS, PALIGNR, PSHUFB, ROUNDSD
+                    0 => self.c.ins(Ins { imm: &n, ..no(&[0x66], &[0x0f, 0xc4], s) }),
+                    1 => self.c.ins(Ins { reg: d, imm: &n, ..no(&[0x66], &[0x0f, 0xc5], y) }),
+                    2 => self.c.ins(Ins { imm: &n, ..no(&[], &[0x0f, 0xc6], rm) }),
+                    3 => self.c.ins(Ins { imm: &n, ..no(&[0x66], &[0x0f, 0x3a, 0x0f], rm) }),
+                    4 => self.c.ins(no(&[0x66], &[0x0f, 0x38, 0x00], rm)),
+                    _ => self.c.ins(Ins { imm: &n, ..no(&[0x66], &[0x0f, 0x3a, 0x0b], rm) }),
+                }
+            }
+            10 => {
+                let at = Operand::Mem { base: Base::None, index: None, disp: (DATA + 0x20) as i32 };
+                if self.r.below(2) == 0 {
+                    // STMXCSR
+                    self.c.ins(Ins { reg: 3, ..no(&[], &[0x0f, 0xae], at) });
+                } else {
+                    let masks = if self.r.below(4) == 0 { self.r.next() as u32 & 0x1f80 } else { 0x1f80 };
+                    let v = masks | self.r.next() as u32 & 0xe07f;
+                    self.c.ins(Ins { reg: 0, imm: &v.to_le_bytes(), ..no(&[], &[0xc7], at) });
+                    self.c.ins(Ins { reg: 2, ..no(&[], &[0x0f, 0xae], at) });
+                }
+            }
             0 | 1 => {
                 let op = pick(self.r, &INTEGER);
                 self.c.ins(no(&[0x66], &[0x0f, op], rm));

