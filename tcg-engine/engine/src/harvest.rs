@@ -74,3 +74,7 @@ fn patience(on_demand: bool) -> impl FnMut() -> bool {
         Instant::now() < end
     }
 }
+
+#[cfg(test)]
+#[path = "harvest_tests.rs"]
+mod tests;

@@ -15,7 +15,7 @@ use state::{Left, MEMFD_BYTES, ROW_BYTES, StateArea};
 use crate::{BOARD, Islet, Said};
 
 /// Bytes of RAM.
-pub const RAM: u64 = 1 << 20;
+pub const RAM: u64 = 5 << 20;
 /// Row of the state area.
 const ROW: u16 = 3;
 

@@ -1,6 +1,7 @@
 //! Dirty tracking of an engine's process, tortured: a guest and a foreign writer write all the time, rounds of harvests copy what
 //! they find, and in the end the copy is RAM, every page of it.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use bare::Islet;
 use bare::solo::{RAM, World, wake};
-use guest::bare::{DIRTY, DIRTY_AT, DIRTY_COUNTER, DIRTY_DATA, DIRTY_PORT};
+use guest::bare::{DIRTY, DIRTY_AT, DIRTY_COUNTER, DIRTY_PORT};
 use guest_memory::mutants::{Mutant, plant};
 use guest_memory::{DirtyLog, PAGE_SIZE, Ram, VcpuState};
 use rand::rngs::SmallRng;
@@ -18,7 +19,9 @@ use rand::{Rng, SeedableRng};
 /// Where the FACS is.
 const FACS: u64 = 0x2000;
 /// Pages that the foreign writer has for itself.
-const FOREIGN: std::ops::Range<u64> = 0xb_0000..0xf_0000;
+const FOREIGN: Range<u64> = 0x40_0000..0x48_0000;
+/// Those of them that it takes its time for, so that nothing else marks them.
+const SLOW: Range<u64> = 0x44_0000..0x48_0000;
 /// A port of the serial port, which has no process here.
 const NOBODY: u32 = 0x3f8;
 /// For something to happen that must.
@@ -81,13 +84,13 @@ impl Rig {
         Ok(())
     }
 
-    /// Stop the guest, make the last round, and answer the pages that are not in the copy.
-    fn finish(&mut self) -> Result<Vec<u64>> {
+    /// Stop the guest, make the last round, and answer the pages that are not in the copy. `except` is who still writes.
+    fn finish(&mut self, except: &Range<u64>) -> Result<Vec<u64>> {
         self.engine.must(|mut m| m.set_pause(()))?;
         self.round(true)?;
         let mut page = [0; PAGE_SIZE as usize];
         let mut lost = Vec::new();
-        for at in (0..RAM).step_by(PAGE_SIZE as usize) {
+        for at in (0..RAM).step_by(PAGE_SIZE as usize).filter(|at| !except.contains(at)) {
             self.ram.read(at, &mut page).context("outside of RAM")?;
             if self.copy[at as usize..][..page.len()] != page {
                 lost.push(at);
@@ -125,15 +128,14 @@ fn foreign(world: &World, stop: &Arc<AtomicBool>, mutant: Option<Mutant>) -> Res
                 break;
             }
             let slow = n.is_multiple_of(64);
-            let range = if slow || rng.random() { FOREIGN } else { DIRTY_DATA };
-            let at = rng.random_range(range) & !7;
+            let at = rng.random_range(if slow { SLOW } else { FOREIGN.start..SLOW.start }) & !7;
             let number = log.vcpu(0)?.harvest;
             let begun = number.load(Ordering::Acquire);
             let (written, code) = log.write(at, 8, || {
                 while slow && number.load(Ordering::Acquire) < begun + 2 && !stop.load(Ordering::Acquire) {
                     std::thread::yield_now();
                 }
-                ram.store_u64(at, n << 32)
+                ram.store_u64(at, n)
             });
             written?;
             // There is no code in those pages.
@@ -143,29 +145,47 @@ fn foreign(world: &World, stop: &Arc<AtomicBool>, mutant: Option<Mutant>) -> Res
     }))
 }
 
-/// Many rounds; answers the pages that were lost.
-fn torture(rounds: u32, mutant: Option<Mutant>) -> Result<Vec<u64>> {
+/// Who has a bug.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bug {
+    Nowhere,
+    Writer(Mutant),
+    Harvester(Mutant),
+}
+
+/// Many rounds, and stops in between; answers the pages that were lost.
+fn torture(rounds: u32, bug: Bug) -> Result<Vec<u64>> {
     let mut rig = Rig::new(DIRTY)?;
     rig.until("the guest does not begin", |r| r.count() > 0)?;
     let stop = Arc::new(AtomicBool::new(false));
-    let writer = foreign(&rig.world, &stop, mutant)?;
+    let in_writer = if let Bug::Writer(mutant) = bug { Some(mutant) } else { None };
+    let writer = foreign(&rig.world, &stop, in_writer)?;
+    let in_harvester = if let Bug::Harvester(mutant) = bug { Some(mutant) } else { None };
+    plant(in_harvester);
     rig.engine.harvest(true)?;
     for n in 0..rounds {
         let begun = Instant::now();
-        rig.round(n % 3 != 0)?;
-        if n % 64 == 63 {
-            rig.engine.must(|mut m| m.set_pause(()))?;
-            rig.round(n % 128 == 127)?;
+        rig.round(n % 3 != 0 && in_harvester.is_none())?;
+        if n % 8 == 7 {
+            // Right behind a round, so that what it has lost has not been written again.
+            let lost = rig.finish(&FOREIGN)?;
+            if !lost.is_empty() {
+                stop.store(true, Ordering::Release);
+                eprintln!("{} pages were lost after {n} rounds", lost.len());
+                return Ok(lost);
+            }
             rig.engine.must(|mut m| m.set_run(()))?;
+        } else {
+            std::thread::sleep(Duration::from_millis(1).saturating_sub(begun.elapsed()));
         }
-        std::thread::sleep(Duration::from_millis(1).saturating_sub(begun.elapsed()));
+        if n % 64 == 0 {
+            let at = rig.count();
+            rig.until("the guest stands still", |r| r.count() > at)?;
+        }
     }
-    // Not a guest that stands still, and not rounds that always find everything.
-    let at = rig.count();
-    rig.until("the guest stands still", |r| r.count() > at)?;
     stop.store(true, Ordering::Release);
     writer.join().ok().flatten().context("the foreign writer failed")?;
-    let lost = rig.finish()?;
+    let lost = rig.finish(&(0..0))?;
     ensure!(rig.pages > RAM / PAGE_SIZE + u64::from(rounds), "{} pages in {rounds} rounds", rig.pages);
     rig.engine.must(|m| m.init_engine().set_dirty_stop(()))?;
     Ok(lost)
@@ -177,14 +197,23 @@ fn rounds() -> u32 {
 
 #[test]
 fn no_page_that_is_written_is_lost() -> Result<()> {
-    let lost = torture(rounds(), None)?;
+    let lost = torture(rounds(), Bug::Nowhere)?;
     ensure!(lost.is_empty(), "{lost:x?} are not in the copy");
     Ok(())
 }
 
 #[test]
 fn a_writer_that_marks_only_before_it_writes_is_noticed() -> Result<()> {
-    ensure!(!torture(200, Some(Mutant::MarkFirst))?.is_empty(), "the torture is too weak");
+    ensure!(!torture(400, Bug::Writer(Mutant::MarkFirst))?.is_empty(), "the torture is too weak");
+    Ok(())
+}
+
+#[test]
+fn a_harvester_that_does_not_wait_or_collects_late_is_noticed() -> Result<()> {
+    for mutant in [Mutant::NoWait, Mutant::SwapAfterAck] {
+        let lost = torture(4000, Bug::Harvester(mutant))?;
+        ensure!(!lost.is_empty(), "the torture is too weak for {mutant:?}");
+    }
     Ok(())
 }
 
@@ -203,7 +232,7 @@ fn whoever_does_not_run_holds_no_harvest_up() -> Result<()> {
     for by_engine in [false, true] {
         rig.round(by_engine)?;
     }
-    let lost = rig.finish()?;
+    let lost = rig.finish(&(0..0))?;
     ensure!(lost.is_empty(), "{lost:x?} are not in the copy");
     ensure!(rig.state() == Some(VcpuState::Parked));
 
@@ -214,7 +243,7 @@ fn whoever_does_not_run_holds_no_harvest_up() -> Result<()> {
     for by_engine in [false, true] {
         rig.round(by_engine)?;
     }
-    ensure!(rig.finish()?.is_empty());
+    ensure!(rig.finish(&(0..0))?.is_empty());
     Ok(())
 }
 
@@ -225,7 +254,7 @@ fn rounds_need_a_session_and_a_loaded_state_is_new_to_everybody() -> Result<()> 
     ensure!(why.starts_with("dirty.none: "), "{why}");
     rig.engine.harvest(true)?;
     rig.round(true)?;
-    ensure!(rig.finish()?.is_empty());
+    ensure!(rig.finish(&(0..0))?.is_empty());
     ensure!(!rig.log.is_marked(FOREIGN.start));
     let left = rig.engine.save()?;
     rig.engine.load(left)?;
