@@ -1,11 +1,11 @@
 //! The harvest handshake: how whoever copies a VM's memory learns which pages to copy while others go on writing them.
 //!
-//! The rule to keep: **a page whose content is not in the copy has its bit in `D` or `B`.** A vCPU marks a page once and then
-//! writes it by a write tag without marking it again, so taking marks away is only allowed if the tags go too, and if
-//! everything that was written by them is in what is copied. Hence the order of a round: collect `D` into `B`; raise the
-//! number; wait until every vCPU has dropped its tags and said so; only then copy the pages of `B`. A store before the
-//! acknowledgement is in the copy, one after it has found no tag and has set the bit again. A device takes no part in the
-//! handshake, so it marks after it has written: if its mark was collected, its data is there to be copied.
+//! The rule to keep, once all vCPUs have acknowledged: **a page whose content is not in the copy has its bit in `D` or `B`.** A
+//! vCPU marks a page once and then writes it by a write tag without marking it again, so taking marks away is only allowed if
+//! the tags go too, and if everything that was written by them is in what is copied. Hence the order of a round: collect `D`
+//! into `B`; raise the number; wait until every vCPU has dropped its tags and said so; only then copy the pages of `B`. A store
+//! before the acknowledgement is in the copy, one after it has found no tag and has set the bit again. A device takes no part
+//! in the handshake, so it marks after it has written: if its mark was collected, its data is there to be copied.
 //!
 //! This file is the protocol and nothing else, generic over the atomics, so that a model checker runs the very code that the
 //! processes run (`model.rs`). `docs/dirty-tracking.md` says more.

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use code::CodeMemory;
-use guest_memory::PAGE_SIZE;
 use guest_memory::mutants::{Mutant, plant};
-use guest_x86::state::{attr, cr0, gpr};
-use guest_x86::{Seg, Segment};
+use guest_memory::{PAGE_SIZE, VcpuState};
+use guest_x86::state::{EFLAGS, RSP, attr, cr0, gpr};
+use guest_x86::{Attrs, Bus, Seg, Segment, flags};
 use link::{Link, Peer};
 
 use crate::Engine;
@@ -120,4 +120,44 @@ fn planted_bugs_lose_pages() {
             assert_ne!(lost(Some(mutant), emitted), [], "{mutant:?}, emitted: {emitted}");
         }
     }
+}
+
+#[test]
+fn the_frame_of_an_external_interrupt_is_marked_behind_the_wait_for_its_vector() {
+    const STACK: u64 = 0x8000;
+    let (e, board) = engine();
+    let machine = &e.machine;
+    let (marks, ram) = (&machine.memory.marks, &machine.memory.ram);
+    let mut v = e.vcpus[0].lock().unwrap();
+    for (register, value) in [(0xf0, 0x1ff), (0x350, 0x700)] {
+        v.bus().mmio_write(0xfee0_0000 + register, 4, value, Attrs { user: false }).unwrap();
+    }
+    // Interrupt 0x35 leads to a HLT; `push ax; hlt` gives the stack's page its tag.
+    ram.store_u32(4 * 0x35, 0x1000).unwrap();
+    ram.write(0x1000, &[0xf4]).unwrap();
+    ram.write(0x7000, &[0x50, 0xf4]).unwrap();
+    let runner = &mut v.runner;
+    runner.cpu.sys.idtr.limit = 0x3ff;
+    runner.cpu.sys.seg[Seg::Cs as usize] = runner.cpu.sys.seg[Seg::Cs as usize].real(0x700);
+    runner.regs.0.set(ir::PC, 0);
+    runner.regs.0.set(RSP, STACK + 0x1000);
+    runner.cpu.refresh(&mut runner.regs.0);
+    v.step(machine);
+    assert!(v.runner.cpu.sys.halted && marks.is_marked(STACK));
+
+    v.runner.regs.0.set(EFLAGS, flags::ONE | flags::IF);
+    board.set_extint(true);
+    machine.board_rang();
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            while marks.vcpu(0).unwrap().line.state() != VcpuState::Blocked {
+                std::thread::yield_now();
+            }
+            marks.harvest(|| (), || false).unwrap();
+            board.acknowledge(0x35).join().unwrap();
+        });
+        v.step(machine);
+    });
+    assert_eq!(v.runner.regs.0.get(ir::PC), 0x1001, "behind the handler's HLT");
+    assert!(marks.is_marked(STACK), "the frame's page");
 }
