@@ -24,6 +24,9 @@ const ACKS: u64 = PAGE_SIZE;
 /// Offset of the first bitmap.
 const BITMAPS: u64 = 2 * PAGE_SIZE;
 
+/// A page of a bitmap.
+type WordsOfPage = [AtomicU64; PAGE_SIZE as usize / 8];
+
 /// Where everything lies in the `dirty` memfd, as a function of the RAM file's length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirtyLayout {
@@ -161,10 +164,9 @@ impl DirtyLog {
     /// As [`Rounds::round`].
     pub fn harvest(&self, ring: impl FnOnce(), wait: impl FnMut() -> bool) -> std::result::Result<u64, Silent> {
         let collect = || {
-            for page in (0..self.layout.pages).step_by(64) {
-                if let (Some((d, _)), Some((b, _))) = (self.word(self.layout.d, page), self.word(self.layout.b, page)) {
-                    harvest::collect(d, b);
-                }
+            for off in (0..self.layout.bitmap_len).step_by(PAGE_SIZE as usize) {
+                let (d, b) = (self.at::<WordsOfPage>(self.layout.d + off), self.at::<WordsOfPage>(self.layout.b + off));
+                d.iter().zip(b).for_each(|(d, b)| harvest::collect(d, b));
             }
         };
         self.rounds().round(collect, ring, wait)
@@ -179,6 +181,9 @@ impl DirtyLog {
         let words = (0..self.layout.pages).step_by(64);
         words.filter_map(|page| {
             let bits = self.word(self.layout.b, page)?.0.load(Ordering::Acquire);
+            // Whatever a foreign back end may have set behind the end of RAM.
+            let inside = u64::MAX >> 64u64.saturating_sub(self.layout.pages - page);
+            let bits = bits & inside;
             (bits != 0).then_some((page * PAGE_SIZE, bits))
         })
     }
@@ -414,6 +419,8 @@ mod tests {
         log.mark(299 * PAGE_SIZE, 1);
         log.harvest(|| (), || false).unwrap();
         assert_eq!(pages(&log), [70, 71, 299], "what was not copied stays");
+        log.word(log.layout.d, 299).unwrap().0.fetch_or(1 << 63, Ordering::SeqCst);
+        log.harvest(|| (), || false).unwrap();
         log.copied(64 * PAGE_SIZE, 1 << 6);
         assert_eq!(pages(&log), [71, 299]);
     }
