@@ -207,7 +207,9 @@ impl<A: Atomic> Rounds<'_, A> {
         }
         let n = self.harvest.fetch_add(1).wrapping_add(1);
         // See `VcpuEnd::enter`.
-        A::fence();
+        if !on(Mutant::NoFenceInRound) {
+            A::fence();
+        }
         ring();
         for (index, vcpu) in self.vcpus.iter().enumerate() {
             while !vcpu.has_acked(n) && !on(Mutant::NoWait) {

@@ -55,24 +55,29 @@ struct World {
     d: Word,
     b: Word,
     harvest: Word,
-    vcpus: [VcpuLine<Word>; 1],
+    vcpus: Vec<VcpuLine<Word>>,
     page: AtomicU64,
 }
 
 impl World {
-    /// As a session begins: everything is marked.
+    /// As a session begins: everything is marked. One vCPU.
     fn new() -> Arc<World> {
+        World::with_vcpus(1)
+    }
+
+    fn with_vcpus(n: usize) -> Arc<World> {
+        let line = |_| VcpuLine { ack: Word::new(0), state: Word::new(VcpuState::Parked as u64) };
         Arc::new(World {
             d: Word::new(BIT),
             b: Word::new(0),
             harvest: Word::new(0),
-            vcpus: [VcpuLine { ack: Word::new(0), state: Word::new(VcpuState::Parked as u64) }],
+            vcpus: (0..n).map(line).collect(),
             page: AtomicU64::new(0),
         })
     }
 
-    fn vcpu(&self) -> VcpuEnd<'_, Word> {
-        VcpuEnd { harvest: &self.harvest, line: &self.vcpus[0] }
+    fn vcpu(&self, n: usize) -> VcpuEnd<'_, Word> {
+        VcpuEnd { harvest: &self.harvest, line: &self.vcpus[n] }
     }
 
     fn write(&self, value: u64) {
@@ -111,27 +116,28 @@ impl World {
 /// A vCPU with a TLB of one page.
 struct Vcpu<'a> {
     world: &'a World,
+    n: usize,
     tag: bool,
     seen: u64,
 }
 
 impl<'a> Vcpu<'a> {
-    fn new(world: &'a World) -> Self {
-        let mut vcpu = Vcpu { world, tag: false, seen: 0 };
+    fn new(world: &'a World, n: usize) -> Self {
+        let mut vcpu = Vcpu { world, n, tag: false, seen: 0 };
         vcpu.enter();
         vcpu
     }
 
     fn enter(&mut self) {
-        self.world.vcpu().enter();
+        self.world.vcpu(self.n).enter();
         if !on(Mutant::NotReread) {
             self.safepoint();
         }
     }
 
     fn safepoint(&mut self) {
-        let Vcpu { world, tag, seen } = self;
-        world.vcpu().safepoint(seen, || *tag = false);
+        let Vcpu { world, n, tag, seen } = self;
+        world.vcpu(*n).safepoint(seen, || *tag = false);
     }
 
     /// The slow path's part before the store.
@@ -159,7 +165,7 @@ impl<'a> Vcpu<'a> {
     }
 
     fn leave(&self, to: VcpuState) {
-        self.world.vcpu().leave(to);
+        self.world.vcpu(self.n).leave(to);
     }
 }
 
@@ -168,7 +174,7 @@ fn running() {
     let world = World::new();
     let theirs = world.clone();
     let thread = thread::spawn(move || {
-        let mut vcpu = Vcpu::new(&theirs);
+        let mut vcpu = Vcpu::new(&theirs, 0);
         vcpu.store(1);
         vcpu.safepoint();
         vcpu.store(2);
@@ -185,7 +191,7 @@ fn blocked() {
     let world = World::new();
     let theirs = world.clone();
     let thread = thread::spawn(move || {
-        let mut vcpu = Vcpu::new(&theirs);
+        let mut vcpu = Vcpu::new(&theirs, 0);
         vcpu.store(1);
         vcpu.leave(VcpuState::Blocked);
         vcpu.enter();
@@ -203,7 +209,7 @@ fn rounds() {
     let world = World::new();
     let theirs = world.clone();
     let thread = thread::spawn(move || {
-        let mut vcpu = Vcpu::new(&theirs);
+        let mut vcpu = Vcpu::new(&theirs, 0);
         vcpu.store(1);
         vcpu.safepoint();
         vcpu.store(2);
@@ -239,7 +245,7 @@ fn both() {
     let other = Arc::new(AtomicU64::new(0));
     let written = other.clone();
     let thread = thread::spawn(move || {
-        let mut vcpu = Vcpu::new(&theirs);
+        let mut vcpu = Vcpu::new(&theirs, 0);
         vcpu.store(1);
         vcpu.leave(VcpuState::Parked);
     });
@@ -261,8 +267,30 @@ fn both() {
     assert_eq!(second, 1, "the page is not in the copy");
 }
 
-/// Runs every interleaving of `model` (of those with at most `bound` preemptions, if it is not a long run) in a thread of its own, with this bug; what
-/// the checker says if it fails.
+/// Two vCPUs that write to the same page, each with a tag of its own.
+fn two() {
+    let world = World::with_vcpus(2);
+    let store = |n: usize| {
+        let theirs = world.clone();
+        thread::spawn(move || {
+            let mut vcpu = Vcpu::new(&theirs, n);
+            vcpu.store(1);
+            vcpu.safepoint();
+            vcpu.store(n as u64 + 2);
+            vcpu.leave(VcpuState::Parked);
+        })
+    };
+    let threads = [store(0), store(1)];
+    let mut copy = 0;
+    world.round(&mut copy);
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    world.finish(copy);
+}
+
+/// Runs every interleaving of `model` (of those with at most `bound` preemptions, two more in a long run) in a thread of its
+/// own, with this bug; what the checker says if it fails.
 fn check(mutant: Option<Mutant>, bound: Option<usize>, model: fn()) -> Result<(), String> {
     let text = |e: Box<dyn Any + Send>| match e.downcast::<String>() {
         Ok(text) => *text,
@@ -271,7 +299,8 @@ fn check(mutant: Option<Mutant>, bound: Option<usize>, model: fn()) -> Result<()
     let run = move || {
         plant(mutant);
         let mut checker = loom::model::Builder::new();
-        checker.preemption_bound = bound.filter(|_| std::env::var_os("ATOLL_LONG").is_none());
+        let more = if std::env::var_os("ATOLL_LONG").is_some() { 2 } else { 0 };
+        checker.preemption_bound = bound.map(|n| n + more);
         catch_unwind(AssertUnwindSafe(|| checker.check(model))).map_err(text)
     };
     std::thread::spawn(run).join().unwrap()
@@ -292,6 +321,7 @@ models! {
     nor_over_many_rounds rounds Some(3);
     no_write_of_a_device_is_lost device None;
     nor_beside_a_vcpu both Some(3);
+    no_store_of_two_vcpus_is_lost two Some(2);
 }
 
 macro_rules! mutants {
@@ -312,6 +342,7 @@ mutants! {
     mutant_device_marks_only_before_its_write_is_found MarkFirst device;
     mutant_tag_by_an_old_sample_is_found Sampled running;
     mutant_no_fence_on_return_is_found NoFence blocked;
+    mutant_no_fence_in_a_round_is_found NoFenceInRound blocked;
     mutant_number_not_read_on_return_is_found NotReread blocked;
     mutant_tag_without_a_mark_is_found NotMarked running;
 }

@@ -29,6 +29,7 @@ mutants! {
     MarkFirst: "a device marks a page only before it writes it",
     Sampled: "a write tag is installed because of a mark that was seen before a safepoint",
     NoFence: "a vCPU that goes on may read the harvest number before others see that it runs",
+    NoFenceInRound: "a harvester may see what vCPUs do before they can see the harvest number",
     NotReread: "a vCPU that goes on does not read the harvest number",
     NotMarked: "a page is not marked before it gets a write tag",
 }
