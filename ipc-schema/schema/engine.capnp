@@ -191,9 +191,10 @@ struct EngineRequest {
     statistics @11 :Void;
     addMemory @12 :MemorySlot;
     removeMemory @13 :UInt64;
-    dirtyStart @14 :Void;
-    dirtyHarvest @15 :Void;
-    dirtyStop @16 :Void;
+    dirtyStart @14 :Void;          # a session of harvests begins, whatever there was before: marks every page; answered by `harvest`
+    dirtyHarvest @15 :Void;        # one round: what was written goes from D to B; when `harvest` comes, every vCPU has
+                                   # acknowledged, and the pages of B may be copied. Not while pages of RAM are still to come.
+    dirtyStop @16 :Void;           # the session ends; nothing is undone
     vfio @17 :VfioAttach;
     setClock @18 :State.ClockState;
     resetAll @19 :Void;            # every vCPU and interrupt controller to power-on, parked; caches dropped
@@ -208,7 +209,7 @@ struct EngineReply {
     facts @2 :EngineFacts;
     statistics @3 :EngineStatistics;
     unsupported @4 :Text;          # the verb, and which engine or host would have it
-    harvest @5 :UInt64;
+    harvest @5 :UInt64;            # its number; the bits are in the `dirty` memfd (crate guest-memory)
   }
 }
 

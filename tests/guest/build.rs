@@ -8,11 +8,14 @@ use std::{env, fs};
 
 /// The payloads, as `src/bare.rs` names them.
 const PAYLOADS: [&str; 5] = ["beat", "echo", "pending", "reset", "sleep"];
+/// Those that are no kernels but bytes for one address.
+const FLAT: [(&str, &str); 1] = [("dirty", "0x1000")];
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=src/bare");
     println!("cargo::rerun-if-changed=build.rs");
-    match PAYLOADS.into_iter().try_for_each(assemble) {
+    let kernels = PAYLOADS.into_iter().try_for_each(|name| assemble(name, None));
+    match kernels.and_then(|()| FLAT.into_iter().try_for_each(|(name, at)| assemble(name, Some(at)))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             println!("cargo::error={why}");
@@ -21,14 +24,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn assemble(name: &str) -> Result<(), String> {
+/// A kernel, or bytes for the address `at`.
+fn assemble(name: &str, at: Option<&str>) -> Result<(), String> {
     let folder = Path::new("src/bare");
     let out = env::var_os("OUT_DIR").ok_or("cargo did not set OUT_DIR")?;
-    let image = Path::new(&out).join(name).with_extension("elf");
+    let image = Path::new(&out).join(name).with_extension(if at.is_some() { "bin" } else { "elf" });
     let mut compiler = Command::new("cc");
     compiler.args(["-m32", "-nostdlib", "-static", "-no-pie"]);
-    compiler.args(["-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,--no-warn-rwx-segments", "-Wl,-T"]);
-    compiler.arg(folder.join("link.ld")).arg("-o").arg(&image).arg(folder.join(name).with_extension("S"));
+    compiler.args(["-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,--no-warn-rwx-segments"]);
+    match at {
+        None => compiler.arg("-Wl,-T").arg(folder.join("link.ld")),
+        Some(at) => compiler.args(["-Wl,--oformat=binary", "-Wl,-e,start"]).arg(format!("-Wl,-Ttext={at}")),
+    };
+    compiler.arg("-o").arg(&image).arg(folder.join(name).with_extension("S"));
     let output = compiler.output().map_err(|error| format!("cc, which assembles the payloads: {error}"))?;
     if !output.status.success() {
         // One line for each of the compiler's, as cargo wants them.

@@ -2,25 +2,30 @@
 //!
 //! One bit per 4 KiB of guest-physical space from the start of RAM, indexed like the RAM file, in little-endian atomic
 //! words; on x86, where RAM starts at 0, `D` therefore *is* a vhost dirty log (`VHOST_SET_LOG_BASE`: bit n of the log is
-//! the page at guest-physical n × 4096). This file owns the layout and the marks; the harvest protocol that swaps `D`
-//! into `B` is the streamer's.
+//! the page at guest-physical n × 4096). This file owns the layout, the marks, and where the parties of a harvest find their
+//! words; in which order they use them is `harvest.rs`.
 #![expect(unsafe_code, reason = "says which types may lie in shared memory")]
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{Access, Error, PAGE_SIZE, Result, Shared, SharedMap};
+use crate::harvest::{self, Rounds, Silent, VcpuEnd, VcpuLine};
+use crate::mutants::{Mutant, on};
+use crate::{Access, Error, PAGE_SIZE, Ram, Result, Shared, SharedMap};
 
 /// "AtollDLg" in a little-endian word.
 const MAGIC: u64 = u64::from_le_bytes(*b"AtollDLg");
 /// Changes with the layout.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// vCPUs that the ack page has room for.
 pub(crate) const MAX_VCPUS: usize = 64;
 /// Offset of the per-vCPU acks: a page of 64 cache lines.
 const ACKS: u64 = PAGE_SIZE;
 /// Offset of the first bitmap.
 const BITMAPS: u64 = 2 * PAGE_SIZE;
+
+/// A page of a bitmap.
+type WordsOfPage = [AtomicU64; PAGE_SIZE as usize / 8];
 
 /// Where everything lies in the `dirty` memfd, as a function of the RAM file's length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,44 +76,8 @@ struct Header {
 // SAFETY: atomics only.
 unsafe impl Shared for Header {}
 
-/// One vCPU's line: the harvest it has acknowledged, and whether it runs.
-#[repr(C, align(64))]
-pub struct VcpuAck {
-    /// The last harvest number for which this vCPU has dropped every write tag.
-    pub ack: AtomicU64,
-    state: AtomicU32,
-}
-
 // SAFETY: atomics and padding that nobody reads.
-unsafe impl Shared for VcpuAck {}
-
-/// What a vCPU does, as far as a harvest is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum VcpuState {
-    /// Not executing, and will read the harvest number before it does. Counts as acknowledged.
-    Parked = 0,
-    /// Executing: a harvest waits for its ack.
-    Running = 1,
-    /// Waits for the answer to a register access. Counts as parked; re-reads the harvest number on return.
-    Blocked = 2,
-}
-
-impl VcpuAck {
-    /// The vCPU's state. An unknown value counts as running, which can only make a harvest wait.
-    pub fn state(&self) -> VcpuState {
-        match self.state.load(Ordering::SeqCst) {
-            0 => VcpuState::Parked,
-            2 => VcpuState::Blocked,
-            _ => VcpuState::Running,
-        }
-    }
-
-    /// Publishes the vCPU's state; sequentially consistent, since the harvest number is read right after it.
-    pub fn set_state(&self, state: VcpuState) {
-        self.state.swap(state as u32, Ordering::SeqCst);
-    }
-}
+unsafe impl Shared for VcpuLine {}
 
 /// The mapped `dirty` memfd.
 #[derive(Debug)]
@@ -169,18 +138,61 @@ impl DirtyLog {
         self.at(0)
     }
 
-    /// The number of the current harvest. Whoever starts one adds 1, after it has swapped `D`.
-    #[inline]
-    pub fn harvest(&self) -> &AtomicU64 {
-        &self.header().harvest
+    fn lines(&self) -> &[VcpuLine; MAX_VCPUS] {
+        self.at(ACKS)
     }
 
-    /// The line of vCPU `n`; `None` from 64 on.
-    pub fn vcpu(&self, n: usize) -> Option<&VcpuAck> {
-        if n >= MAX_VCPUS {
-            return None;
+    /// The end of vCPU `n`; `None` from 64 on.
+    #[inline]
+    pub fn vcpu(&self, n: usize) -> Option<VcpuEnd<'_>> {
+        Some(VcpuEnd { harvest: &self.header().harvest, line: self.lines().get(n)? })
+    }
+
+    /// Begin a session of harvests, whatever there was before: every page is marked, and no write tag is older than that.
+    ///
+    /// # Errors
+    /// As [`DirtyLog::harvest`].
+    pub fn start(&self, ring: impl FnOnce(), wait: impl FnMut() -> bool) -> std::result::Result<u64, Silent> {
+        self.mark_all();
+        self.rounds().round(|| (), ring, wait)
+    }
+
+    /// One round, up to where the pages of `B` may be copied; see [`Rounds::round`]. Only one process at a time may do this.
+    /// What an earlier round has left in `B` stays there.
+    ///
+    /// # Errors
+    /// As [`Rounds::round`].
+    pub fn harvest(&self, ring: impl FnOnce(), wait: impl FnMut() -> bool) -> std::result::Result<u64, Silent> {
+        let collect = || {
+            for off in (0..self.layout.bitmap_len).step_by(PAGE_SIZE as usize) {
+                let (d, b) = (self.at::<WordsOfPage>(self.layout.d + off), self.at::<WordsOfPage>(self.layout.b + off));
+                d.iter().zip(b).for_each(|(d, b)| harvest::collect(d, b));
+            }
+        };
+        self.rounds().round(collect, ring, wait)
+    }
+
+    fn rounds(&self) -> Rounds<'_> {
+        Rounds { harvest: &self.header().harvest, vcpus: self.lines() }
+    }
+
+    /// RAM offsets of the pages of `B`, ascending, by groups of 64 pages: offset of the first and a bit for each.
+    pub fn harvested(&self) -> impl Iterator<Item = (u64, u64)> {
+        let words = (0..self.layout.pages).step_by(64);
+        words.filter_map(|page| {
+            let bits = self.word(self.layout.b, page)?.0.load(Ordering::Acquire);
+            // Whatever a foreign back end may have set behind the end of RAM.
+            let inside = u64::MAX >> 64u64.saturating_sub(self.layout.pages - page);
+            let bits = bits & inside;
+            (bits != 0).then_some((page * PAGE_SIZE, bits))
+        })
+    }
+
+    /// Pages of such a group have been copied.
+    pub fn copied(&self, first: u64, bits: u64) {
+        if let Some((word, _)) = self.word(self.layout.b, first / PAGE_SIZE) {
+            word.fetch_and(!bits, Ordering::AcqRel);
         }
-        self.map.typed(ACKS + 64 * n as u64)
     }
 
     #[inline(always)]
@@ -199,18 +211,36 @@ impl DirtyLog {
             let n = (64 - page % 64).min(end - page);
             let mask = (u64::MAX >> (64 - n)) << (page % 64);
             if let Some((word, _)) = self.word(bitmap, page) {
-                word.fetch_or(mask, Ordering::SeqCst);
+                harvest::mark(word, mask);
             }
             page += n;
         }
     }
 
-    /// Marks the pages of `off..off+len` (RAM offsets) as written. A vCPU marks before it installs a write tag, a device
-    /// after it has written the data. Always a read-modify-write: a plain test could be satisfied before the data is
-    /// visible, and the page would be lost.
+    /// Marks the pages of `off..off+len` (RAM offsets) as written. A vCPU marks before it installs a write tag or stores
+    /// without one; everybody else writes by [`DirtyLog::write`].
     #[inline]
     pub fn mark(&self, off: u64, len: u64) {
-        self.set_range(self.layout.d, off, len);
+        if !on(Mutant::NotMarked) {
+            self.set_range(self.layout.d, off, len);
+        }
+    }
+
+    /// How a process that is no engine writes `len` bytes of RAM at `off`: `write` does, and the pages are marked when it has.
+    /// Says whether translated code was made from any of them, so that the engine must be asked to invalidate it before the
+    /// guest is told of the data.
+    #[inline]
+    #[must_use = "code of the pages must be invalidated"]
+    pub fn write<R>(&self, off: u64, len: u64, write: impl FnOnce() -> R) -> (R, bool) {
+        let result = harvest::write_then_mark(write, || self.mark(off, len));
+        (result, self.any_code(off, len))
+    }
+
+    /// [`DirtyLog::write`] of `bytes` to `ram`; `None`, and nothing is written, if they do not lie in it.
+    #[inline]
+    pub fn write_bytes(&self, ram: &Ram, off: u64, bytes: &[u8]) -> Option<bool> {
+        let (done, code) = self.write(off, bytes.len() as u64, || ram.write(off, bytes));
+        done.map(|()| code)
     }
 
     /// Whether the page at `off` is marked.
@@ -255,7 +285,7 @@ impl DirtyLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Memfd;
+    use crate::{Memfd, VcpuState};
     use std::os::fd::AsFd;
 
     const RAM: u64 = 300 * PAGE_SIZE;
@@ -323,20 +353,90 @@ mod tests {
     }
 
     #[test]
-    fn acks_and_headers() {
+    fn vcpus_have_lines_and_headers_are_checked() {
         let (fd, log) = log();
-        log.harvest().fetch_add(1, Ordering::SeqCst);
         let v = log.vcpu(63).unwrap();
-        assert_eq!(v.state(), VcpuState::Parked);
-        v.set_state(VcpuState::Blocked);
-        v.ack.store(1, Ordering::SeqCst);
+        assert_eq!(v.line.state(), VcpuState::Parked);
+        v.leave(VcpuState::Blocked);
+        assert_eq!(log.harvest(|| (), || false), Ok(1));
         let again = DirtyLog::map(fd.as_fd(), RAM).unwrap();
-        assert_eq!(again.vcpu(63).unwrap().state(), VcpuState::Blocked);
-        assert_eq!(again.harvest().load(Ordering::SeqCst), 1);
+        assert_eq!(again.vcpu(63).unwrap().line.state(), VcpuState::Blocked);
+        assert_eq!(again.harvest(|| (), || false), Ok(2));
         assert!(log.vcpu(64).is_none());
-        assert_eq!(size_of::<VcpuAck>(), 64);
+        assert_eq!(size_of::<VcpuLine>(), 64);
         assert!(matches!(DirtyLog::map(fd.as_fd(), RAM - 4096), Err(Error::BadHeader { field: "ram_len", .. })));
         let empty = Memfd::create("dirty", DirtyLayout::new(RAM).len).unwrap();
         assert!(matches!(DirtyLog::map(empty.as_fd(), RAM), Err(Error::BadHeader { field: "magic", .. })));
+    }
+
+    #[test]
+    fn a_running_vcpu_is_waited_for_and_drops_its_tags_once() {
+        let (_fd, log) = log();
+        let (v, mut seen, mut drops) = (log.vcpu(5).unwrap(), 0, 0);
+        v.enter();
+        v.safepoint(&mut seen, || drops += 1);
+        assert_eq!(drops, 0, "nothing was harvested");
+        let mut patience = 3;
+        let mut wait = || {
+            patience -= 1;
+            patience > 0
+        };
+        assert_eq!(log.harvest(|| (), &mut wait), Err(Silent(5)));
+        // It acknowledges while the harvester waits, and both of its numbers at once.
+        let acks = || {
+            v.safepoint(&mut seen, || drops += 1);
+            true
+        };
+        assert_eq!(log.harvest(|| (), acks), Ok(2));
+        v.safepoint(&mut seen, || drops += 1);
+        assert_eq!((drops, seen), (1, 2));
+        for away in [VcpuState::Blocked, VcpuState::Parked] {
+            v.leave(away);
+            assert!(log.harvest(|| (), || false).is_ok());
+        }
+        v.enter();
+        assert_eq!(log.harvest(|| (), || false), Err(Silent(5)));
+    }
+
+    #[test]
+    fn a_session_begins_with_every_page_and_a_round_takes_what_is_marked() {
+        let (_fd, log) = log();
+        let pages = |log: &DirtyLog| {
+            let bits =
+                |(first, bits): (u64, u64)| (0..64).filter(move |n| bits >> n & 1 != 0).map(move |n| first / 4096 + n);
+            log.harvested().flat_map(bits).collect::<Vec<_>>()
+        };
+        log.start(|| (), || false).unwrap();
+        assert!(pages(&log).is_empty());
+        log.harvest(|| (), || false).unwrap();
+        assert_eq!(pages(&log), (0..300).collect::<Vec<_>>());
+        for (first, bits) in log.harvested() {
+            log.copied(first, bits);
+        }
+        assert!(pages(&log).is_empty() && !log.is_marked(0));
+        log.mark(70 * PAGE_SIZE, 2 * PAGE_SIZE);
+        log.harvest(|| (), || false).unwrap();
+        log.mark(299 * PAGE_SIZE, 1);
+        log.harvest(|| (), || false).unwrap();
+        assert_eq!(pages(&log), [70, 71, 299], "what was not copied stays");
+        log.word(log.layout.d, 299).unwrap().0.fetch_or(1 << 63, Ordering::SeqCst);
+        log.harvest(|| (), || false).unwrap();
+        log.copied(64 * PAGE_SIZE, 1 << 6);
+        assert_eq!(pages(&log), [71, 299]);
+    }
+
+    #[test]
+    fn what_a_device_writes_is_marked_and_hits_code() {
+        let (_fd, log) = log();
+        let ram = Memfd::create("ram", RAM).unwrap();
+        let ram = Ram::map(ram.as_fd(), RAM, Access::ReadWrite).unwrap();
+        log.set_code(9 * PAGE_SIZE);
+        assert_eq!(log.write_bytes(&ram, 5 * PAGE_SIZE - 1, &[7; 2]), Some(false));
+        assert!(log.is_marked(4 * PAGE_SIZE) && log.is_marked(5 * PAGE_SIZE) && !log.is_marked(6 * PAGE_SIZE));
+        assert_eq!(ram.load_u16(5 * PAGE_SIZE - 1), Some(0x707));
+        assert_eq!(log.write_bytes(&ram, 9 * PAGE_SIZE - 1, &[7; 2]), Some(true));
+        assert_eq!(log.write_bytes(&ram, RAM - 1, &[7; 2]), None);
+        let order = log.write(0, 1, || log.is_marked(0));
+        assert_eq!((order, log.is_marked(0)), ((false, false), true), "marked when it is written");
     }
 }

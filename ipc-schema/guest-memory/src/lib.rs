@@ -9,19 +9,26 @@
 //! * [`Memfd`]: makes the memfds, sealed against shrinking.
 //! * [`Ram`]: the whole RAM memfd of a VM; file offset = guest-physical address − start of RAM.
 //! * [`Layout`]: which guest-physical ranges are RAM, ROM, device memory or storage keys, and where in the file.
-//! * [`DirtyLog`]: the `dirty` memfd: the vhost-compatible bitmap `D`, code pages, `B`, the write barrier, the acks.
+//! * [`DirtyLog`]: the `dirty` memfd: the vhost-compatible bitmap `D`, code pages, `B`, the write barrier, the acks, and the
+//!   harvest handshake ([`harvest`]) over them.
 //! * [`SharedMap`]: a typed window on any other memfd (register windows, status pages).
 
 mod dirty;
 mod error;
+pub mod harvest;
 mod host_x64;
 mod layout;
 mod mapping;
 mod memfd;
+#[cfg(any(test, feature = "mutants"))]
+pub mod mutants;
+#[cfg(not(any(test, feature = "mutants")))]
+mod mutants;
 mod ram;
 
-pub use dirty::{DirtyLayout, DirtyLog, VcpuAck, VcpuState};
+pub use dirty::{DirtyLayout, DirtyLog};
 pub use error::{Error, Result};
+pub use harvest::{Silent, VcpuEnd, VcpuState};
 pub use host_x64::Word;
 pub use layout::{Kind, Layout, PC_HOLE_END, PC_HOLE_START, Region};
 pub use mapping::{Shared, SharedMap};

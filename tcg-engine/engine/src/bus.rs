@@ -4,8 +4,10 @@
 //! [`Stop::Restart`]: the instruction is run again.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use doorbell::{Attributes, Space, Unanswered};
+use guest_memory::{VcpuEnd, VcpuState};
 use guest_x86::{Attrs, Bus, Order, Refused};
 use ir::{Stop, Then};
 use mem::Vcpus;
@@ -14,7 +16,7 @@ use rand::{Rng, SeedableRng};
 use vcpu_devices::{Action, Lapic};
 
 use crate::machine::Machine;
-use crate::park::LOOK;
+use crate::park::{LOOK, Request};
 
 /// A vCPU's bus.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub struct VcpuBus {
     tsc_adjust: u64,
     /// The timer's deadline in guest nanoseconds, kept at hand for the run loop; `u64::MAX` is none.
     pub deadline: u64,
+    /// The harvest of memory that it has acknowledged last.
+    harvest: u64,
     /// What RDRAND gives: a cryptographic generator, seeded by the host.
     random: StdRng,
 }
@@ -37,7 +41,7 @@ impl VcpuBus {
     /// After power-on. Nobody can send to it before [`VcpuBus::publish`].
     pub fn new(machine: Arc<Machine>, index: u16) -> Self {
         let lapic = Lapic::new(u32::from(index), index == 0);
-        VcpuBus { machine, index, lapic, tsc_adjust: 0, deadline: u64::MAX, random: StdRng::from_os_rng() }
+        VcpuBus { machine, index, lapic, tsc_adjust: 0, deadline: u64::MAX, harvest: 0, random: StdRng::from_os_rng() }
     }
 
     /// Back to power-on.
@@ -59,6 +63,33 @@ impl VcpuBus {
         if let Some(inbox) = self.machine.inboxes.get(usize::from(self.index)) {
             inbox.take();
         }
+    }
+
+    /// Its end of the handshake of harvests.
+    fn end(&self) -> Option<VcpuEnd<'_>> {
+        self.machine.memory.marks.vcpu(usize::from(self.index))
+    }
+
+    /// It executes from now on: a safepoint comes before anything else.
+    pub fn enter(&self) {
+        if let Some(end) = self.end() {
+            end.enter();
+        }
+    }
+
+    /// It does not execute from now on, and no harvest waits for it.
+    pub fn leave(&self, to: VcpuState) {
+        if let Some(end) = self.end() {
+            end.leave(to);
+        }
+    }
+
+    /// Access a device, which may take its time: harvests do not wait meanwhile. A safepoint comes before the next store.
+    fn wait_for_device<T>(&self, request: &Request, access: impl FnOnce(&AtomicU32) -> T) -> T {
+        self.leave(VcpuState::Blocked);
+        let answer = self.machine.orders.quietly(self.index.into(), || request.wait_for_device(access));
+        self.enter();
+        answer
     }
 
     /// Guest time now.
@@ -143,11 +174,10 @@ impl VcpuBus {
         Stop::Restart
     }
 
-    /// The interrupt acknowledge cycle; `None` if it was withdrawn (it is asked again).
+    /// The interrupt acknowledge cycle; `None` if it was withdrawn (it is asked again). A safepoint comes before the next store.
     pub fn acknowledge_external(&self) -> Option<u8> {
         let request = self.machine.gate.request(usize::from(self.index))?;
-        let acknowledge = || request.wait_for_device(|park| self.machine.board.interrupt_acknowledge(self.index, park));
-        self.machine.orders.quietly(self.index.into(), acknowledge).ok()
+        self.wait_for_device(request, |park| self.machine.board.interrupt_acknowledge(self.index, park)).ok()
     }
 
     fn window_read(&self, space: Space, address: u64, width: u8, user: bool) -> Result<u64, Stop> {
@@ -156,8 +186,8 @@ impl VcpuBus {
         let Some(r) = self.machine.gate.request(usize::from(self.index)) else { return Ok(ones) };
         let attributes = Attributes { user, ..Attributes::default() };
         let windows = &self.machine.windows;
-        let read = || r.wait_for_device(|park| windows.read(w, address, width, self.index, attributes, park));
-        self.machine.orders.quietly(self.index.into(), read).map_err(|u| self.unanswered(u))
+        self.wait_for_device(r, |park| windows.read(w, address, width, self.index, attributes, park))
+            .map_err(|u| self.unanswered(u))
     }
 
     fn window_write(&self, space: Space, address: u64, width: u8, value: u64, user: bool) -> Result<(), Stop> {
@@ -165,8 +195,8 @@ impl VcpuBus {
         let Some(r) = self.machine.gate.request(usize::from(self.index)) else { return Ok(()) };
         let attributes = Attributes { user, ..Attributes::default() };
         let windows = &self.machine.windows;
-        let write = || r.wait_for_device(|park| windows.write(w, address, width, value, self.index, attributes, park));
-        self.machine.orders.quietly(self.index.into(), write).map_err(|u| self.unanswered(u))
+        self.wait_for_device(r, |park| windows.write(w, address, width, value, self.index, attributes, park))
+            .map_err(|u| self.unanswered(u))
     }
 }
 
@@ -199,6 +229,13 @@ impl Bus for VcpuBus {
 
     fn asked(&self) -> bool {
         self.machine.gate.request(usize::from(self.index)).is_some_and(|request| request.get() != 0)
+    }
+
+    #[inline]
+    fn safepoint(&mut self, drop_tags: &mut dyn FnMut()) {
+        if let Some(end) = self.machine.memory.marks.vcpu(usize::from(self.index)) {
+            end.safepoint(&mut self.harvest, drop_tags);
+        }
     }
 
     fn io_read(&mut self, port: u16, bytes: u8) -> Result<u32, Stop> {

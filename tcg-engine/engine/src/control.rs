@@ -173,6 +173,8 @@ impl Control {
                 let new = crate::state::load(m, state.get_index(), state, place).map_err(|e| Refusal::state(&e))?;
                 vcpu.replace(new);
                 drop(vcpu);
+                // Whoever has written RAM before, the loader for one, does not mark pages.
+                m.memory.marks.mark_all();
                 self.reply(id, |mut r| r.set_done(()))
             }
             Which::SaveVcpu(index) => {
@@ -235,8 +237,17 @@ impl Control {
             Which::AddMemory(_) | Which::RemoveMemory(_) => {
                 self.unsupported(id, "memory cannot be changed after lock-down")
             }
-            Which::DirtyStart(()) | Which::DirtyHarvest(()) | Which::DirtyStop(()) => {
-                self.unsupported(id, "dirty harvests are not implemented")
+            Which::DirtyStart(()) => {
+                let number = engine.harvests.start(&engine.machine, engine.on_demand)?;
+                self.reply(id, |mut r| r.set_harvest(number))
+            }
+            Which::DirtyHarvest(()) => {
+                let number = engine.harvests.round(&engine.machine, engine.on_demand)?;
+                self.reply(id, |mut r| r.set_harvest(number))
+            }
+            Which::DirtyStop(()) => {
+                engine.harvests.stop();
+                self.reply(id, |mut r| r.set_done(()))
             }
             Which::Vfio(_) => self.unsupported(id, "vfio needs the KVM engine"),
         }
@@ -278,6 +289,8 @@ impl Control {
             Refusal::state(&StateError::field("digest", why))
         })?;
         crate::saved::load(engine, Left { length: load.get_length(), digest })?;
+        // The RAM that goes with it was written by somebody who does not mark pages.
+        engine.machine.memory.marks.mark_all();
         self.done(id)
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use ::state::StateError;
+use guest_memory::Silent;
 
 /// A refusal with a code of its own.
 #[derive(Debug)]
@@ -29,6 +30,10 @@ pub const NO_AREA: &str = "state.none";
 pub const REFUSED: &str = "state.refused";
 /// A vCPU waits for a page of RAM.
 pub const BLOCKED: &str = "state.blocked";
+/// Nobody has begun a session of harvests.
+pub const NO_SESSION: &str = "dirty.none";
+/// A vCPU does not acknowledge a harvest.
+pub const SILENT: &str = "dirty.silent";
 /// The guest's vector for waking from S3 is no good.
 pub const VECTOR: &str = "s3.vector";
 /// The vCPU that is to be woken does not sleep.
@@ -64,6 +69,24 @@ impl Refusal {
             code: BLOCKED,
             why: "a vCPU waits for a page of RAM that has not come".to_owned(),
             remedy: "wait until memory is complete; if a part of it is damaged, restore from another snapshot",
+        }
+    }
+
+    /// A harvest outside of a session.
+    pub fn no_session() -> Refusal {
+        Refusal {
+            code: NO_SESSION,
+            why: "no session of harvests has begun, so pages may have been written without a trace".to_owned(),
+            remedy: "begin one: its first round finds every page",
+        }
+    }
+
+    /// A harvest that one vCPU does not acknowledge.
+    pub fn silent(silent: Silent) -> Refusal {
+        Refusal {
+            code: SILENT,
+            why: silent.to_string(),
+            remedy: "wait until memory is complete and ask again: no page that was found is forgotten",
         }
     }
 

@@ -7,6 +7,7 @@
 mod bus;
 mod control;
 mod error;
+mod harvest;
 mod irq;
 mod machine;
 mod orders;
@@ -38,6 +39,7 @@ use wire::engine_capnp::Tier;
 use wire::islet_capnp::{setup as setup_message, to_islet};
 
 use crate::control::Control;
+use crate::harvest::Harvests;
 use crate::irq::Bells;
 use crate::machine::Machine;
 use crate::setup::Faults;
@@ -108,6 +110,8 @@ pub struct Engine {
     pub on_demand: bool,
     /// How blocks are run.
     pub tier: Tier,
+    /// Sessions in which the pages that are written are asked for.
+    pub harvests: Harvests,
 }
 
 /// Whose state is saved and loaded, and where it lies.
@@ -182,5 +186,6 @@ fn start(
     enter::seal(profile, &gate).context("lock-down")?;
     gate.release();
     let on_demand = prepared.faults.is_some();
-    Ok((Engine { machine, vcpus, bells, identity, on_demand, tier }, prepared.faults))
+    let harvests = Harvests::default();
+    Ok((Engine { machine, vcpus, bells, identity, on_demand, tier, harvests }, prepared.faults))
 }

@@ -20,6 +20,8 @@ pub const PARK: u32 = 2;
 pub const BEAT: u32 = 4;
 /// Orders of another vCPU wait.
 pub const ORDER: u32 = 8;
+/// Memory was harvested: come to a safepoint.
+pub const HARVEST: u32 = 16;
 
 /// One vCPU's request word and thread.
 #[derive(Debug, Default)]

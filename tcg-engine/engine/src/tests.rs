@@ -13,6 +13,7 @@ use guest_memory::{Access, DirtyLayout, DirtyLog, Layout, Memfd, Ram};
 use state::{MEMFD_BYTES, StateArea};
 use vcpu_devices::Inbox;
 
+use crate::harvest::Harvests;
 use crate::irq::{Bells, Line};
 use crate::machine::{Machine, VcpuCounters};
 use crate::orders::Orders;
@@ -120,6 +121,7 @@ pub fn engine() -> (Engine, Board) {
         identity: Identity { name: "engine".to_owned(), machine: "q35-0".to_owned(), area },
         on_demand: false,
         tier: Tier::Interpreted,
+        harvests: Harvests::default(),
     };
     (engine, board)
 }

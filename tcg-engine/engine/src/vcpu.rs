@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use code::CodeMemory;
+use guest_memory::VcpuState;
 use guest_x86::{Cpu, Delivered, Exception, Runner, Why};
 use vcpu_devices::inbox;
 
 use crate::bus::VcpuBus;
 use crate::control::Event;
 use crate::machine::{Machine, VcpuCounters};
-use crate::park::{BEAT, LOOK, ORDER, PARK, Request};
+use crate::park::{BEAT, HARVEST, LOOK, ORDER, PARK, Request};
 
 /// Blocks between two looks at requests and the clock, when they are interpreted; emitted code runs some hundred instructions
 /// for each of them (see [`Runner::run`]).
@@ -195,6 +196,7 @@ impl Vcpu {
     /// This vCPU touches no guest memory from now on: others need not wait for it.
     fn quiet(&mut self) {
         let bus = self.bus();
+        bus.leave(VcpuState::Parked);
         bus.machine.orders.quiet(bus.index.into());
     }
 
@@ -202,13 +204,15 @@ impl Vcpu {
     fn loud(&mut self) {
         let bus = self.bus();
         bus.machine.orders.loud(bus.index.into());
+        bus.enter();
         self.runner.cpu.take_orders();
     }
 
     /// Look at what is asked, deliver what can be delivered, and run some blocks.
     fn turn(&mut self, request: &Request, counters: &VcpuCounters) -> Turn {
+        self.runner.cpu.safepoint();
         if request.get() != 0 {
-            request.clear(BEAT);
+            request.clear(BEAT | HARVEST);
             if request.clear(ORDER) {
                 self.runner.cpu.take_orders();
             }
@@ -308,7 +312,11 @@ impl Vcpu {
         }
         let vector = match cpu.bus.lapic.acknowledge() {
             Some(v) => Some(v),
-            None if external => cpu.bus.acknowledge_external(),
+            None if external => {
+                let vector = cpu.bus.acknowledge_external();
+                cpu.safepoint();
+                vector
+            }
             None => None,
         };
         cpu.take_orders();

@@ -49,6 +49,11 @@ pub trait Bus {
         false
     }
 
+    /// The vCPU is between a check of a page and the next: if memory was harvested, have it drop its write tags (and only
+    /// then acknowledge). Asked for by whoever runs the vCPU, and after each access to a device, whose answer may have been
+    /// waited for while memory was harvested. Without harvests there is nothing to do.
+    fn safepoint(&mut self, _drop_tags: &mut dyn FnMut()) {}
+
     /// IA32_APIC_BASE.
     fn apic_base(&self) -> u64;
     /// Write IA32_APIC_BASE.

@@ -86,6 +86,8 @@ pub enum Said {
     Loaded(Vec<u8>),
     /// Counters by name; registers as `window+offset r|w`.
     Counters(BTreeMap<String, u64>),
+    /// Memory was harvested: the number.
+    Harvest(u64),
     /// Something else.
     Other,
 }
@@ -193,6 +195,7 @@ fn engine_reply(r: wire::engine_capnp::engine_reply::Reader<'_>) -> Result<Said>
     use wire::engine_capnp::engine_reply::Which;
     Ok(match r.which()? {
         Which::Done(()) => Said::Done,
+        Which::Harvest(number) => Said::Harvest(number),
         Which::Unsupported(why) => Said::Failed(why?.to_string()?),
         Which::Statistics(s) => {
             let s = s?;

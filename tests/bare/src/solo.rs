@@ -15,7 +15,7 @@ use state::{Left, MEMFD_BYTES, ROW_BYTES, StateArea};
 use crate::{BOARD, Islet, Said};
 
 /// Bytes of RAM.
-pub const RAM: u64 = 1 << 20;
+pub const RAM: u64 = 5 << 20;
 /// Row of the state area.
 const ROW: u16 = 3;
 
@@ -85,6 +85,11 @@ impl World {
         Ok(Ram::map(self.ram.as_fd(), RAM, Access::ReadWrite)?)
     }
 
+    /// Its marks, mapped here.
+    pub fn dirty(&self) -> Result<DirtyLog> {
+        Ok(DirtyLog::map(self.dirty.as_fd(), RAM)?)
+    }
+
     /// An engine of it, which waits for `run`.
     pub fn engine(&self, on_demand: bool, with_state: bool) -> Result<Islet> {
         let (kick, notify) = (EventFd::new()?, EventFd::new()?);
@@ -128,6 +133,18 @@ impl Islet {
         match self.ask(fill, |_| ())? {
             Said::Failed(why) => Ok(why),
             other => bail!("{other:?} in place of a refusal"),
+        }
+    }
+
+    /// Ask for a session of harvests, or for a round; its number.
+    pub fn harvest(&mut self, start: bool) -> Result<u64> {
+        let ask = |m: wire::islet_capnp::to_islet::Builder<'_>| match (start, m.init_engine()) {
+            (true, mut e) => e.set_dirty_start(()),
+            (false, mut e) => e.set_dirty_harvest(()),
+        };
+        match self.ask(ask, |_| ())? {
+            Said::Harvest(number) => Ok(number),
+            other => bail!("{other:?} in place of a harvest"),
         }
     }
 

@@ -283,6 +283,9 @@ fn a_vcpu_that_waits_for_a_page_can_be_paused() -> Result<()> {
     assert_eq!(pager.fault()?, 0);
     pager.place(0, 0, &[])?;
     assert_eq!(pager.fault()?, TOUCHED);
+    // It may be in the middle of a store, so memory cannot be harvested.
+    let why = e.refused(|m| m.init_engine().set_dirty_start(()))?;
+    assert!(why.starts_with("dirty.silent: ") && why.contains("vCPU 0"), "{why}");
     // It stands in the fault, and is paused all the same; what needs its state is refused.
     pause(&mut e)?;
     let ram = world.ram()?;

@@ -38,6 +38,15 @@ pub static RESET: Payload = payload!("reset");
 /// prints `W` and waits again.
 pub static SLEEP: Payload = payload!("sleep");
 
+/// Writes to memory for ever; no kernel, but bytes for the address [`DIRTY_AT`], to be started there in real mode. It needs 5 MiB.
+pub static DIRTY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dirty.bin"));
+/// Where [`DIRTY`] belongs.
+pub const DIRTY_AT: u64 = 0x1000;
+/// Where [`DIRTY`] keeps its count.
+pub const DIRTY_COUNTER: u64 = 0x500;
+/// A word that a test may set: a port from which [`DIRTY`] reads now and then.
+pub const DIRTY_PORT: u64 = 0x504;
+
 /// What a payload writes to the debug exit port when all was right; other values are in `src/bare/common.inc`.
 pub const PASS: u32 = 0x10;
 /// [`BEAT`] counts modulo this: a prime, so that what is lost or doubled in pages shows.
@@ -91,6 +100,11 @@ mod tests {
         assert!(common.contains(&format!(".equ EXIT_PASS, {PASS:#x}\n")));
         assert!(include_str!("bare/beat.S").contains(&format!("cmp ebx, {BEAT_MODULUS}\n")));
         assert!(include_str!("bare/pending.S").contains(&format!(".equ FILLER, {PENDING_FILLER:#x}\n")));
+        let dirty = include_str!("bare/dirty.S");
+        for (name, value) in [("COUNTER", DIRTY_COUNTER), ("PORT", DIRTY_PORT)] {
+            assert!(dirty.contains(&format!(".equ {name}, {value:#x} ")), "{name}");
+        }
+        assert!(DIRTY.len() < 0x1000, "it would reach the FACS of tests");
         for way in RESETS {
             assert!(include_str!("bare/reset.S").contains(&format!("cmp al, '{}'", char::from(way))));
         }

@@ -43,15 +43,17 @@ pub(super) fn check_port<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, port: u64, _
 
 pub(super) fn input<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, port: u64, _: u64, bytes: u32) -> Ret {
     check(cpu, regs, port as u16, bytes)?;
-    let v = cpu.bus.io_read(port as u16, bytes as u8)?;
+    let v = cpu.bus.io_read(port as u16, bytes as u8);
+    cpu.safepoint();
     cpu.take_orders();
-    done(u64::from(v) & (u64::MAX >> (64 - 8 * bytes)))
+    done(u64::from(v?) & (u64::MAX >> (64 - 8 * bytes)))
 }
 
 pub(super) fn output<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, port: u64, v: u64, bytes: u32) -> Ret {
     check(cpu, regs, port as u16, bytes)?;
     let v = v & (u64::MAX >> (64 - 8 * bytes));
-    let then = cpu.bus.io_write(port as u16, bytes as u8, v as u32)?;
+    let then = cpu.bus.io_write(port as u16, bytes as u8, v as u32);
+    cpu.safepoint();
     cpu.take_orders();
-    Ok((0, cpu.note_look(then)))
+    Ok((0, cpu.note_look(then?)))
 }

@@ -119,9 +119,10 @@ impl<B: Bus> Cpu<B> {
             Target::Ram(at) | Target::Rom(at) => Ok(self.ram_read(at, bytes)),
             Target::Device(gpa) if self.devices => {
                 let attrs = self.attrs();
-                let v = self.bus.mmio_read(gpa, bytes as u8, attrs)?;
+                let value = self.bus.mmio_read(gpa, bytes as u8, attrs);
+                self.safepoint();
                 self.take_orders();
-                Ok(v)
+                value
             }
             Target::Device(_) => Ok(u64::MAX >> (64 - 8 * bytes)),
         }
@@ -135,12 +136,20 @@ impl<B: Bus> Cpu<B> {
             }
             Target::Device(gpa) if self.devices => {
                 let attrs = self.attrs();
-                let then = self.bus.mmio_write(gpa, bytes as u8, value, attrs)?;
+                let then = self.bus.mmio_write(gpa, bytes as u8, value, attrs);
+                self.safepoint();
                 self.take_orders();
-                Ok(self.note_look(then))
+                Ok(self.note_look(then?))
             }
             Target::Rom(_) | Target::Device(_) => Ok(Then::Continue),
         }
+    }
+
+    /// See [`Bus::safepoint`]. What was located before must not be written without being marked again.
+    #[inline]
+    pub fn safepoint(&mut self) {
+        let tlb = &mut self.tlb;
+        self.bus.safepoint(&mut || tlb.drop_write_tags());
     }
 
     /// The bus may have asked for the run loop.
@@ -233,6 +242,12 @@ impl<B: Bus> Cpu<B> {
         let mut then = Then::Continue;
         for i in 0..bytes {
             let (t, n) = if i < first { (a, i) } else { (b, i - first) };
+            if i == first
+                && let (Target::Device(_), Target::Ram(at)) = (a, b)
+            {
+                // Memory may have been harvested since the page was located: the device may have taken its time.
+                self.mem.before_write(at);
+            }
             if self.write_target(advance(t, n), 1, value >> (8 * i))? == Then::FinishInstruction {
                 then = Then::FinishInstruction;
             }

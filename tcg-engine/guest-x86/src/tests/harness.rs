@@ -44,6 +44,19 @@ pub struct TestBus {
     pub restarts: u32,
     /// Somebody asks the vCPU to look up.
     pub asked: bool,
+    /// Memory is harvested during every access to a device, by these marks.
+    pub harvested: Option<Arc<Memory>>,
+    /// The last harvest that the vCPU has acknowledged.
+    pub harvest: u64,
+}
+
+impl TestBus {
+    /// A device takes its time.
+    fn wait(&self) {
+        if let Some(m) = &self.harvested {
+            m.marks.harvest(|| (), || false).unwrap();
+        }
+    }
 }
 
 impl std::fmt::Debug for TestBus {
@@ -62,6 +75,7 @@ impl Bus for TestBus {
             self.restarts -= 1;
             return Err(Stop::Restart);
         }
+        self.wait();
         self.mmio_reads += 1;
         if let Some(f) = self.at_device.take() {
             self.orders.push_back(f());
@@ -70,13 +84,21 @@ impl Bus for TestBus {
         Ok(v & (u64::MAX >> (64 - 8 * u32::from(bytes))))
     }
     fn mmio_write(&mut self, gpa: u64, bytes: u8, value: u64, _: Attrs) -> Result<Then, Stop> {
+        self.wait();
         self.mmio.push((gpa, bytes, value & (u64::MAX >> (64 - 8 * u32::from(bytes)))));
         Ok(Then::Continue)
     }
+    fn safepoint(&mut self, drop_tags: &mut dyn FnMut()) {
+        if let Some(m) = &self.harvested {
+            m.marks.vcpu(0).unwrap().safepoint(&mut self.harvest, drop_tags);
+        }
+    }
     fn io_read(&mut self, port: u16, _: u8) -> Result<u32, Stop> {
+        self.wait();
         Ok(self.inputs.get(&port).copied().unwrap_or(u32::MAX))
     }
     fn io_write(&mut self, port: u16, bytes: u8, value: u32) -> Result<Then, Stop> {
+        self.wait();
         self.io.push((port, bytes, value));
         Ok(Then::Continue)
     }

@@ -3,6 +3,7 @@
 
 pub mod bounds;
 mod harness;
+mod harvest;
 
 mod exceptions;
 mod integer;
