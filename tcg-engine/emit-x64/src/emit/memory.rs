@@ -157,10 +157,10 @@ impl Emitter {
                 self.a.lea(Sz::D, RAX, place);
                 RAX
             };
-            self.a.test_imm(Sz::B, r, 15);
+            self.a.test_imm(Sz::B, r, m.low_bits() as i32);
             self.a.jcc(cc::NE)
         });
-        let miss = self.lookup(place, 16, write);
+        let miss = self.lookup(place, 16, write || m.write_intent);
         let there = Self::bytes_at(place);
         let site = self.site(self.i);
         if write {

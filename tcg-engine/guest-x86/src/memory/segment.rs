@@ -21,14 +21,16 @@ impl<B: Bus> Cpu<B> {
                 None => return self.gp(0),
             },
         };
-        if m.aligned && va & (bytes - 1) != 0 {
+        if m.aligned && va & m.low_bits() != 0 {
             return self.gp(0);
         }
         if self.sys.long_mode() && !(Self::canonical(va) && Self::canonical(va.wrapping_add(bytes - 1))) {
             let vector = if stack { exception::SS } else { exception::GP };
             return self.fault(Exception::with_code(vector, 0));
         }
-        self.check_ac(va, bytes)?;
+        if !m.relaxed {
+            self.check_ac(va, bytes)?;
+        }
         Ok(va)
     }
 
