@@ -6,6 +6,7 @@ mod harness;
 
 mod exceptions;
 mod integer;
+mod level3;
 mod paging;
 mod protected;
 mod random;
