@@ -167,7 +167,7 @@ fn insert(l: &mut Lifter, bits: u32) {
     if bits == 64 {
         l.b.op(Op::Mov, word, value, NONE);
     } else {
-        l.b.full(Op::Deposit, 0, word, word, value, u64::from(at % 64 | bits << 8));
+        l.b.full(Op::Deposit, 0, word, word, value, u64::from((at % 64) | (bits << 8)));
     }
 }
 
