@@ -499,7 +499,7 @@ pub struct MemRef {
     pub key: u8,
     /// Must be naturally aligned, else an alignment fault of the architecture.
     pub aligned: bool,
-    /// With `aligned`: to twice its size, being the first half of what must be aligned as a whole.
+    /// The first half of an operand of twice this size: that is what must be aligned, and what must be addressable as a whole.
     pub double: bool,
     /// Alignment is not checked even where the architecture checks that of scalars (x86: CR0.AM with EFLAGS.AC).
     pub relaxed: bool,

@@ -374,7 +374,7 @@ impl<B: Bus> Cpu<B> {
     /// SDM volume 1, 13.8: standard form only; the model has no compacted form.
     fn xrstor(&mut self, regs: &mut Regs, area: Area, requested: u64, rex_w: bool) -> Result<Then, Stop> {
         let components = requested & self.sys.xcr0;
-        self.check_place(area, 64, Self::xsave_size(components))?;
+        self.check_place(area, 64, fx::XSAVE_SIZE)?;
         let mut bytes = [0; fx::XSAVE_AVX_SIZE];
         // The manual gives no order of the reads. Processors look for the control words of what is asked for before they look
         // at the header, whether it says that they are there or not.
@@ -386,6 +386,10 @@ impl<B: Bus> Cpu<B> {
             self.read_area(area.at(fx::MXCSR), &mut bytes[fx::MXCSR..fx::MXCSR + 4], 2)?;
         }
         self.read_area(area.at(fx::HEADER), &mut bytes[fx::HEADER..fx::XSAVE_SIZE], 3)?;
+        // Then for the end of what lies behind it, likewise.
+        if components & component::AVX != 0 {
+            Env::load(self, area.address(fx::XSAVE_AVX_SIZE - 1), area.of(0))?;
+        }
         let present = u64::from(dword(&bytes, fx::HEADER)) | u64::from(dword(&bytes, fx::HEADER + 4)) << 32;
         // XCOMP_BV and the eight bytes after it must be zero; the rest of the header is not looked at.
         let reserved = bytes[fx::HEADER + 8..fx::HEADER + 24].iter().any(|&b| b != 0);

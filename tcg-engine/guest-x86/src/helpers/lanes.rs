@@ -63,6 +63,10 @@ pub(super) fn masked_move<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, addr: u64, 
     let mask = register(regs, imm >> call::MASK_SHIFT);
     let at = |n: u32| addr.wrapping_add(u64::from(n * bits / 8)) & wrap(imm);
     let wanted = |n: &u32| chosen(mask, *n, bits);
+    // Lanes beyond what can be addressed come before those whose page is missing.
+    for n in (0..count).filter(wanted) {
+        cpu.check_addressable(at(n), m, imm & call::STORE != 0)?;
+    }
     if imm & call::STORE == 0 {
         let mut value = [0; 2];
         for n in (0..count).filter(wanted) {

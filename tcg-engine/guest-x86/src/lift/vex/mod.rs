@@ -86,7 +86,7 @@ impl Lifter {
     /// Load 256 bits: the upper half into `upper`, as the last operation that may stop, the lower one into a temporary.
     fn load_wide(&mut self, ea: Ea, upper: Slot, aligned: bool) -> Slot {
         let low = self.b.temp128();
-        self.b.load(low, ea.base, ea.index, MemRef { aligned, double: aligned, ..ea.mem(128) });
+        self.b.load(low, ea.base, ea.index, MemRef { aligned, double: true, ..ea.mem(128) });
         let second = self.advance(ea, 16);
         self.b.load(upper, second.base, second.index, second.mem(128));
         low
@@ -95,7 +95,7 @@ impl Lifter {
     /// Store 256 bits, all or nothing: unless they cannot lie on two pages, both halves are looked at before.
     fn store_wide(&mut self, v: Wide, ea: Ea, aligned: bool) {
         let second = self.advance(ea, 16);
-        let first = MemRef { aligned, double: aligned, ..ea.mem(128) };
+        let first = MemRef { aligned, double: true, ..ea.mem(128) };
         if !aligned || !self.mode.contains(Mode::FLAT) || ea.space != crate::memory::FLAT {
             let t = self.b.temp128();
             self.b.load(t, ea.base, ea.index, MemRef { write_intent: true, ..first });
