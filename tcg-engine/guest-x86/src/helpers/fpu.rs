@@ -386,9 +386,10 @@ impl<B: Bus> Cpu<B> {
             self.read_area(area.at(fx::MXCSR), &mut bytes[fx::MXCSR..fx::MXCSR + 4], 2)?;
         }
         self.read_area(area.at(fx::HEADER), &mut bytes[fx::HEADER..fx::XSAVE_SIZE], 3)?;
-        // Then for the end of what lies behind it, likewise.
+        // Then for the beginning of what lies behind it, likewise, which must be within its segment as a whole.
         if components & component::AVX != 0 {
-            Env::load(self, area.address(fx::XSAVE_AVX_SIZE - 1), area.of(0))?;
+            self.check_addressable(area.address(fx::XSAVE_AVX_SIZE - 1), area.of(0), false)?;
+            Env::load(self, area.address(fx::YMM_UPPER), area.of(0))?;
         }
         let present = u64::from(dword(&bytes, fx::HEADER)) | u64::from(dword(&bytes, fx::HEADER + 4)) << 32;
         // XCOMP_BV and the eight bytes after it must be zero; the rest of the header is not looked at.
@@ -433,7 +434,8 @@ fn parts(components: u64, requested: u64, xmm_count: usize) -> impl Iterator<Ite
     let mxcsr = requested & (component::SSE | component::AVX) != 0;
     let sse = components & component::SSE != 0;
     let avx = components & component::AVX != 0;
-    let upper = (avx, fx::YMM_UPPER, 16 * xmm_count);
+    // All of it, however many registers the mode has.
+    let upper = (avx, fx::YMM_UPPER, fx::XSAVE_AVX_SIZE - fx::YMM_UPPER);
     [(x87, 0, 24), (mxcsr, fx::MXCSR, 8), (x87, fx::ST, 128), (sse, fx::XMM, 16 * xmm_count), upper]
         .into_iter()
         .filter_map(|(wanted, at, len)| wanted.then_some((at, len)))
