@@ -21,15 +21,30 @@ const fn text(s: &[u8; 48], at: usize) -> u32 {
     u32::from_le_bytes([s[at], s[at + 1], s[at + 2], s[at + 3]])
 }
 
-const fn brand(at: usize) -> [u32; 4] {
-    const NAME: &[u8; 48] = b"Atoll virtual CPU v2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
-    [text(NAME, at), text(NAME, at + 4), text(NAME, at + 8), text(NAME, at + 12)]
+const fn brand(name: &[u8; 48], at: usize) -> [u32; 4] {
+    [text(name, at), text(name, at + 4), text(name, at + 8), text(name, at + 12)]
 }
 
-const PHYS_BITS: u8 = 40;
-const LINEAR_BITS: u8 = 48;
-const CRYSTAL_HZ: u64 = 25_000_000;
-const TSC_RATIO: u64 = 40;
+/// What the models of one family differ in.
+pub(crate) struct Level {
+    /// Leaves 8000_0002h to 8000_0004h.
+    pub brand: &'static [u8; 48],
+    /// Leaf 1, ECX.
+    pub leaf1_ecx: u32,
+    /// Leaf 7, EBX.
+    pub leaf7_ebx: u32,
+    /// Leaf 8000_0001h, ECX.
+    pub extended_ecx: u32,
+    /// Leaf 0Dh, sub-leaf 1, EAX.
+    pub xsave: u32,
+    /// Leaf 0Dh, sub-leaf 2: size and offset of the AVX component, if there is one.
+    pub avx_state: [u32; 4],
+}
+
+pub(crate) const PHYS_BITS: u8 = 40;
+pub(crate) const LINEAR_BITS: u8 = 48;
+pub(crate) const CRYSTAL_HZ: u64 = 25_000_000;
+pub(crate) const TSC_RATIO: u64 = 40;
 
 /// Family 6, model 2Ch, stepping 2 (SDM vol. 2A, figure "Version information returned by CPUID in EAX").
 const SIGNATURE: u32 = 0x0002_06c2;
@@ -55,9 +70,9 @@ const LEAF1_EDX: u32 = FPU
     | FXSR
     | SSE
     | SSE2;
-const LEAF1_ECX: u32 =
+pub(crate) const LEAF1_ECX: u32 =
     SSE3 | SSSE3 | CX16 | PCID | SSE4_1 | SSE4_2 | X2APIC | POPCNT | TSC_DEADLINE | XSAVE | RDRAND | HYPERVISOR;
-const LEAF7_EBX: u32 = FSGSBASE | TSC_ADJUST | SMEP | ERMS | INVPCID | NO_FCS_FDS | SMAP;
+pub(crate) const LEAF7_EBX: u32 = FSGSBASE | TSC_ADJUST | SMEP | ERMS | INVPCID | NO_FCS_FDS | SMAP;
 const LEAF7_EDX: u32 = FSRM | IBRS_IBPB | STIBP | ARCH_CAPABILITIES | SSBD;
 
 /// One cache of leaf 4: type (1 data, 2 instruction, 3 unified), level, ways and sets of 64-byte lines.
@@ -66,38 +81,52 @@ const fn cache(subleaf: u32, kind: u32, level: u32, ways: u32, sets: u32) -> Lea
     sub(4, subleaf, [kind | level << 5 | 1 << 8, 63 | (ways - 1) << 22, sets - 1, 0])
 }
 
-static LEAVES: &[Leaf] = &[
-    // "GenuineIntel" in EBX, EDX, ECX.
-    leaf(0, [0x16, 0x756e_6547, 0x6c65_746e, 0x4965_6e69]),
-    // CLFLUSH lines of 8 quadwords; APIC id and count are patched.
-    leaf(1, [SIGNATURE, 8 << 8, LEAF1_ECX, LEAF1_EDX]),
-    // Caches are described by leaf 4.
-    leaf(2, [0x00ff_0001, 0, 0, 0]),
-    cache(0, 1, 1, 8, 64),
-    cache(1, 2, 1, 8, 64),
-    cache(2, 3, 2, 8, 512),
-    cache(3, 3, 3, 16, 16384),
-    leaf(6, [ARAT, 0, 0, 0]),
-    sub(7, 0, [2, LEAF7_EBX, 0, LEAF7_EDX]),
-    sub(7, 2, [0, 0, 0, BHI_CTRL]),
-    // Topology and XSAVE sizes are patched.
-    leaf(0xb, [0; 4]),
-    sub(0xd, 0, [0; 4]),
-    leaf(0x15, [1, TSC_RATIO as u32, CRYSTAL_HZ as u32, 0]),
-    // Base, maximum and bus frequency in MHz.
-    leaf(0x16, [1000, 1000, 100, 0]),
-    // "AtollVMM" and the highest leaf of the hypervisor range.
-    leaf(0x4000_0000, [0x4000_0000, 0x6c6f_7441, 0x4d4d_566c, 0]),
-    leaf(0x8000_0000, [0x8000_0008, 0, 0, 0]),
-    leaf(0x8000_0001, [0, 0, LAHF64, SYSCALL | NX | PAGE_1G | RDTSCP | LM]),
-    leaf(0x8000_0002, brand(0)),
-    leaf(0x8000_0003, brand(16)),
-    leaf(0x8000_0004, brand(32)),
-    // L2: 256 KiB, 8 ways, 64-byte lines.
-    leaf(0x8000_0006, [0, 0, 256 << 16 | 6 << 12 | 64, 0]),
-    leaf(0x8000_0007, [0, 0, 0, INVARIANT_TSC]),
-    leaf(0x8000_0008, [PHYS_BITS as u32 | (LINEAR_BITS as u32) << 8, 0, 0, 0]),
-];
+/// CPUID of a model of this family.
+pub(crate) const fn leaves(level: &Level) -> [Leaf; 25] {
+    [
+        // "GenuineIntel" in EBX, EDX, ECX.
+        leaf(0, [0x16, 0x756e_6547, 0x6c65_746e, 0x4965_6e69]),
+        // CLFLUSH lines of 8 quadwords; APIC id and count are patched.
+        leaf(1, [SIGNATURE, 8 << 8, level.leaf1_ecx, LEAF1_EDX]),
+        // Caches are described by leaf 4.
+        leaf(2, [0x00ff_0001, 0, 0, 0]),
+        cache(0, 1, 1, 8, 64),
+        cache(1, 2, 1, 8, 64),
+        cache(2, 3, 2, 8, 512),
+        cache(3, 3, 3, 16, 16384),
+        leaf(6, [ARAT, 0, 0, 0]),
+        sub(7, 0, [2, level.leaf7_ebx, 0, LEAF7_EDX]),
+        sub(7, 2, [0, 0, 0, BHI_CTRL]),
+        // Topology and XSAVE sizes are patched.
+        leaf(0xb, [0; 4]),
+        sub(0xd, 0, [0; 4]),
+        sub(0xd, 1, [level.xsave, 0, 0, 0]),
+        sub(0xd, 2, level.avx_state),
+        leaf(0x15, [1, TSC_RATIO as u32, CRYSTAL_HZ as u32, 0]),
+        // Base, maximum and bus frequency in MHz.
+        leaf(0x16, [1000, 1000, 100, 0]),
+        // "AtollVMM" and the highest leaf of the hypervisor range.
+        leaf(0x4000_0000, [0x4000_0000, 0x6c6f_7441, 0x4d4d_566c, 0]),
+        leaf(0x8000_0000, [0x8000_0008, 0, 0, 0]),
+        leaf(0x8000_0001, [0, 0, level.extended_ecx, SYSCALL | NX | PAGE_1G | RDTSCP | LM]),
+        leaf(0x8000_0002, brand(level.brand, 0)),
+        leaf(0x8000_0003, brand(level.brand, 16)),
+        leaf(0x8000_0004, brand(level.brand, 32)),
+        // L2: 256 KiB, 8 ways, 64-byte lines.
+        leaf(0x8000_0006, [0, 0, 256 << 16 | 6 << 12 | 64, 0]),
+        leaf(0x8000_0007, [0, 0, 0, INVARIANT_TSC]),
+        leaf(0x8000_0008, [PHYS_BITS as u32 | (LINEAR_BITS as u32) << 8, 0, 0, 0]),
+    ]
+}
+
+static LEAVES: [Leaf; 25] = leaves(&Level {
+    brand: b"Atoll virtual CPU v2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+    leaf1_ecx: LEAF1_ECX,
+    leaf7_ebx: LEAF7_EBX,
+    extended_ecx: LAHF64,
+    xsave: 0,
+    avx_state: [0; 4],
+});
 
 /// IA32_ARCH_CAPABILITIES (SDM vol. 4, table 2-2): the bits that say "not affected", and enhanced IBRS.
 pub const ARCH_CAPS: u64 = 1 // RDCL_NO
@@ -141,7 +170,7 @@ const fn mtrr_fixed(index: u32) -> Msr {
     stored(index, "MTRR_FIX", 0x0606_0606_0606_0606, u64::MAX)
 }
 
-static MSRS: &[Msr] = &[
+pub(crate) static MSRS: &[Msr] = &[
     row(msr::TSC, "TIME_STAMP_COUNTER", 0, Access::Engine),
     row(msr::APIC_BASE, "APIC_BASE", 0xfee0_0900, Access::Engine),
     // Locked, nothing enabled.
@@ -210,7 +239,7 @@ static MSRS: &[Msr] = &[
 /// See the module's description.
 pub static MODEL: Model = Model {
     name: "atoll-v2",
-    leaves: LEAVES,
+    leaves: &LEAVES,
     msrs: MSRS,
     phys_bits: PHYS_BITS,
     linear_bits: LINEAR_BITS,

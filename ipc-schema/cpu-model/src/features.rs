@@ -51,6 +51,8 @@ pub const HTT: u32 = 1 << 28;
 pub const SSE3: u32 = 1;
 /// SSSE3.
 pub const SSSE3: u32 = 1 << 9;
+/// FMA.
+pub const FMA: u32 = 1 << 12;
 /// CMPXCHG16B.
 pub const CX16: u32 = 1 << 13;
 /// Process-context identifiers.
@@ -61,6 +63,8 @@ pub const SSE4_1: u32 = 1 << 19;
 pub const SSE4_2: u32 = 1 << 20;
 /// x2APIC.
 pub const X2APIC: u32 = 1 << 21;
+/// MOVBE.
+pub const MOVBE: u32 = 1 << 22;
 /// POPCNT.
 pub const POPCNT: u32 = 1 << 23;
 /// Local APIC timer in TSC-deadline mode.
@@ -69,6 +73,10 @@ pub const TSC_DEADLINE: u32 = 1 << 24;
 pub const XSAVE: u32 = 1 << 26;
 /// CR4.OSXSAVE is set.
 pub const OSXSAVE: u32 = 1 << 27;
+/// AVX.
+pub const AVX: u32 = 1 << 28;
+/// Conversions to and from half precision.
+pub const F16C: u32 = 1 << 29;
 /// RDRAND.
 pub const RDRAND: u32 = 1 << 30;
 /// Runs under a hypervisor.
@@ -79,8 +87,14 @@ pub const HYPERVISOR: u32 = 1 << 31;
 pub const FSGSBASE: u32 = 1;
 /// IA32_TSC_ADJUST.
 pub const TSC_ADJUST: u32 = 1 << 1;
+/// The first group of bit manipulation instructions.
+pub const BMI1: u32 = 1 << 3;
+/// AVX2.
+pub const AVX2: u32 = 1 << 5;
 /// Supervisor-mode execution prevention.
 pub const SMEP: u32 = 1 << 7;
+/// The second group of bit manipulation instructions.
+pub const BMI2: u32 = 1 << 8;
 /// Fast REP MOVSB and STOSB.
 pub const ERMS: u32 = 1 << 9;
 /// INVPCID.
@@ -107,9 +121,15 @@ pub const SSBD: u32 = 1 << 31;
 /// IA32_ARCH_CAPABILITIES says.
 pub const BHI_CTRL: u32 = 1 << 4;
 
+// Leaf 0Dh, sub-leaf 1, EAX.
+/// XSAVEOPT.
+pub const XSAVEOPT: u32 = 1;
+
 // Leaf 8000_0001h, ECX.
 /// LAHF and SAHF in 64-bit mode.
 pub const LAHF64: u32 = 1;
+/// LZCNT.
+pub const LZCNT: u32 = 1 << 5;
 
 // Leaf 8000_0001h, EDX.
 /// SYSCALL and SYSRET in 64-bit mode.

@@ -7,6 +7,7 @@
 //! Sources: Intel SDM vol. 2A "CPUID", vol. 4 "Model-specific registers".
 
 mod atoll_v2;
+mod atoll_v3;
 pub mod features;
 pub mod msr;
 
@@ -59,8 +60,8 @@ pub struct Facts {
     pub xcr0: u64,
 }
 
-/// The models that this build knows.
-pub static MODELS: &[&Model] = &[&atoll_v2::MODEL];
+/// The models that this build knows, the default one first.
+pub static MODELS: &[&Model] = &[&atoll_v2::MODEL, &atoll_v3::MODEL];
 
 /// What can be wrong with a request to this crate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -146,6 +147,11 @@ impl Model {
         }
     }
 
+    /// Whether XCR0 can have this value (SDM vol. 1, 13.3): x87 is always on, and AVX needs SSE.
+    pub const fn xcr0_may_be(&self, v: u64) -> bool {
+        v & !self.xcr0 == 0 && v & 1 != 0 && (v & XCR0_AVX == 0 || v & XCR0_SSE != 0)
+    }
+
     /// The register with this index, if the model has it.
     pub fn msr(&self, index: u32) -> Option<&'static Msr> {
         self.msrs.binary_search_by_key(&index, |m| m.index).ok().map(|i| &self.msrs[i])
@@ -157,9 +163,18 @@ const fn core_bits(vcpus: u32) -> u32 {
     32 - (vcpus - 1).leading_zeros()
 }
 
-/// Size of the XSAVE area for x87 and SSE: the legacy region and the header (SDM vol. 1, 13.4).
-const fn xsave_size(_xcr0: u64) -> u32 {
-    512 + 64
+/// SSE in XCR0.
+const XCR0_SSE: u64 = 2;
+/// AVX in XCR0.
+const XCR0_AVX: u64 = 4;
+/// Where the upper halves of YMM registers lie in the XSAVE area: behind the legacy region and the header (SDM vol. 1, 13.4).
+pub const XSAVE_AVX_OFFSET: u32 = 512 + 64;
+/// Bytes that they take.
+pub const XSAVE_AVX_SIZE: u32 = 16 * 16;
+
+/// Size of the XSAVE area for the components of `xcr0`.
+const fn xsave_size(xcr0: u64) -> u32 {
+    if xcr0 & XCR0_AVX != 0 { XSAVE_AVX_OFFSET + XSAVE_AVX_SIZE } else { XSAVE_AVX_OFFSET }
 }
 
 #[cfg(test)]

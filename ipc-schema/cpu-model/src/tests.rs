@@ -61,6 +61,27 @@ fn bits_follow_the_state() {
 }
 
 #[test]
+fn the_larger_model_is_what_the_abi_calls_v3() {
+    let m = by_name("atoll-v3").unwrap();
+    let f = Facts { osxsave: true, xcr0: 7, ..facts(0, 1) };
+    use features::*;
+    let ecx = m.cpuid(1, 0, &f)[2];
+    assert_eq!(ecx & (AVX | F16C | FMA | MOVBE | OSXSAVE), AVX | F16C | FMA | MOVBE | OSXSAVE);
+    let ebx = m.cpuid(7, 0, &f)[1];
+    assert_eq!(ebx & (AVX2 | BMI1 | BMI2), AVX2 | BMI1 | BMI2);
+    assert_eq!(m.cpuid(0x8000_0001, 0, &f)[2], LAHF64 | LZCNT);
+    assert_eq!(m.cpuid(0xd, 0, &f), [7, 832, 832, 0]);
+    assert_eq!(m.cpuid(0xd, 0, &Facts { xcr0: 3, ..f }), [7, 576, 832, 0], "what is on, and what could be");
+    assert_eq!(m.cpuid(0xd, 1, &f), [XSAVEOPT, 0, 0, 0]);
+    assert_eq!(m.cpuid(0xd, 2, &f), [256, 576, 0, 0]);
+    // Everything else is the smaller model's.
+    for leaf in [0, 2, 6, 0x15, 0x16, 0x8000_0006, 0x8000_0008] {
+        assert_eq!(m.cpuid(leaf, 0, &f), v2().cpuid(leaf, 0, &f), "{leaf:#x}");
+    }
+    assert!(!m.xcr0_may_be(5) && m.xcr0_may_be(7) && !v2().xcr0_may_be(7));
+}
+
+#[test]
 fn out_of_range_leaves_answer_as_the_last_basic_one() {
     let m = v2();
     let last = m.cpuid(0x16, 0, &facts(0, 1));

@@ -11,7 +11,7 @@ mod memory;
 mod operands;
 mod simd;
 
-use ir::op::{FIRST_TEMP, FLAG_R, Inst, NONE, Op, PRIVATE, Slot, TIER_BUDGET, call_flags};
+use ir::op::{FIRST_TEMP, FLAG_R, FpRef, Inst, NONE, Op, PRIVATE, Slot, TIER_BUDGET, call_flags};
 use ir::{AluOp, AluRef, Block};
 
 use crate::asm::{Alu, Asm, Hole, RAX, RCX, RDX, Shift, Sz, at, cc};
@@ -238,10 +238,13 @@ impl Emitter {
             let third = match x.op {
                 Op::Select => Slot(x.imm as u16),
                 Op::Cas | Op::Bulk => Slot(x.imm as u16 & 0x3ff),
+                Op::Fp => FpRef::third(x.imm),
                 _ => NONE,
             };
-            if let Some(t) = temp_index(third) {
-                last[t] = i as u32;
+            for s in [third, Slot(third.0 | 1)] {
+                if let Some(t) = temp_index(s) {
+                    last[t] = i as u32;
+                }
             }
         }
         let mut want = true;

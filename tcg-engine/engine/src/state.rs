@@ -12,7 +12,7 @@ use cpu_model::msr;
 use fp::sse::mxcsr;
 use guest_x86::core::LoadError;
 use guest_x86::exception::{self, Source};
-use guest_x86::fpu::image::fx;
+use guest_x86::fpu::image::{component, fx};
 use guest_x86::{Bus, Exception, Segment, Table, X86Core};
 use vcpu_devices::Lapic;
 use wire::state_capnp::{RunState, pending_event, vcpu_state, x86_core, x86_segment, x86_table};
@@ -27,7 +27,7 @@ const TOP: u16 = 11;
 /// Privilege level in a segment's access word.
 const DPL: u16 = 5;
 /// XSTATE_BV: x87 and SSE.
-const X87_AND_SSE: u8 = 3;
+const X87_AND_SSE: u64 = component::X87 | component::SSE;
 
 /// Where a state belongs.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +68,7 @@ pub fn load(
     let core = core?;
     let run = from.get_run_state()?;
     let mut vcpu = Vcpu::apart(machine, index);
-    let mut state = read_core(core, place)?;
+    let mut state = read_core(core, machine.model, place)?;
     state.halted = run == RunState::Halted;
     let mut tsc_adjust = 0;
     for (id, value) in registers(&mut vcpu, from, core, &state, place)? {
@@ -197,7 +197,7 @@ fn keyed(vcpu: &mut Vcpu) -> Vec<(u32, u64)> {
     all
 }
 
-fn read_core(core: x86_core::Reader<'_>, place: Place<'_>) -> Result<X86Core, StateError> {
+fn read_core(core: x86_core::Reader<'_>, model: &cpu_model::Model, place: Place<'_>) -> Result<X86Core, StateError> {
     let count = |field: &str, have: u32, want: u32| match have == want {
         true => Ok(()),
         false => Err(place.bad(field, format!("has {have} entries, not {want}"))),
@@ -234,7 +234,7 @@ fn read_core(core: x86_core::Reader<'_>, place: Place<'_>) -> Result<X86Core, St
         nmi_blocked: core.get_nmi_blocked(),
         ..X86Core::default()
     };
-    read_xsave(&mut state, core.get_xsave()?).map_err(|why| place.bad("xsave", why))?;
+    read_xsave(&mut state, model, core.get_xsave()?).map_err(|why| place.bad("xsave", why))?;
     Ok(state)
 }
 
@@ -253,7 +253,7 @@ fn table(from: x86_table::Reader<'_>) -> Table {
 pub fn save(vcpu: &mut Vcpu, index: u16, mut to: vcpu_state::Builder<'_>) {
     let registers = keyed(vcpu);
     let (cpu, regs) = (&mut vcpu.runner.cpu, &vcpu.runner.regs.0);
-    let state = cpu.save_state(regs);
+    let (state, model) = (cpu.save_state(regs), cpu.model());
     to.set_index(index);
     to.set_run_state(match vcpu.run {
         Run::Runnable if state.halted => RunState::Halted,
@@ -275,7 +275,7 @@ pub fn save(vcpu: &mut Vcpu, index: u16, mut to: vcpu_state::Builder<'_>) {
     if let Some((_, efer)) = state.msrs.iter().find(|(i, _)| *i == msr::EFER) {
         core.set_efer(*efer);
     }
-    write_core(&state, core);
+    write_core(&state, model, core);
 }
 
 fn write_pending(injected: Option<Exception>, nmi: bool, mut core: x86_core::Builder<'_>) {
@@ -295,7 +295,7 @@ fn write_pending(injected: Option<Exception>, nmi: bool, mut core: x86_core::Bui
     }
 }
 
-fn write_core(state: &X86Core, mut core: x86_core::Builder<'_>) {
+fn write_core(state: &X86Core, model: &cpu_model::Model, mut core: x86_core::Builder<'_>) {
     let mut gprs = core.reborrow().init_gprs(16);
     for (n, v) in state.gpr.iter().enumerate() {
         gprs.set(n as u32, *v);
@@ -341,12 +341,13 @@ fn write_core(state: &X86Core, mut core: x86_core::Builder<'_>) {
     }
     core.set_interrupt_shadow(u8::from(state.sti_shadow) | u8::from(state.mov_ss_shadow) << 1);
     core.set_nmi_blocked(state.nmi_blocked);
-    core.set_xsave(&write_xsave(state));
+    core.set_xsave(&write_xsave(state, model));
 }
 
-/// x87 and SSE state in the standard XSAVE format (SDM 1, 13.4), both components present.
-fn write_xsave(s: &X86Core) -> [u8; fx::XSAVE_SIZE] {
-    let mut area = [0; fx::XSAVE_SIZE];
+/// x87 and vector state in the standard XSAVE format (SDM 1, 13.4), with every component that the CPU model has.
+fn write_xsave(s: &X86Core, model: &cpu_model::Model) -> Vec<u8> {
+    let avx = model.xcr0 & component::AVX != 0;
+    let mut area = vec![0; if avx { fx::XSAVE_AVX_SIZE } else { fx::XSAVE_SIZE }];
     let mut put = |at: usize, bytes: &[u8]| area[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, &s.fcw.to_le_bytes());
     put(2, &s.fsw.to_le_bytes());
@@ -363,13 +364,18 @@ fn write_xsave(s: &X86Core) -> [u8; fx::XSAVE_SIZE] {
     for (n, v) in s.xmm.iter().enumerate() {
         put(fx::XMM + 16 * n, &v.to_le_bytes());
     }
-    put(fx::HEADER, &[X87_AND_SSE]);
+    if avx {
+        for (n, v) in s.ymm_upper.iter().enumerate() {
+            put(fx::YMM_UPPER + 16 * n, &v.to_le_bytes());
+        }
+    }
+    put(fx::HEADER, &(X87_AND_SSE | if avx { component::AVX } else { 0 }).to_le_bytes());
     area
 }
 
 /// Back from [`write_xsave`], or from whatever else keeps the standard format. A component that the header leaves out is as
 /// after a reset (SDM 1, 13.6).
-fn read_xsave(s: &mut X86Core, area: &[u8]) -> Result<(), String> {
+fn read_xsave(s: &mut X86Core, model: &cpu_model::Model, area: &[u8]) -> Result<(), String> {
     if area.len() < fx::XSAVE_SIZE {
         return Err(format!("has {} bytes, fewer than {}", area.len(), fx::XSAVE_SIZE));
     }
@@ -383,8 +389,12 @@ fn read_xsave(s: &mut X86Core, area: &[u8]) -> Result<(), String> {
     if compact != 0 {
         return Err("is in the compacted format".to_owned());
     }
-    if components & !u64::from(X87_AND_SSE) != 0 {
-        return Err(format!("has components {components:#x}, and x87 and SSE (0x3) are all that this CPU model has"));
+    if components & !model.xcr0 != 0 {
+        let all = model.xcr0;
+        return Err(format!("has components {components:#x}, and {all:#x} are all that {} has", model.name));
+    }
+    if components & component::AVX != 0 && area.len() < fx::XSAVE_AVX_SIZE {
+        return Err(format!("has {} bytes, fewer than {} with AVX", area.len(), fx::XSAVE_AVX_SIZE));
     }
     let control = wide(0);
     s.mxcsr = wide(fx::MXCSR) as u32;
@@ -403,5 +413,52 @@ fn read_xsave(s: &mut X86Core, area: &[u8]) -> Result<(), String> {
             *v = wide(fx::XMM + 16 * n);
         }
     }
+    if components & component::AVX != 0 {
+        for (n, v) in s.ymm_upper.iter_mut().enumerate() {
+            *v = wide(fx::YMM_UPPER + 16 * n);
+        }
+    }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(name: &str) -> &'static cpu_model::Model {
+        cpu_model::by_name(name).unwrap()
+    }
+
+    /// A state with something in every register of the area.
+    fn filled() -> X86Core {
+        let value = |n: usize| u128::MAX / (n as u128 + 3);
+        X86Core {
+            xmm: std::array::from_fn(value),
+            ymm_upper: std::array::from_fn(|n| value(n + 16)),
+            fpr: std::array::from_fn(|n| value(n + 32) >> 48),
+            fcw: 0x27f,
+            fsw: 5 << TOP,
+            ftw: 0x5a,
+            mxcsr: 0x1fa0,
+            ..X86Core::default()
+        }
+    }
+
+    #[test]
+    fn the_area_holds_what_the_model_has() {
+        let (s, v2, v3) = (filled(), model("atoll-v2"), model("atoll-v3"));
+        let area = write_xsave(&s, v3);
+        assert_eq!((area.len(), area[fx::HEADER]), (832, 7));
+        let mut read = X86Core::default();
+        read_xsave(&mut read, v3, &area).unwrap();
+        assert_eq!(read, s);
+        // The smaller model has no place for them, and refuses them.
+        let small = write_xsave(&s, v2);
+        assert_eq!((small.len(), small[fx::HEADER]), (576, 3));
+        let mut read = X86Core::default();
+        read_xsave(&mut read, v3, &small).unwrap();
+        assert_eq!((read.xmm, read.ymm_upper), (s.xmm, [0; 16]));
+        assert!(read_xsave(&mut read, v2, &area).unwrap_err().contains("components 0x7"));
+        assert!(read_xsave(&mut read, v3, &area[..831]).unwrap_err().contains("fewer than 832"));
+    }
 }

@@ -10,6 +10,7 @@ use crate::bus::Bus;
 use crate::cpu::Cpu;
 use crate::state::{
     FPU_CW, FPU_DP, FPU_IP, FPU_OP, FPU_SW, FPU_TAG, Segment, Shadow, Table, eflags, fpr, gpr, set_eflags, xmm,
+    ymm_upper,
 };
 
 /// The architectural state of one vCPU.
@@ -43,6 +44,8 @@ pub struct X86Core {
     pub cpl: u8,
     /// XMM0 to XMM15.
     pub xmm: [u128; 16],
+    /// The upper halves of YMM0 to YMM15; zero on a CPU model without AVX.
+    pub ymm_upper: [u128; 16],
     /// MXCSR.
     pub mxcsr: u32,
     /// x87 data registers by physical number, 80 bits each.
@@ -117,7 +120,7 @@ impl X86Core {
             ("cr3", cr3, long && beyond(cr3, (1 << model.phys_bits) - 1)),
             // Virtual-8086 mode is left out (see the crate's page).
             ("rflags", self.rflags, beyond(self.rflags, flags::ALL & !flags::VM) || self.rflags & flags::ONE == 0),
-            ("xcr0", self.xcr0, beyond(self.xcr0, model.xcr0) || self.xcr0 & 1 == 0),
+            ("xcr0", self.xcr0, !model.xcr0_may_be(self.xcr0)),
             ("debug[4]", self.dr[4], beyond(self.dr[4], u32::MAX.into())),
             ("debug[5]", self.dr[5], beyond(self.dr[5], u32::MAX.into())),
             ("xsave.mxcsr", self.mxcsr.into(), self.mxcsr > 0xffff),
@@ -159,6 +162,7 @@ impl<B: Bus> Cpu<B> {
             pdpte: s.pdpte,
             cpl: s.cpl,
             xmm: std::array::from_fn(|n| regs.get128(xmm(n))),
+            ymm_upper: std::array::from_fn(|n| regs.get128(ymm_upper(n))),
             mxcsr: regs.get(ir::op::FPC) as u32,
             fpr: std::array::from_fn(|n| regs.get128(fpr(n))),
             fcw: regs.get(FPU_CW) as u16,
@@ -211,7 +215,7 @@ impl<B: Bus> Cpu<B> {
         if c.cr[3] & !cr4::ALL != 0 {
             return bad("CR4", c.cr[3]);
         }
-        if c.xcr0 & !self.model().xcr0 != 0 || c.xcr0 & 1 == 0 {
+        if !self.model().xcr0_may_be(c.xcr0) {
             return bad("XCR0", c.xcr0);
         }
         if c.cpl > 3 {
@@ -226,6 +230,9 @@ impl<B: Bus> Cpu<B> {
         }
         for (n, v) in c.xmm.iter().enumerate() {
             regs.set128(xmm(n), *v);
+        }
+        for (n, v) in c.ymm_upper.iter().enumerate() {
+            regs.set128(ymm_upper(n), *v);
         }
         for (n, v) in c.fpr.iter().enumerate() {
             regs.set128(fpr(n), *v);

@@ -52,6 +52,8 @@ pub struct Cpu<B: Bus> {
     pub(crate) mode: Mode,
     /// Bits that a physical address may have.
     pub(crate) phys_mask: u64,
+    /// Mode bits of the CPU model.
+    level: Mode,
     /// What CPUID and RDMSR answer from.
     pub(crate) model: &'static Model,
 }
@@ -75,6 +77,7 @@ impl<B: Bus> Cpu<B> {
             no_step: false,
             note: 0,
             mode: Mode::empty(),
+            level: Mode::of_model(model),
             phys_mask: (1 << model.phys_bits) - 1,
             model,
         }
@@ -116,7 +119,7 @@ impl<B: Bus> Cpu<B> {
 
     /// After a change of segments, control registers, CPL or EFLAGS.
     pub fn update_mode(&mut self, regs: &Regs) {
-        self.mode = Mode::now(&self.sys, regs);
+        self.mode = Mode::now(&self.sys, regs) | self.level;
         self.update_bank(regs);
     }
 

@@ -28,7 +28,9 @@
 //! 5. If it changes flags or memory in a way that `lift/live.rs` should know, see there; unknown instructions are treated as if
 //!    everything were visible before and after them, which is always right.
 //! 6. The unit checks of SSE, MMX and x87 (#UD, #NM) follow from [`Mode`]'s `EM`, `TS`, `MP` and `OSFXSR`, which are part of a
-//!    block's key: decide them when lifting and `raise` the exception as the only operation.
+//!    block's key: decide them when lifting and `raise` the exception as the only operation. VEX-coded instructions on vectors
+//!    (`lift/vex`) run with `AVX`, which says that XCR0 has it on; those of general registers (`lift/bmi`) with `LEVEL3`, which says
+//!    that the CPU model has them.
 //!
 //! # Adding a helper
 //! Add a row to the table in `helpers/mod.rs`: name, flags of [`ir::op::call_flags`], function. The function has the signature

@@ -4,7 +4,11 @@
 //! by helpers when they run, so that one block serves the kernel's and the user's view of shared code.
 
 use crate::flags;
+use crate::fpu::image::component;
 use crate::state::{EFLAGS, Seg, SysState, cr0, cr4};
+
+/// Components that XCR0 must have on for AVX.
+const VECTORS: u64 = component::SSE | component::AVX;
 
 bitflags::bitflags! {
     /// What a block was lifted for.
@@ -38,6 +42,10 @@ bitflags::bitflags! {
         const V86 = 1 << 12;
         /// The block holds one instruction: single-stepping and interrupt shadows.
         const ONE = 1 << 13;
+        /// The CPU model has the instructions of x86-64-v3 ([`Mode::of_model`]).
+        const LEVEL3 = 1 << 14;
+        /// CR4.OSXSAVE, and XCR0 has SSE and AVX on, in protected mode: VEX-coded instructions on vectors run.
+        const AVX = 1 << 15;
     }
 }
 
@@ -76,7 +84,15 @@ impl Mode {
         m.set(Mode::MP, sys.cr0 & cr0::MP != 0);
         m.set(Mode::OSFXSR, sys.cr4 & cr4::OSFXSR != 0);
         m.set(Mode::OSXSAVE, sys.cr4 & cr4::OSXSAVE != 0);
+        m.set(Mode::AVX, m.contains(Mode::OSXSAVE | Mode::PROTECTED) && sys.xcr0 & VECTORS == VECTORS);
         m
+    }
+
+    /// The mode bits that a CPU model stands for.
+    pub fn of_model(model: &cpu_model::Model) -> Mode {
+        let leaf7 = model.leaves.iter().find(|l| l.leaf == 7 && l.subleaf == Some(0));
+        let bmi2 = leaf7.is_some_and(|l| l.regs[1] & cpu_model::features::BMI2 != 0);
+        if bmi2 { Mode::LEVEL3 } else { Mode::empty() }
     }
 
     /// The mode of a vCPU's words and system state.

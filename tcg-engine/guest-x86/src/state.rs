@@ -37,9 +37,13 @@ pub const EFLAGS: Slot = Slot(24);
 pub const fn seg_base(s: Seg) -> Slot {
     Slot(26 + s as u16)
 }
-/// XMM registers: 128 bits in the pair at this slot, with room for 256 bits (four words) each.
+/// XMM registers: 128 bits in the pair at this slot, the lower half of a YMM register of four words.
 pub const fn xmm(n: usize) -> Slot {
     Slot(32 + 4 * (n as u16 & 15))
+}
+/// The upper halves of YMM registers.
+pub const fn ymm_upper(n: usize) -> Slot {
+    Slot(xmm(n).0 + 2)
 }
 /// x87 data registers by physical number (not relative to TOP): low word the significand (and the MMX register), high word
 /// sign and exponent in its low 16 bits.

@@ -1,6 +1,6 @@
 //! What an operation reads, writes and may do: the one table that the verifier, liveness and every emitter share.
 
-use crate::op::{AluRef, BulkRef, FLAG_A, FLAG_B, FLAG_KIND, FLAG_R, FPC, Inst, NONE, Op, PC, Slot, call_flags};
+use crate::op::{AluRef, BulkRef, FLAG_A, FLAG_B, FLAG_KIND, FLAG_R, FPC, FpRef, Inst, NONE, Op, PC, Slot, call_flags};
 
 /// Effects of one operation on the register file and on control.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,7 +87,9 @@ pub fn effects(x: &Inst) -> Effects {
         }
         Op::Vec => with([x.a, high(x.a), x.b, high(x.b), n, n, n], [x.d, high(x.d), n, n]),
         Op::Fp => {
-            let reads = [x.a, high(x.a), x.b, high(x.b), FPC, n, n];
+            let fused = fp::sse::FpOp::from_u8(x.aux).is_some_and(fp::sse::FpOp::is_fused);
+            let c = if fused { FpRef::third(x.imm) } else { n };
+            let reads = [x.a, high(x.a), x.b, high(x.b), FPC, c, high(c)];
             Effects { may_stop: true, ..with(reads, [x.d, high(x.d), FPC, n]) }
         }
         Op::Call => Effects {

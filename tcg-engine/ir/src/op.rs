@@ -247,7 +247,7 @@ pub enum Op {
     /// 128-bit integer vector operation `aux` ([`crate::vec::VecOp`]): pair `d` = op(pair `a`, pair `b`, `imm`).
     Vec,
     /// Floating-point operation `aux` ([`fp::sse::FpOp`]) of an SSE unit: pair `d` = op(pair `a`, pair `b`),
-    /// `imm` = immediate byte; sticky flags go to [`FPC`]. May stop (unmasked exception).
+    /// `imm` is [`FpRef`]'s; sticky flags go to [`FPC`]. May stop (unmasked exception).
     Fp,
 
     /// `d = helper(imm & 0xffff)(a, b, imm >> 32)`, see [`crate::Env::call`]. `aux` are [`call_flags`]. May stop if so flagged.
@@ -502,6 +502,10 @@ pub struct MemRef {
     pub key: u8,
     /// Must be naturally aligned, else an alignment fault of the architecture.
     pub aligned: bool,
+    /// The first half of an operand of twice this size: that is what must be aligned, and what must be addressable as a whole.
+    pub double: bool,
+    /// Alignment is not checked even where the architecture checks that of scalars (x86: CR0.AM with EFLAGS.AC).
+    pub relaxed: bool,
     /// Load that will be followed by a store to the same place: check the right to write first.
     pub write_intent: bool,
     /// The address came from the stack segment (x86: faults are #SS).
@@ -524,6 +528,8 @@ impl MemRef {
             space: 0,
             key: 0,
             aligned: false,
+            double: false,
+            relaxed: false,
             write_intent: false,
             stack: false,
             ordered: false,
@@ -545,6 +551,8 @@ impl MemRef {
             | (self.stack as u64) << 63
             | (self.ordered as u64) << 44
             | (self.wrap as u64 & 3) << 45
+            | (self.double as u64) << 47
+            | (self.relaxed as u64) << 43
     }
 
     /// The `imm` word: displacement in bits 0..32, attributes above.
@@ -584,6 +592,8 @@ impl MemRef {
             space: (imm >> 48) as u8,
             key: (imm >> 56) as u8 & 0x1f,
             aligned: imm >> 61 & 1 != 0,
+            double: imm >> 47 & 1 != 0,
+            relaxed: imm >> 43 & 1 != 0,
             write_intent: imm >> 62 & 1 != 0,
             stack: imm >> 63 != 0,
             ordered: imm >> 44 & 1 != 0,
@@ -594,6 +604,31 @@ impl MemRef {
     /// Size in bytes.
     pub const fn bytes(self) -> u64 {
         1 << self.log2
+    }
+
+    /// Bits of the address that must be clear if it is aligned.
+    pub const fn low_bits(self) -> u64 {
+        (self.bytes() << self.double as u64) - 1
+    }
+}
+
+/// The `imm` word of [`Op::Fp`]: bits 0..8 the immediate byte, bits 16..26 the third operand of a fused operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FpRef;
+
+impl FpRef {
+    /// The instruction has another [`Op::Fp`] behind this one, and both raise their exceptions together: one that is unmasked
+    /// traps at the last. Until then the flags wait in the upper half of [`FPC`], if one of them could trap.
+    pub const MORE: u64 = 1 << 8;
+
+    /// The bits of a third operand.
+    pub const fn with_third(c: Slot) -> u64 {
+        (c.0 as u64) << 16
+    }
+
+    /// The third operand.
+    pub const fn third(imm: u64) -> Slot {
+        Slot((imm >> 16) as u16 & 0x3ff)
     }
 }
 

@@ -7,8 +7,8 @@
 use crate::block::Block;
 use crate::flags::{self, Cond, Kind};
 use crate::op::{
-    AluOp, AluRef, AtomicOp, BulkOp, BulkRef, FLAG_A, FLAG_B, FLAG_KIND, FLAG_R, FPC, Fence, Inst, MemRef, NONE, Op,
-    PC, Rel, Slot,
+    AluOp, AluRef, AtomicOp, BulkOp, BulkRef, FLAG_A, FLAG_B, FLAG_KIND, FLAG_R, FPC, Fence, FpRef, Inst, MemRef, NONE,
+    Op, PC, Rel, Slot,
 };
 use crate::{Env, Regs, Stop, Then};
 
@@ -389,14 +389,12 @@ fn interpret<'a, E: Env, const ALONE: bool>(
             }
             Op::Fp => {
                 let Some(op) = fp::sse::FpOp::from_u8(x.aux) else { stop!(Stop::Fault) };
-                let mxcsr = regs.get(FPC) as u32;
-                let (v, raised) = fp::sse::eval(op, regs.get128(x.a), regs.get128(x.b), x.imm as u8, mxcsr);
-                if raised != 0 {
-                    regs.set(FPC, u64::from(mxcsr | raised));
-                    if fp::sse::traps(raised, mxcsr) {
-                        env.raise_fp(raised);
-                        stop!(Stop::Fault);
-                    }
+                let (v, raised) = fp_result(regs, x, op);
+                if raised != 0
+                    && let Some(raised) = fp_raised(regs, x, raised)
+                {
+                    env.raise_fp(raised);
+                    stop!(Stop::Fault);
                 }
                 regs.set128(x.d, v);
             }
@@ -433,6 +431,30 @@ fn interpret<'a, E: Env, const ALONE: bool>(
             }
         }
     }
+}
+
+/// Value and flags of an [`Op::Fp`]. The flags include those that an operation before it has put off.
+fn fp_result(regs: &Regs, x: &Inst, op: fp::sse::FpOp) -> (u128, u32) {
+    let (a, b, control) = (regs.get128(x.a), regs.get128(x.b), regs.get(FPC));
+    let (mxcsr, before) = (control as u32, (control >> 32) as u32);
+    let (v, raised) = if op.is_fused() {
+        fp::sse::eval_fused(op, a, b, regs.get128(FpRef::third(x.imm)), mxcsr)
+    } else {
+        fp::sse::eval(op, a, b, x.imm as u8, mxcsr)
+    };
+    (v, if before == 0 { raised } else { fp::sse::together(before, raised, mxcsr) })
+}
+
+/// Make the flags of an [`Op::Fp`] sticky; those that trap are returned. With [`FpRef::MORE`] they are put off if any could.
+fn fp_raised(regs: &mut Regs, x: &Inst, raised: u32) -> Option<u32> {
+    use fp::sse::mxcsr::MASKS;
+    let mxcsr = regs.get(FPC) as u32;
+    if x.imm & FpRef::MORE != 0 && mxcsr & MASKS != MASKS {
+        regs.set(FPC, u64::from(mxcsr) | u64::from(raised) << 32);
+        return None;
+    }
+    regs.set(FPC, u64::from(mxcsr | raised));
+    fp::sse::traps(raised, mxcsr).then_some(raised)
 }
 
 /// Flags to record: the four words.

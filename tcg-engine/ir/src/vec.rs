@@ -307,11 +307,30 @@ ops! {
     DupOdd32,
     /// low half of a, twice (`movddup`)
     DupLo64,
+    /// each lane of a << its lane of b; 0 when the count reaches the width
+    ShlV32,
+    /// each lane of a << its lane of b
+    ShlV64,
+    /// each lane of a >> its lane of b, logical; 0 when the count reaches the width
+    ShrV32,
+    /// each lane of a >> its lane of b, logical
+    ShrV64,
+    /// each lane of a >> its lane of b, arithmetic; counts beyond the width act as the width
+    SarV32,
+    /// 32-bit lanes of a chosen by bits 1:0 of the lanes of b (`vpermilps`)
+    Permute32,
+    /// 64-bit lanes of a chosen by bit 1 of the lanes of b (`vpermilpd`)
+    Permute64,
 }
 
 /// The shift count of a lane `width` bits wide: `width` when out of range.
 fn count(b: u128, width: u32) -> u32 {
     u32::try_from(b as u64).unwrap_or(u32::MAX).min(width)
+}
+
+/// The shift count in a 64-bit lane.
+fn wide_count(n: u64) -> u32 {
+    n.min(64) as u32
 }
 
 /// What `op` computes. Operations of one source use `a`; `imm` is ignored where the operation's text does not name it.
@@ -470,5 +489,12 @@ pub fn eval(op: VecOp, a: u128, b: u128, imm: u64) -> u128 {
         VecOp::DupEven32 => lanes::shuffle32(a, a, 0b10_10_00_00),
         VecOp::DupOdd32 => lanes::shuffle32(a, a, 0b11_11_01_01),
         VecOp::DupLo64 => from_qwords([qwords(a)[0]; 2]),
+        VecOp::ShlV32 => zip32(a, b, |x, n| x.checked_shl(n).unwrap_or(0)),
+        VecOp::ShlV64 => zip64(a, b, |x, n| x.checked_shl(wide_count(n)).unwrap_or(0)),
+        VecOp::ShrV32 => zip32(a, b, |x, n| x.checked_shr(n).unwrap_or(0)),
+        VecOp::ShrV64 => zip64(a, b, |x, n| x.checked_shr(wide_count(n)).unwrap_or(0)),
+        VecOp::SarV32 => zip32(a, b, |x, n| (x.cast_signed() >> n.min(31)).cast_unsigned()),
+        VecOp::Permute32 => from_dwords(dwords(b).map(|i| dwords(a)[(i & 3) as usize])),
+        VecOp::Permute64 => from_qwords(qwords(b).map(|i| qwords(a)[(i >> 1 & 1) as usize])),
     }
 }

@@ -42,6 +42,24 @@ fn debian_boots_to_a_shell_that_answers_and_powers_off() {
     assert!(!rig.path("atoll/debian").exists(), "{}", done.error);
 }
 
+/// Linux finds AVX, keeps its state with XSAVEOPT, and its programs use what there is.
+#[test]
+fn debian_boots_on_the_larger_cpu_model() {
+    let rig = Rig::new("debian-v3");
+    let mut arguments = debian(Mode::Shell);
+    arguments.extend(["--cpu-model", "atoll-v3"].map(str::to_owned));
+    let mut vm = rig.start("debian", arguments);
+    vm.expect("x86/fpu: Enabled xstate features 0x7, context size is 832 bytes, using 'standard' format", boot_time());
+    vm.expect(PROMPT, boot_time());
+    for flag in ["avx", "avx2", "bmi1", "bmi2", "fma", "f16c", "abm", "movbe", "xsaveopt"] {
+        // Not as it is typed.
+        vm.send(format!("grep -qw {flag} /proc/cpuinfo && echo has_{flag}_$((2 + 1))\n"));
+        vm.expect(&format!("has_{flag}_3"), boot_time());
+    }
+    vm.send("poweroff -f\n");
+    vm.wait(boot_time()).ok();
+}
+
 #[test]
 fn debian_echoes_every_byte_through_its_console() {
     let rig = Rig::new("debian-echo");

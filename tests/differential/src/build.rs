@@ -34,6 +34,8 @@ pub struct Draft<'a> {
     pub i: Instruction,
     /// Linear address of the memory operand that is written out, if there is one.
     pub target: Option<u64>,
+    /// The CPU model that it is for.
+    pub model: &'static cpu_model::Model,
     /// General registers that addresses depend on.
     busy: u16,
 }
@@ -57,7 +59,7 @@ fn attempt(form: Form, r: &mut Rng, pool: &Pool, model: &'static cpu_model::Mode
         _ => CODE + 0x800,
     };
     let case = random::case(r, pool, form.bits, at);
-    let mut d = Draft { r, form, case, i: Instruction::default(), target: None, busy: 0 };
+    let mut d = Draft { r, form, case, i: Instruction::default(), target: None, model, busy: 0 };
     d.operands()?;
     if !tune::tune(&mut d) {
         return None;
@@ -74,7 +76,7 @@ fn attempt(form: Form, r: &mut Rng, pool: &Pool, model: &'static cpu_model::Mode
 /// The bytes of an instruction of this form at `at`; of its state only what is in the bytes is used.
 pub fn piece(form: Form, r: &mut Rng, pool: &Pool, model: &'static cpu_model::Model, at: u64) -> Option<Vec<u8>> {
     let case = random::case(r, pool, form.bits, at);
-    let mut d = Draft { r, form, case, i: Instruction::default(), target: None, busy: 0 };
+    let mut d = Draft { r, form, case, i: Instruction::default(), target: None, model, busy: 0 };
     d.operands()?;
     let bytes = d.encode()?;
     d.dress(bytes, model)
@@ -188,7 +190,7 @@ impl Draft<'_> {
         if kinds.iter().any(|k| is_either(*k)) && memory || kinds.iter().any(|k| is_memory(*k) && !is_implied(*k)) {
             self.explicit(kinds.contains(&Kind::mem_offs))?;
             if let Some(first) = kinds.iter().find_map(|k| forms::vector_index(*k)) {
-                self.i.set_memory_index(first + 7);
+                self.vector_index(first, kinds.contains(&Kind::mem_vsib64x) || kinds.contains(&Kind::mem_vsib64y));
             }
         }
         if let Shape::Rep(_) | Shape::Repne(_) = self.form.shape {
@@ -207,6 +209,28 @@ impl Draft<'_> {
         Some(())
     }
 
+    /// A vector of indices for a memory operand that has been solved without one: mostly such that lanes lie near by.
+    fn vector_index(&mut self, first: Register, long: bool) {
+        let n = self.r.below(if self.long() { 16 } else { 8 }) as usize;
+        self.i.set_memory_index(first + n as u32);
+        let scale = self.r.below(4) as u32;
+        self.i.set_memory_index_scale(1 << scale);
+        let far = self.r.percent(15);
+        let bits = if long { 64 } else { 32 };
+        let mut half = || {
+            (0..128 / bits).fold(0, |v, i| {
+                let near = self.r.below(0x80).wrapping_sub(0x40);
+                let index = if far && self.r.percent(30) { self.r.next() } else { near };
+                v | u128::from(index & (u64::MAX >> (64 - bits))) << (i * bits)
+            })
+        };
+        let (low, upper) = (half(), half());
+        self.case.state.fx.xmm[n] = low;
+        if is_x86_feature_detected!("avx") {
+            self.case.state.ymm_upper[n] = upper;
+        }
+    }
+
     fn wants_memory(&mut self, kinds: &[Kind]) -> bool {
         if !kinds.iter().any(|k| is_either(*k)) {
             return false;
@@ -222,6 +246,7 @@ impl Draft<'_> {
     fn address(&mut self) -> Address {
         match self.form.shape {
             Shape::Mem(a) | Shape::Lock(a) | Shape::Rep(a) | Shape::Repne(a) => a,
+            _ if self.gathers() => Address::Base,
             _ if self.long() => self.r.pick(&[Address::Base, Address::Sib, Address::Rip]),
             _ => self.r.pick(&[Address::Base, Address::Sib]),
         }
@@ -271,7 +296,14 @@ impl Draft<'_> {
                 self.register(n, Register::RAX, general);
             }
             Kind::mm_or_mem | Kind::mm_reg | Kind::mm_rm => self.register(n, Register::MM0, 8),
-            Kind::xmm_or_mem | Kind::xmm_reg | Kind::xmm_rm => self.register(n, Register::XMM0, general),
+            Kind::xmm_or_mem | Kind::xmm_reg | Kind::xmm_rm | Kind::xmm_vvvv | Kind::xmm_is4 => {
+                self.register(n, Register::XMM0, general);
+            }
+            Kind::ymm_or_mem | Kind::ymm_reg | Kind::ymm_rm | Kind::ymm_vvvv | Kind::ymm_is4 => {
+                self.register(n, Register::YMM0, general);
+            }
+            Kind::r32_vvvv => self.register(n, Register::EAX, general),
+            Kind::r64_vvvv => self.register(n, Register::RAX, general),
             Kind::seg_reg => self.register(n, Register::ES, 6),
             Kind::cr_reg => {
                 let i = self.r.pick(&[0, 2, 3, 4, 8]);
@@ -301,17 +333,15 @@ impl Draft<'_> {
     fn foreign(&mut self, n: u32, kind: Kind) -> Option<()> {
         // The first register and how many there are to choose from.
         let (first, count) = match kind {
-            Kind::xmm_vvvv | Kind::xmm_is4 | Kind::xmm_is5 => (Register::XMM0, 8),
-            Kind::ymm_or_mem | Kind::ymm_reg | Kind::ymm_rm | Kind::ymm_vvvv | Kind::ymm_is4 | Kind::ymm_is5 => {
-                (Register::YMM0, 8)
-            }
+            Kind::xmm_is5 => (Register::XMM0, 8),
+            Kind::ymm_is5 => (Register::YMM0, 8),
             Kind::zmm_or_mem | Kind::zmm_reg | Kind::zmm_rm | Kind::zmm_vvvv => (Register::ZMM0, 8),
             Kind::xmmp3_vvvv => (Register::XMM4, 1),
             Kind::zmmp3_vvvv => (Register::ZMM4, 1),
             Kind::kp1_reg => (Register::K2, 1),
             Kind::k_or_mem | Kind::k_reg | Kind::k_rm | Kind::k_vvvv => (Register::K0, 8),
-            Kind::r32_vvvv | Kind::r32_or_mem_mpx | Kind::r32_reg_mem => (Register::EAX, 8),
-            Kind::r64_vvvv | Kind::r64_or_mem_mpx | Kind::r64_reg_mem => (Register::RAX, 8),
+            Kind::r32_or_mem_mpx | Kind::r32_reg_mem => (Register::EAX, 8),
+            Kind::r64_or_mem_mpx | Kind::r64_reg_mem => (Register::RAX, 8),
             Kind::r16_reg_mem => (Register::AX, 8),
             Kind::bnd_or_mem_mpx | Kind::bnd_reg => (Register::BND0, 4),
             // No two of an instruction's may be the same.
@@ -464,6 +494,7 @@ impl Draft<'_> {
         let address = self.address();
         let size = self.i.memory_size();
         let bytes = match size {
+            MemorySize::Xsave | MemorySize::Xsave64 if self.model.xcr0 & 4 != 0 => 832,
             MemorySize::Xsave | MemorySize::Xsave64 => 576,
             s => s.size() as u64,
         };
@@ -504,12 +535,18 @@ impl Draft<'_> {
                 self.i.set_memory_displacement64(ea);
             }
             Address::Half if width == 16 => self.sixteen(ea as u16),
+            // Its index is a vector.
+            _ if self.gathers() => self.base(ea, width),
             Address::Sib => self.sib(ea, width),
             Address::Base => self.base(ea, width),
             _ if self.r.percent(50) => self.sib(ea, width),
             _ => self.base(ea, width),
         }
         Some(())
+    }
+
+    fn gathers(&self) -> bool {
+        self.form.code.op_code().op_kinds().iter().any(|k| forms::vector_index(*k).is_some())
     }
 
     fn displacement(&mut self, width: u32) -> u64 {

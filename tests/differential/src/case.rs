@@ -83,6 +83,8 @@ pub struct State {
     pub sel: [u16; 6],
     /// Fills the struct up.
     pub pad: [u16; 2],
+    /// The upper halves of YMM0 to YMM15; zero where the host has no AVX.
+    pub ymm_upper: [u128; 16],
 }
 
 /// How a case ended: the exception that came last. A case that runs through ends with #BP, RIP behind an INT3.

@@ -60,6 +60,7 @@ fn lines(case: &Case, i: &Instruction, host: &Outcome, guest: &Outcome) -> Vec<S
     }
     for n in 0..count {
         differ(&format!("XMM{n}"), a.xmm[n], b.xmm[n]);
+        differ(&format!("upper half of YMM{n}"), h.ymm_upper[n], g.ymm_upper[n]);
     }
     memory(host, guest, &mut out);
     out

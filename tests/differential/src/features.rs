@@ -94,7 +94,7 @@ pub fn advertised(model: &Model, feature: CpuidFeature) -> bool {
 pub fn has(model: &Model, code: Code) -> bool {
     let f = code.cpuid_features();
     code.op_code().is_instruction()
-        && code.op_code().encoding() == EncodingKind::Legacy
+        && matches!(code.op_code().encoding(), EncodingKind::Legacy | EncodingKind::VEX)
         && f.iter().all(|f| advertised(model, *f))
 }
 

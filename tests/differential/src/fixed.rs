@@ -55,6 +55,12 @@ static IMAGES: &[&[u8]] = &[
     &[0x48, 0x0f, 0xae, 0x2e],
 ];
 
+/// The ends of what AVX adds to an image, likewise.
+static PLACES_V3: &[u64] = &[DATA + RW_LEN - 576, DATA + RW_LEN - 640, DATA + DATA_LEN - 576, LAST - 640, LAST - 832];
+
+/// XSAVEOPT.
+static IMAGES_V3: &[&[u8]] = &[&[0x0f, 0xae, 0x36], &[0x48, 0x0f, 0xae, 0x36]];
+
 /// Headers of XSAVE: nothing wrong; a component that nobody has; something in XCOMP_BV, but not the compact form, which hosts
 /// may have; reserved bytes. Offset and value.
 static HEADERS: &[(usize, u8)] = &[(0, 0), (0, 8), (8, 1), (15, 0x40), (16, 1), (24, 1)];
@@ -109,6 +115,34 @@ static ACCESSES: &[&[u8]] = &[
     &[0x0f, 0x18, 0x0e],             // prefetcht0 [rsi]
 ];
 
+/// The same of the larger model.
+static ACCESSES_V3: &[&[u8]] = &[
+    &[0xc5, 0xfc, 0x10, 0x06],                   // vmovups ymm0, [rsi]
+    &[0xc5, 0xfc, 0x11, 0x06],                   // vmovups [rsi], ymm0
+    &[0xc5, 0xfc, 0x11, 0x45, 0x00],             // vmovups [rbp], ymm0
+    &[0xc5, 0xfc, 0x28, 0x06],                   // vmovaps ymm0, [rsi]
+    &[0xc5, 0xfc, 0x29, 0x45, 0x00],             // vmovaps [rbp], ymm0
+    &[0xc5, 0xfd, 0xfe, 0x06],                   // vpaddd ymm0, ymm0, [rsi]
+    &[0xc4, 0xe2, 0x75, 0x2c, 0x06],             // vmaskmovps ymm0, ymm1, [rsi]
+    &[0xc4, 0xe2, 0x75, 0x2e, 0x06],             // vmaskmovps [rsi], ymm1, ymm0
+    &[0xc4, 0xe2, 0x75, 0x2e, 0x45, 0x00],       // vmaskmovps [rbp], ymm1, ymm0
+    &[0xc4, 0xe2, 0x7d, 0x1a, 0x06],             // vbroadcastf128 ymm0, [rsi]
+    &[0xc4, 0xe3, 0x7d, 0x19, 0x06, 0x01],       // vextractf128 [rsi], ymm0, 1
+    &[0xc4, 0xe3, 0x7d, 0x1d, 0x06, 0x04],       // vcvtps2ph [rsi], ymm0, 4
+    &[0xc4, 0xe2, 0x6d, 0x92, 0x44, 0x0e, 0x01], // vgatherdps ymm0, [rsi+ymm1+1], ymm2
+    &[0x0f, 0xae, 0x75, 0x00],                   // xsaveopt [rbp]
+];
+
+/// Whether the model has AVX.
+fn larger(model: &Model) -> bool {
+    model.xcr0 & 4 != 0
+}
+
+/// One list, and for the larger model another one behind it.
+fn list<T: Copy>(model: &Model, base: &[T], more: &[T]) -> Vec<T> {
+    [base, if larger(model) { more } else { &[] }].concat()
+}
+
 /// Ends of the canonical halves and of the address space, and of the data pages.
 static EDGES: &[u64] = &[LAST, LAST.wrapping_neg(), 0, 1 << 63, DATA, DATA + RW_LEN, DATA + DATA_LEN];
 
@@ -149,10 +183,14 @@ fn poke(c: &mut Case, at: u64, bytes: &[u8]) {
 }
 
 /// Every part of an image of x87 and SSE missing, bad, or not asked for.
-fn images(r: &mut Rng, pool: &Pool, out: &mut Trial) -> Result<()> {
-    for (bytes, at) in IMAGES.iter().flat_map(|b| PLACES.iter().map(move |p| (*b, *p))) {
-        for n in 0..4 * 4 * HEADERS.len() * MXCSRS.len() {
-            let (asked, there, rest) = (n % 4, n / 4 % 4, n / 16);
+fn images(model: &Model, r: &mut Rng, pool: &Pool, out: &mut Trial) -> Result<()> {
+    let (images, places) = (list(model, IMAGES, IMAGES_V3), list(model, PLACES, PLACES_V3));
+    let all = model.xcr0 as usize + 1;
+    for (bytes, at) in images.iter().flat_map(|b| places.iter().map(move |p| (*b, *p))) {
+        for n in 0..all * 4 * HEADERS.len() * MXCSRS.len() {
+            let (asked, there, rest) = (n % all, n / all % 4, n / all / 4);
+            // AVX is there or not as something else is.
+            let there = if larger(model) { [0, 3, 5, 6][there] } else { there };
             let ((offset, value), mxcsr) = (HEADERS[rest % HEADERS.len()], MXCSRS[rest / HEADERS.len()]);
             // 32-bit code has no REX, and its addresses end earlier.
             let bits = if bytes[0] == 0x48 || at >> 32 != 0 || n % 3 != 0 { 64 } else { 32 };
@@ -170,9 +208,10 @@ fn images(r: &mut Rng, pool: &Pool, out: &mut Trial) -> Result<()> {
 }
 
 /// Every kind of access about every edge, in 64-bit code.
-fn edges(r: &mut Rng, pool: &Pool, out: &mut Trial) -> Result<()> {
+fn edges(model: &Model, r: &mut Rng, pool: &Pool, out: &mut Trial) -> Result<()> {
+    let accesses = list(model, ACCESSES, ACCESSES_V3);
     for (bytes, edge, before) in
-        ACCESSES.iter().flat_map(|b| EDGES.iter().flat_map(move |e| BEFORE.iter().map(move |n| (*b, *e, *n))))
+        accesses.iter().flat_map(|b| EDGES.iter().flat_map(move |e| BEFORE.iter().map(move |n| (*b, *e, *n))))
     {
         let at = edge.wrapping_add_signed(-before);
         let mut c = case(r, pool, 64, bytes);
@@ -181,7 +220,7 @@ fn edges(r: &mut Rng, pool: &Pool, out: &mut Trial) -> Result<()> {
         for n in [4, 5, 6, 7] {
             c.state.gpr[n] = at;
         }
-        (c.state.gpr[0], c.state.gpr[2]) = (3, 0);
+        (c.state.gpr[0], c.state.gpr[2]) = (model.xcr0, 0);
         // No image is in the compact form, which hosts may have.
         poke(&mut c, at.wrapping_add(520), &[0; 16]);
         out.push(c)?;
@@ -192,11 +231,12 @@ fn edges(r: &mut Rng, pool: &Pool, out: &mut Trial) -> Result<()> {
 /// The same in 32-bit code: about the end of the address space, the data pages, and the limit of a segment. What
 /// lies across the end of a segment of 4 GiB elsewhere than at 0 is left out: whether that is beyond the limit varies from one
 /// processor to another (SDM vol. 3A, "Limit Checking").
-fn limits(r: &mut Rng, pool: &Pool, out: &mut Trial) -> Result<()> {
+fn limits(model: &Model, r: &mut Rng, pool: &Pool, out: &mut Trial) -> Result<()> {
     let ends = [0, DATA as u32, (DATA + RW_LEN) as u32, (DATA + DATA_LEN) as u32].map(|e| (&[][..], e));
     let ends = [&ends[..], &[(&[0x65][..], GS32_LIMIT + 1), (&[0x65][..], 0)]].concat();
+    let accesses = list(model, ACCESSES, ACCESSES_V3);
     for (bytes, (prefix, end), before) in
-        ACCESSES.iter().flat_map(|b| ends.iter().flat_map(move |e| BEFORE.iter().map(move |n| (*b, *e, *n))))
+        accesses.iter().flat_map(|b| ends.iter().flat_map(move |e| BEFORE.iter().map(move |n| (*b, *e, *n))))
     {
         let plain = bytes.strip_prefix(&[0x48]).unwrap_or(bytes);
         let at = u64::from(end.wrapping_add_signed(-before as i32));
@@ -205,7 +245,7 @@ fn limits(r: &mut Rng, pool: &Pool, out: &mut Trial) -> Result<()> {
         for n in [4, 5, 6, 7] {
             c.state.gpr[n] = at;
         }
-        (c.state.gpr[0], c.state.gpr[2]) = (3, 0);
+        (c.state.gpr[0], c.state.gpr[2]) = (model.xcr0, 0);
         let base = if prefix.is_empty() { 0 } else { GS32_BASE };
         poke(&mut c, u64::from((at as u32).wrapping_add(base)).wrapping_add(520), &[0; 16]);
         out.push(c)?;
@@ -214,7 +254,7 @@ fn limits(r: &mut Rng, pool: &Pool, out: &mut Trial) -> Result<()> {
 }
 
 /// XLAT, a string load and an implied offset through every segment and address size.
-fn segments(r: &mut Rng, pool: &Pool, out: &mut Trial) -> Result<()> {
+fn segments(_: &Model, r: &mut Rng, pool: &Pool, out: &mut Trial) -> Result<()> {
     for (bits, prefixes) in [64, 32].into_iter().flat_map(|b| PREFIXES.iter().map(move |p| (b, *p))) {
         for (opcode, register) in [(0xd7, 3), (0xac, 6)] {
             let mut c = case(r, pool, bits, &[prefixes, &[opcode]].concat());
@@ -272,7 +312,7 @@ pub fn check(model: &'static Model) -> Result<(usize, Vec<String>)> {
     let (host, guest, ends) = (Host::new()?, Guest::new(model)?, Default::default());
     let mut trial = Trial { host, guest, batch: vec![], ends, cases: 0, wrong: vec![] };
     for family in [images, segments, edges, limits] {
-        family(&mut r, &pool, &mut trial)?;
+        family(model, &mut r, &pool, &mut trial)?;
     }
     trial.run()?;
     Ok((trial.cases, trial.wrong))

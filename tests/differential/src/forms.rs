@@ -86,6 +86,9 @@ impl Form {
 const ADDRESSES_64: &[Address] =
     &[Address::Base, Address::Sib, Address::Rip, Address::Abs, Address::Half, Address::Fs, Address::Gs];
 const ADDRESSES_32: &[Address] = &[Address::Base, Address::Sib, Address::Abs, Address::Half, Address::Fs, Address::Gs];
+/// Those that an operand with a vector of indices can have.
+const ADDRESSES_VECTOR_64: &[Address] = &[Address::Base, Address::Abs, Address::Half, Address::Fs, Address::Gs];
+const ADDRESSES_VECTOR_32: &[Address] = &[Address::Base, Address::Abs, Address::Fs, Address::Gs];
 /// Those that an implied operand (a string's, or an offset alone) can have.
 const IMPLIED: &[Address] = &[Address::Base, Address::Half, Address::Fs];
 
@@ -150,6 +153,8 @@ pub fn of(code: Code, bits: u32) -> Vec<Form> {
     }
     let addresses = match (implied, bits) {
         (true, _) => IMPLIED,
+        (_, 64) if kinds.iter().any(|k| vector_index(*k).is_some()) => ADDRESSES_VECTOR_64,
+        _ if kinds.iter().any(|k| vector_index(*k).is_some()) => ADDRESSES_VECTOR_32,
         (_, 64) => ADDRESSES_64,
         _ => ADDRESSES_32,
     };
@@ -181,6 +186,14 @@ pub fn codes(model: &'static Model, bits: u32) -> impl Iterator<Item = Code> {
 pub fn all(model: &'static Model) -> Vec<Form> {
     let single = [64, 32].into_iter().flat_map(|bits| codes(model, bits).flat_map(move |c| of(c, bits)));
     single.chain([64, 32].map(|bits| Form { code: Code::INVALID, bits, shape: Shape::Sequence })).collect()
+}
+
+/// The forms of what `model` has beyond `base`: other instructions, and those that save state, of which it has more. No sequences.
+pub fn beyond(model: &'static Model, base: &'static Model) -> Vec<Form> {
+    let mut list = all(model);
+    let state = |c: Code| c.cpuid_features().contains(&iced_x86::CpuidFeature::XSAVE);
+    list.retain(|f| f.shape != Shape::Sequence && (!features::has(base, f.code) || state(f.code)));
+    list
 }
 
 /// The form of this name.

@@ -11,7 +11,9 @@ use code::CodeMemory;
 use cpu_model::Model;
 use emit_x64::{Left, T1};
 use guest_memory::{Access, DirtyLayout, DirtyLog, Kind, Layout, Memfd, Ram, Region};
-use guest_x86::state::{self, FPU_CW, FPU_DP, FPU_IP, FPU_OP, FPU_SW, FPU_TAG, attr, cr0, cr4, efer, fpr, gpr, xmm};
+use guest_x86::state::{
+    self, FPU_CW, FPU_DP, FPU_IP, FPU_OP, FPU_SW, FPU_TAG, attr, cr0, cr4, efer, fpr, gpr, xmm, ymm_upper,
+};
 use guest_x86::{Cpu, Lift, Seg, Segment, Table};
 use ir::t0::{self, Exit};
 use ir::{Block, PC, Regs, op::FPC, verify};
@@ -206,6 +208,7 @@ impl Guest {
     }
 
     fn system(&mut self) {
+        let xcr0 = self.cpu.model().xcr0;
         let s = &mut self.cpu.sys;
         s.cr0 = cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::AM | cr0::PG;
         s.cr3 = physical::TABLES;
@@ -221,7 +224,7 @@ impl Guest {
             | cr4::SMEP
             | cr4::SMAP;
         s.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
-        s.xcr0 = 3;
+        s.xcr0 = xcr0;
         s.cpl = 3;
         s.gdtr = Table { base: KERNEL + physical::GDT, limit: 16 * 8 - 1 };
         s.idtr = Table { base: KERNEL + physical::IDT, limit: 0xfff };
@@ -267,6 +270,9 @@ impl Guest {
         }
         for (n, v) in s.fx.xmm.iter().enumerate() {
             regs.set128(xmm(n), *v);
+        }
+        for (n, v) in s.ymm_upper.iter().enumerate() {
+            regs.set128(ymm_upper(n), *v);
         }
         let top = usize::from(s.fx.sw >> 11 & 7);
         for (n, v) in s.fx.st.iter().enumerate() {
@@ -387,6 +393,7 @@ impl Guest {
         s.fx.mxcsr = regs.get(FPC) as u32;
         s.fx.st = std::array::from_fn(|n| regs.get128(fpr(top + n)) & (u128::MAX >> 48));
         s.fx.xmm = std::array::from_fn(|n| regs.get128(xmm(n)));
+        s.ymm_upper = std::array::from_fn(|n| regs.get128(ymm_upper(n)));
         self.mem.ram.read(physical::DATA, &mut out.rw).context("outside RAM")
     }
 }

@@ -4,16 +4,17 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use differential::forms;
-use differential::mutants::Hunt;
+use differential::mutants::{Hunt, MUTANTS, MUTANTS_V3};
 use differential::run::{self, Plan};
 
 const USAGE: &str =
-    "usage: differential [--seed N] [--states N] [--threads N] [--mutants] [FILTER...]   compare forms that contain a filter
-       differential --seed N --form FORM --state N                      one case, in full";
+    "usage: differential [--model NAME] [--seed N] [--states N] [--threads N] [--mutants | --mutants-v3] [FILTER...]   compare forms that contain a filter
+       differential [--model NAME] --seed N --form FORM --state N                      one case, in full";
 
 fn main() -> Result<ExitCode> {
     let (mut seed, mut states, mut threads, mut form, mut state) = (1, run::SAMPLE_STATES, 1, None, None);
     let (mut filters, mut hunt) = (vec![], None);
+    let mut model = cpu_model::MODELS[0];
     let mut args = std::env::args().skip(1);
     while let Some(a) = args.next() {
         let mut value = || args.next().with_context(|| format!("{a} needs a value\n{USAGE}"));
@@ -23,9 +24,11 @@ fn main() -> Result<ExitCode> {
             "--threads" => threads = value()?.parse()?,
             "--state" => state = Some(value()?.parse()?),
             "--form" => form = Some(value()?),
-            "--mutants" => hunt = Some(Hunt::new()),
+            "--mutants" => hunt = Some(Hunt::of(MUTANTS)),
+            "--mutants-v3" => hunt = Some(Hunt::of(MUTANTS_V3)),
+            "--model" => model = cpu_model::by_name(&value()?)?,
             "--unadvertised" => {
-                let found = differential::unadvertised::check(cpu_model::by_name("atoll-v2")?)?;
+                let found = differential::unadvertised::check(model)?;
                 println!("{found:#?}");
                 return Ok(ExitCode::SUCCESS);
             }
@@ -33,7 +36,6 @@ fn main() -> Result<ExitCode> {
             _ => filters.push(a),
         }
     }
-    let model = cpu_model::by_name("atoll-v2")?;
     if let Some(name) = form {
         let form = forms::by_name(model, &name).with_context(|| format!("there is no form {name}"))?;
         print!("{}", run::replay(form, seed, state.context(USAGE)?, model)?);

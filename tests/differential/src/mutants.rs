@@ -7,9 +7,11 @@
 use std::sync::Mutex;
 
 use anyhow::Result;
-use guest_x86::state::{FPU_TAG, RSP, Seg, seg_base};
+use fp::sse::FpOp;
+use guest_x86::state::{FPU_TAG, RSP, Seg, seg_base, ymm_upper};
 use ir::flags::Kind;
-use ir::op::{AtomicOp, BulkRef, MemRef};
+use ir::op::{AtomicOp, BulkRef, FpRef, MemRef};
+use ir::vec::VecOp;
 use ir::{Inst, NONE, Op, Rel};
 
 use crate::build::Made;
@@ -69,6 +71,38 @@ pub static MUTANTS: &[Mutant] = &[
     ("#UD reported as #GP", |i| when(i, i.op == Op::Raise && i.aux == 6, |i| i.aux = 13)),
 ];
 
+/// Bugs of VEX-coded and bit manipulation instructions alone.
+#[rustfmt::skip]
+pub static MUTANTS_V3: &[Mutant] = &[
+    ("upper half of a YMM register not cleared", |i| when(i, i.op == Op::MovI && is_upper(i.d), nop)),
+    ("halves raise their floating-point exceptions one after the other", |i| when(i, i.op == Op::Fp, |i| i.imm &= !FpRef::MORE)),
+    ("addend of a fused operation taken for a factor", |i| when(i, fused(i), swap_addend)),
+    ("factors of a fused operation swapped", |i| when(i, fused(i), |i| std::mem::swap(&mut i.a, &mut i.b))),
+    ("256 bits aligned as 128 are", |i| memory(i, |m| m.double, |m| m.double = false)),
+    ("256 bits stored half by half", |i| memory(i, |m| m.write_intent && m.log2 == 4, |m| m.write_intent = false)),
+    ("alignment of halves of precision checked", |i| memory(i, |m| m.relaxed, |m| m.relaxed = false)),
+    ("lanes shifted by one count", |i| when(i, i.op == Op::Vec && i.aux == VecOp::ShlV32 as u8, |i| i.aux = VecOp::Shl32 as u8)),
+    ("arithmetic shift of lanes shifts in zeros", |i| when(i, i.op == Op::Vec && i.aux == VecOp::SarV32 as u8, |i| i.aux = VecOp::ShrV32 as u8)),
+    ("predicates beyond SSE's taken for SSE's", |i| when(i, i.op == Op::Fp && i.aux == FpOp::VcmpPs as u8, |i| i.aux = FpOp::CmpPs as u8)),
+    ("operands of a helper swapped", |i| when(i, i.op == Op::Call, |i| std::mem::swap(&mut i.a, &mut i.b))),
+    ("leading zeros counted for trailing ones", |i| op(i, Op::Ctz, Op::Clz)),
+    ("select the wrong way", |i| when(i, i.op == Op::Select, |i| (i.b, i.imm) = (ir::Slot(i.imm as u16), u64::from(i.b.0)))),
+];
+
+fn is_upper(s: ir::Slot) -> bool {
+    (0..16).any(|n| s == ymm_upper(n) || s.0 == ymm_upper(n).0 + 1)
+}
+
+fn fused(i: &Inst) -> bool {
+    i.op == Op::Fp && FpOp::from_u8(i.aux).is_some_and(FpOp::is_fused)
+}
+
+fn swap_addend(i: &mut Inst) {
+    let c = FpRef::third(i.imm);
+    i.imm = i.imm & FpRef::MORE | FpRef::with_third(i.a);
+    i.a = c;
+}
+
 fn when(i: &mut Inst, condition: bool, change: impl FnOnce(&mut Inst)) -> bool {
     let old = *i;
     if condition {
@@ -114,19 +148,19 @@ fn gs_for_fs(i: &mut Inst) {
     }
 }
 
-/// Which bugs have been noticed, and by which case.
-#[derive(Debug, Default)]
-pub struct Hunt(Mutex<Vec<Option<String>>>);
+/// Which of some bugs have been noticed, and by which case.
+#[derive(Debug)]
+pub struct Hunt(&'static [Mutant], Mutex<Vec<Option<String>>>);
 
 impl Hunt {
     /// Nothing noticed yet.
-    pub fn new() -> Hunt {
-        Hunt(Mutex::new(vec![None; MUTANTS.len()]))
+    pub fn of(bugs: &'static [Mutant]) -> Hunt {
+        Hunt(bugs, Mutex::new(vec![None; bugs.len()]))
     }
 
     fn open(&self) -> Vec<usize> {
-        let list = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        (0..MUTANTS.len()).filter(|n| list[*n].is_none()).collect()
+        let list = self.1.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        (0..self.0.len()).filter(|n| list[*n].is_none()).collect()
     }
 
     /// Run a case on which both sides agree with every bug that is still at large. States beyond those of the sample are not
@@ -146,11 +180,11 @@ impl Hunt {
             let mut touched = false;
             let ran = guest.run(&made.case, run::most(form), &mut out, &mut |block| {
                 for i in &mut block.insts {
-                    touched |= MUTANTS[n].1(i);
+                    touched |= self.0[n].1(i);
                 }
             })?;
             if touched && !run::verdict(made, &Ok(host), &ran.map(|()| &*out)).is_empty() {
-                let mut list = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut list = self.1.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 list[n] = Some(form.to_string());
             }
         }
@@ -159,7 +193,7 @@ impl Hunt {
 
     /// (bug, the case that has shown it).
     pub fn report(&self) -> Vec<(&'static str, Option<String>)> {
-        let list = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        MUTANTS.iter().map(|m| m.0).zip(list.iter().cloned()).collect()
+        let list = self.1.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.0.iter().map(|m| m.0).zip(list.iter().cloned()).collect()
     }
 }

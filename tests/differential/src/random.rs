@@ -214,6 +214,13 @@ pub fn case(r: &mut Rng, pool: &Pool, bits: u32, rip: u64) -> Case {
         s.eflags |= r.pick(&[1 << 14, 1 << 21, 1 << 14 | 1 << 21]);
     }
     s.fx = fx(r, bits);
+    if is_x86_feature_detected!("avx") {
+        let count = if bits == 64 { 16 } else { 8 };
+        // Other values of the same kinds: what was drawn for the lower halves, elsewhere and turned.
+        for n in 0..count {
+            s.ymm_upper[n] = s.fx.xmm[(n + 5) % count].rotate_left(32 * (n as u32 % 4));
+        }
+    }
     if bits == 64 {
         s.sel = [0, CS64, DS, 0, 0, 0];
         s.base = std::array::from_fn(|_| match r.below(3) {

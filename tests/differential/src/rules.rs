@@ -37,6 +37,9 @@ pub static UNDEFINED: &[Undefined] = {
     &[
         (&[Mul, Imul], When::Always, SF | ZF | AF | PF, "SF, ZF, AF, PF are undefined"),
         (&[Bsf, Bsr], When::Always, CF | OF | SF | AF | PF, "the CF, OF, SF, AF, and PF flags are undefined"),
+        (&[Tzcnt, Lzcnt], When::Always, OF | SF | PF | AF, "OF, SF, PF, and AF flags are undefined"),
+        (&[Andn, Blsi, Blsr, Blsmsk, Bzhi], When::Always, AF | PF, "AF and PF flags are undefined"),
+        (&[Bextr], When::Always, AF | SF | PF, "AF, SF, and PF are undefined"),
         (&[Shl, Sal, Shr, Sar, Rol, Ror, Rcl, Rcr], When::ManyShifts, OF, "OF is affected only on 1-bit shifts, otherwise undefined"),
         (&[Shld, Shrd], When::ManyShifts, OF, "for shifts greater than 1 bit, OF is undefined"),
         (&[Shld, Shrd], When::BeyondSize, CF | OF | SF | ZF | AF | PF, "if the count is greater than the operand size, the flags are undefined"),
@@ -156,7 +159,8 @@ static LONG_OPERANDS: &[Mnemonic] = {
     use Mnemonic::*;
     &[
         Fldenv, Fnstenv, Fstenv, Frstor, Fnsave, Fsave, Fxsave, Fxsave64, Fxrstor, Fxrstor64, Xsave, Xsave64, Xrstor, Xrstor64,
-        Maskmovq, Maskmovdqu, Retf, Iret, Iretd, Iretq,
+        Xsaveopt, Xsaveopt64, Maskmovq, Maskmovdqu, Vmaskmovdqu,
+        Vmaskmovps, Vmaskmovpd, Vpmaskmovd, Vpmaskmovq, Retf, Iret, Iretd, Iretq,
     ]
 };
 
@@ -165,7 +169,7 @@ fn fault_address(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outco
     // An operand may wrap around at the end of what its address size reaches.
     let near = [48, 32, 0].iter().any(|above| {
         let apart = (h.wrapping_sub(g) << above) as i64 >> above;
-        (h | g).leading_zeros() >= *above && apart.unsigned_abs() < 600
+        (h | g).leading_zeros() >= *above && apart.unsigned_abs() < 900
     });
     let near = near && host.state.rip == case.state.rip;
     let faults = (host.stop.vector, guest.stop.vector) == (14, 14);
@@ -211,7 +215,7 @@ fn popa(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
 }
 
 /// Longest operand that is stored piece by piece, and what an instruction may do to the stack.
-const LONGEST_STORE: usize = 600;
+const LONGEST_STORE: usize = 900;
 
 fn partial_store(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
     use Mnemonic::*;

@@ -300,9 +300,9 @@ fn system(d: &mut Draft<'_>) -> bool {
                 d.set(n, v);
             }
         }
-        Xsave | Xsave64 | Xrstor | Xrstor64 => {
+        Xsave | Xsave64 | Xsaveopt | Xsaveopt64 | Xrstor | Xrstor64 => {
             // Only components that the model has: the host has more. An address must not depend on the two.
-            let v = d.r.below(4);
+            let v = d.r.below(d.model.xcr0 + 1);
             d.set(0, v);
             d.set(2, 0);
             return d.get(0) == v && d.get(2) == 0;
@@ -367,10 +367,16 @@ fn floating(d: &mut Draft<'_>) {
             bytes[9] = d.r.pick(&[0, 0x80, 0x7f, 0xff]);
             d.poke(t, &bytes);
         }
-        MemorySize::Packed128_Float32 | MemorySize::Packed64_Float32 | MemorySize::Packed128_Float64 => {
-            let v = random::vector(d.r);
+        MemorySize::Packed128_Float32
+        | MemorySize::Packed64_Float32
+        | MemorySize::Packed128_Float64
+        | MemorySize::Packed256_Float32
+        | MemorySize::Packed256_Float64 => {
             let n = d.i.memory_size().size();
-            d.poke(t, &v.to_le_bytes()[..n]);
+            for at in (0..n).step_by(16) {
+                let v = random::vector(d.r);
+                d.poke(t.wrapping_add(at as u64), &v.to_le_bytes()[..n.min(16)]);
+            }
         }
         _ => {}
     }
@@ -387,7 +393,7 @@ fn image(d: &mut Draft<'_>, t: u64) {
     let mxcsr = if d.r.percent(85) { d.r.next() as u32 & 0xffff } else { d.r.next() as u32 };
     d.poke(t.wrapping_add(24), &mxcsr.to_le_bytes());
     let mut header = [0; 64];
-    header[0] = d.r.below(4) as u8;
+    header[0] = d.r.below(d.model.xcr0 + 1) as u8;
     match d.r.below(20) {
         // Components that neither side has, the compact form, and reserved bytes.
         0 => header[0] |= 8,

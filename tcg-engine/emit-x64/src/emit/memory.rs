@@ -289,7 +289,7 @@ impl Emitter {
         self.pair_in_memory(x.d);
         self.pair_in_memory(x.b);
         let place = self.address(&Inst { b: NONE, ..*x }, m, 16);
-        let odd = self.unaligned(place);
+        let odd = self.unaligned(place, 15);
         let miss = self.lookup(place, 16, true);
         let site = self.site(self.i);
         self.a.lea(Sz::Q, RDX, Self::bytes_at(place));

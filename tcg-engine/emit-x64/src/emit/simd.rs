@@ -9,7 +9,7 @@
 
 use ir::Block;
 use ir::effects::effects;
-use ir::op::{FPC, Inst, MemRef, NONE, Op, Slot, call_flags};
+use ir::op::{FPC, FpRef, Inst, MemRef, NONE, Op, Slot, call_flags};
 
 use super::{Emitter, Flags, temp_index};
 use crate::asm::{Alu, Hole, Map, Mem, RAX, RCX, RDX, Reg, Rm, Shift, Sz, cc};
@@ -56,6 +56,7 @@ impl Emitter {
                     self.vectors = true;
                 }
                 Op::Select | Op::Cas | Op::Bulk => self.vectors |= named(Slot(x.imm as u16 & 0x3ff)),
+                Op::Fp => self.vectors |= named(FpRef::third(x.imm)),
                 Op::Call if x.aux & call_flags::WRITES_STATE != 0 => self.changes_control = self.changes_control.min(i),
                 _ if x.d == FPC => self.changes_control = self.changes_control.min(i),
                 _ => {}
@@ -539,8 +540,8 @@ impl Emitter {
             self.pair_in_memory(x.d);
         }
         let place = self.address(x, m, 16);
-        let odd = (m.aligned && !on(Mutant::Aligned)).then(|| self.unaligned(place));
-        let miss = self.lookup(place, 16, write);
+        let odd = (m.aligned && !on(Mutant::Aligned)).then(|| self.unaligned(place, m.low_bits()));
+        let miss = self.lookup(place, 16, write || m.write_intent);
         let there = Self::bytes_at(place);
         let site = self.site(self.i);
         if write {
@@ -565,8 +566,8 @@ impl Emitter {
         true
     }
 
-    /// Jumps if the place is not a multiple of 16.
-    pub(super) fn unaligned(&mut self, place: Mem) -> Hole {
+    /// Jumps if one of the low bits `mask` of the place is set.
+    pub(super) fn unaligned(&mut self, place: Mem, mask: u64) -> Hole {
         let base = place.base.unwrap_or(RDX);
         let r = if place.disp == 0 {
             base
@@ -574,7 +575,7 @@ impl Emitter {
             self.a.lea(Sz::D, RAX, place);
             RAX
         };
-        self.a.test_imm(Sz::B, r, 15);
+        self.a.test_imm(Sz::B, r, mask as i32);
         self.a.jcc(cc::NE)
     }
 

@@ -154,9 +154,28 @@ pub fn div(f: Format, a: u64, b: u64, rules: Rules) -> (u64, u32) {
 /// a × b + c, rounded once.
 #[must_use]
 pub fn fma(f: Format, a: u64, b: u64, c: u64, rules: Rules) -> (u64, u32) {
+    fused(f, f, [a, b, c], Signs::default(), rules)
+}
+
+/// What a fused operation negates besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Signs {
+    /// The product.
+    pub product: bool,
+    /// The addend.
+    pub addend: bool,
+}
+
+/// ±(a × b) ± c of the format `f`, rounded once. A NaN that is handed on keeps its sign. Finite results are rounded to the
+/// format `to`: one with a longer exponent than `f` tells what is inexact with an unbounded exponent (only the flags of such
+/// a call mean anything).
+#[must_use]
+pub fn fused(f: Format, to: Format, [a, b, c]: [u64; 3], negate: Signs, rules: Rules) -> (u64, u32) {
     let mut raised = 0;
-    let (a, b) = (unpack(f, a, rules, &mut raised), unpack(f, b, rules, &mut raised));
-    let c = unpack(f, c, rules, &mut raised);
+    let (mut a, b) = (unpack(f, a, rules, &mut raised), unpack(f, b, rules, &mut raised));
+    let mut c = unpack(f, c, rules, &mut raised);
+    a.sign ^= negate.product;
+    c.sign ^= negate.addend;
     let undefined = is_infinity_times_zero(&a, &b);
     // ∞ × 0 + NaN: x86 returns the NaN (a quiet one raises nothing); aarch64 returns the default NaN for a quiet one, s390x
     // for any ("Results: MULTIPLY AND ADD", part 1: the product decides first).
@@ -181,10 +200,10 @@ pub fn fma(f: Format, a: u64, b: u64, c: u64, rules: Rules) -> (u64, u32) {
     } else if a.class == Class::Zero || b.class == Class::Zero {
         match c.class {
             Class::Zero => f.zero(zero_sign(sign, c.sign, rules)),
-            _ => sum_terms(f, Term { sign, exp: 0, sig: 0 }, Term::of(c), rules, &mut raised),
+            _ => sum_terms(to, Term { sign, exp: 0, sig: 0 }, Term::of(c), rules, &mut raised),
         }
     } else {
-        sum_terms(f, product(a, b), Term::of(c), rules, &mut raised)
+        sum_terms(to, product(a, b), Term::of(c), rules, &mut raised)
     };
     (value, raised)
 }

@@ -44,9 +44,12 @@ impl Format {
         1 << (self.frac_bits - 1)
     }
 
-    /// The sign bit.
+    /// The sign bit; none in a format that is too long for a value and serves to round alone.
     pub(super) const fn sign_bit(self) -> u64 {
-        1 << (self.exp_bits + self.frac_bits)
+        match 1_u64.checked_shl(self.exp_bits + self.frac_bits) {
+            Some(bit) => bit,
+            None => 0,
+        }
     }
 
     /// Zero with a sign.

@@ -15,7 +15,7 @@ mod nan;
 #[cfg(test)]
 mod tests;
 
-pub use arith::{add, compare, div, fma, mul, sqrt, sub};
+pub use arith::{Signs, add, compare, div, fma, fused, mul, sqrt, sub};
 pub use convert::{convert, from_int, round_to_integral, to_int};
 pub use format::{F16, F32, F64, Format};
 

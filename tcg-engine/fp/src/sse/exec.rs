@@ -179,5 +179,7 @@ pub(super) fn dispatch(op: FpOp, imm: u8, f: &mut Frame) {
         FpOp::CvtSd2Si64 => on_host!(f, "cvtsd2si rax, xmm1", "movq xmm0, rax";),
         FpOp::CvttSd2Si32 => on_host!(f, "cvttsd2si eax, xmm1", "movd xmm0, eax";),
         FpOp::CvttSd2Si64 => on_host!(f, "cvttsd2si rax, xmm1", "movq xmm0, rax";),
+        // Those of AVX, F16C and FMA are computed elsewhere: not every host has them.
+        _ => {}
     }
 }

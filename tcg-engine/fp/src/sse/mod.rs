@@ -8,9 +8,14 @@
 //! added afterwards by `unmasked`, because an exception must never reach the host.
 
 mod exec;
+mod fused;
+mod half;
+mod predicate;
 #[cfg(test)]
 pub(crate) mod tests;
 mod unmasked;
+
+pub use fused::eval as eval_fused;
 
 /// Exception flags and control bits of MXCSR (Intel SDM volume 1, 10.2.3).
 pub mod mxcsr {
@@ -49,9 +54,10 @@ pub mod mxcsr {
 /// Builds [`FpOp`] from one list, so that the numbering, the name and the decoding from a byte cannot disagree.
 macro_rules! ops {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// A floating-point instruction of SSE … SSE4.1, named as in the manual.
+        /// A floating-point instruction of SSE … SSE4.1, FMA or F16C, named as in the manual, or a comparison of AVX.
         ///
-        /// `32`/`64` at the end of a name is the width of the integer operand. The operand convention is [`eval`]'s.
+        /// `32`/`64` at the end of a name is the width of the integer operand. The operand convention is [`eval`]'s, and for
+        /// fused ones [`eval_fused`]'s.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(u8)]
         pub enum FpOp { $($(#[$doc])* $name,)* }
@@ -230,6 +236,66 @@ ops! {
     CvtPd2Pi,
     /// cvttpd2pi
     CvttPd2Pi,
+    /// vcmpps: as [`FpOp::CmpPs`], but `imm` bits 4:0 are the predicate
+    VcmpPs,
+    /// vcmppd
+    VcmpPd,
+    /// vcmpss
+    VcmpSs,
+    /// vcmpsd
+    VcmpSd,
+    /// vcvtph2ps: four halves in the low bits of `b`
+    CvtPh2Ps,
+    /// vcvtps2ph: `imm` bits 1:0 mode, bit 2 take MXCSR's mode; four halves in the low bits
+    CvtPs2Ph,
+    /// vfmaddps: a × b + c
+    FmaddPs,
+    /// vfmaddpd
+    FmaddPd,
+    /// vfmaddss
+    FmaddSs,
+    /// vfmaddsd
+    FmaddSd,
+    /// vfmsubps: a × b − c
+    FmsubPs,
+    /// vfmsubpd
+    FmsubPd,
+    /// vfmsubss
+    FmsubSs,
+    /// vfmsubsd
+    FmsubSd,
+    /// vfnmaddps: −(a × b) + c
+    FnmaddPs,
+    /// vfnmaddpd
+    FnmaddPd,
+    /// vfnmaddss
+    FnmaddSs,
+    /// vfnmaddsd
+    FnmaddSd,
+    /// vfnmsubps: −(a × b) − c
+    FnmsubPs,
+    /// vfnmsubpd
+    FnmsubPd,
+    /// vfnmsubss
+    FnmsubSs,
+    /// vfnmsubsd
+    FnmsubSd,
+    /// vfmaddsubps: a × b − c in even lanes, + c in odd ones
+    FmaddsubPs,
+    /// vfmaddsubpd
+    FmaddsubPd,
+    /// vfmsubaddps: a × b + c in even lanes, − c in odd ones
+    FmsubaddPs,
+    /// vfmsubaddpd
+    FmsubaddPd,
+}
+
+impl FpOp {
+    /// Whether it has a third operand and goes to [`eval_fused`].
+    #[must_use]
+    pub const fn is_fused(self) -> bool {
+        self as u8 >= FpOp::FmaddPs as u8
+    }
 }
 
 /// Executes `op` and returns the new destination and the MXCSR exception flags (bits 5:0) that it raises.
@@ -246,11 +312,26 @@ ops! {
 /// The host must have SSE4.1 for `round*` and `dp*`: see [`host_supported`].
 #[must_use]
 pub fn eval(op: FpOp, a: u128, b: u128, imm: u8, mxcsr: u32) -> (u128, u32) {
+    match op {
+        FpOp::VcmpPs | FpOp::VcmpPd | FpOp::VcmpSs | FpOp::VcmpSd => return predicate::run(op, a, b, imm, mxcsr),
+        FpOp::CvtPh2Ps => return half::widen(b, mxcsr),
+        FpOp::CvtPs2Ph => return half::narrow(b, imm, mxcsr),
+        _ if op.is_fused() => return eval_fused(op, a, b, 0, mxcsr),
+        _ => {}
+    }
     if mxcsr & mxcsr::MASKS == mxcsr::MASKS {
         exec::run(op, a, b, imm, mxcsr)
     } else {
         unmasked::run(op, a, b, imm, mxcsr)
     }
+}
+
+/// What two halves of one instruction raise together, when the first raises `first` and the second `second`: an unmasked
+/// exception that is seen before computing, in either of them, hides what only computations show.
+#[must_use]
+pub fn together(first: u32, second: u32, mxcsr: u32) -> u32 {
+    let all = first | second;
+    if traps(all & unmasked::PRE, mxcsr) { all & unmasked::PRE } else { all }
 }
 
 /// Whether raising `flags` with the guest's `mxcsr` is an unmasked exception.

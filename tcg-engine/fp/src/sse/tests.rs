@@ -160,7 +160,8 @@ fn every_op_agrees_with_hardware_masked_or_not() {
     let mut rng = SmallRng::seed_from_u64(1);
     let mut trapped = 0;
     let mut bad = std::collections::BTreeMap::<String, (u32, String)>::new();
-    for &op in FpOp::ALL {
+    // Those of AVX, F16C and FMA are portable code: `fused` has its own test, and whole instructions are compared elsewhere.
+    for &op in FpOp::ALL.iter().filter(|op| (**op as u8) < FpOp::VcmpPs as u8) {
         for _ in 0..6000 {
             let (mut a, mut b) = (operand(&mut rng), operand(&mut rng));
             let imm: u8 = rng.random();

@@ -13,7 +13,7 @@ use super::{FpOp, exec, mxcsr, traps};
 use crate::x87::{self, BinaryOp, Operand};
 
 /// Exceptions that are detected on the operands, before anything is computed.
-const PRE: u32 = mxcsr::IE | mxcsr::DE | mxcsr::ZE;
+pub(super) const PRE: u32 = mxcsr::IE | mxcsr::DE | mxcsr::ZE;
 
 /// As [`super::eval`] for a guest with at least one exception unmasked.
 pub(super) fn run(op: FpOp, a: u128, b: u128, imm: u8, mxcsr: u32) -> (u128, u32) {
@@ -177,6 +177,6 @@ fn lane_is_inexact((scalar, a, b): Lane, lanes: &Lanes, mxcsr: u32) -> bool {
 }
 
 /// Whether a number without its sign is subnormal: no exponent bit, but some of `fraction_bits`.
-fn is_tiny(magnitude: u64, fraction_bits: u32) -> bool {
+pub(super) fn is_tiny(magnitude: u64, fraction_bits: u32) -> bool {
     magnitude != 0 && magnitude >> fraction_bits == 0
 }

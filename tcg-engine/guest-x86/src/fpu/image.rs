@@ -4,7 +4,7 @@
 //! segment selectors (CPUID.7.EBX bit 13): they are stored as zero.
 
 use super::Fpu;
-use crate::state::{FPU_CW, FPU_DP, FPU_IP, FPU_OP, FPU_SW, FPU_TAG, fpr, xmm};
+use crate::state::{FPU_CW, FPU_DP, FPU_IP, FPU_OP, FPU_SW, FPU_TAG, fpr, xmm, ymm_upper};
 use fp::x87::F80;
 use ir::Regs;
 use ir::op::FPC;
@@ -136,6 +136,10 @@ pub mod fx {
     pub const HEADER: usize = 512;
     /// Size of the area with the header.
     pub const XSAVE_SIZE: usize = 576;
+    /// The upper halves of YMM0 on, 16 bytes each.
+    pub const YMM_UPPER: usize = cpu_model::XSAVE_AVX_OFFSET as usize;
+    /// Size of the area with them.
+    pub const XSAVE_AVX_SIZE: usize = YMM_UPPER + cpu_model::XSAVE_AVX_SIZE as usize;
 }
 
 /// State components (bits of XCR0).
@@ -144,7 +148,7 @@ pub mod component {
     pub const X87: u64 = 1;
     /// XMM registers and MXCSR.
     pub const SSE: u64 = 2;
-    /// YMM halves: also requests MXCSR; not in the CPU model.
+    /// Upper halves of YMM registers: also requests MXCSR.
     pub const AVX: u64 = 4;
 }
 
@@ -211,5 +215,6 @@ pub fn in_use(regs: &Regs) -> u64 {
         || words.iter().any(|&w| regs.get(w) != 0)
         || (0..8).any(|n| regs.get128(fpr(n)) != 0);
     let sse = (0..16).any(|n| regs.get128(xmm(n)) != 0);
-    (u64::from(x87) * component::X87) | (u64::from(sse) * component::SSE)
+    let avx = (0..16).any(|n| regs.get128(ymm_upper(n)) != 0);
+    (u64::from(x87) * component::X87) | (u64::from(sse) * component::SSE) | (u64::from(avx) * component::AVX)
 }

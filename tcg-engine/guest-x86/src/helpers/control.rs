@@ -251,12 +251,12 @@ pub(super) fn xgetbv<B: Bus>(cpu: &mut Cpu<B>, _: &mut Regs, index: u64, _: u64,
     done(cpu.sys.xcr0)
 }
 
-pub(super) fn xsetbv<B: Bus>(cpu: &mut Cpu<B>, _: &mut Regs, index: u64, v: u64, _: u32) -> Ret {
+pub(super) fn xsetbv<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, index: u64, v: u64, _: u32) -> Ret {
     supervisor(cpu)?;
-    // x87 is always on.
-    if index as u32 != 0 || v & !cpu.model.xcr0 != 0 || v & 1 == 0 {
+    if index as u32 != 0 || !cpu.model.xcr0_may_be(v) {
         return cpu.gp(0);
     }
     cpu.sys.xcr0 = v;
+    cpu.update_mode(regs);
     Ok((0, Then::Continue))
 }

@@ -12,7 +12,7 @@ use crate::cpu::Cpu;
 use crate::fpu::image::{self, EnvLayout, component, fx};
 use crate::fpu::{self, exec, store};
 use crate::mode::Mode;
-use crate::state::xmm;
+use crate::state::{xmm, ymm_upper};
 
 /// What a call with a memory operand does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +28,8 @@ pub(crate) enum FpuOp {
     XSave,
     /// XRSTOR; operand `b` is EDX:EAX, `wide` is REX.W.
     XRestore,
+    /// XSAVEOPT; operand `b` is EDX:EAX, `wide` is REX.W.
+    XSaveOptimised,
     /// FNSTENV; `wide` is a 32-bit operand size.
     StoreEnv,
     /// FLDENV.
@@ -39,12 +41,13 @@ pub(crate) enum FpuOp {
 }
 
 impl FpuOp {
-    const ALL: [FpuOp; 9] = [
+    const ALL: [FpuOp; 10] = [
         FpuOp::Store,
         FpuOp::FxSave,
         FpuOp::FxRestore,
         FpuOp::XSave,
         FpuOp::XRestore,
+        FpuOp::XSaveOptimised,
         FpuOp::StoreEnv,
         FpuOp::LoadEnv,
         FpuOp::Save,
@@ -176,7 +179,8 @@ impl<B: Bus> Cpu<B> {
             FpuOp::Store => self.x87_store(regs, area, b as u32)?,
             FpuOp::FxSave => self.fxsave(regs, area, access.wide)?,
             FpuOp::FxRestore => self.fxrstor(regs, area, access.wide)?,
-            FpuOp::XSave => self.xsave(regs, area, b, access.wide)?,
+            FpuOp::XSave => self.xsave(regs, area, b, access.wide, false)?,
+            FpuOp::XSaveOptimised => self.xsave(regs, area, b, access.wide, true)?,
             FpuOp::XRestore => self.xrstor(regs, area, b, access.wide)?,
             FpuOp::StoreEnv | FpuOp::Save => self.store_env(regs, area, access)?,
             FpuOp::LoadEnv | FpuOp::Restore => self.load_env(regs, area, access)?,
@@ -311,7 +315,8 @@ impl<B: Bus> Cpu<B> {
         self.probe_area(area, fx::SIZE)?;
         let count = self.xmm_count();
         let mut writer = self.writer(area);
-        write_legacy(&mut writer, regs, component::X87 | component::SSE, rex_w, count)?;
+        let both = component::X87 | component::SSE;
+        write_legacy(&mut writer, regs, both, both, rex_w, count)?;
         Ok(writer.then)
     }
 
@@ -329,28 +334,48 @@ impl<B: Bus> Cpu<B> {
         Ok(Then::Continue)
     }
 
-    fn xsave(&mut self, regs: &mut Regs, area: Area, requested: u64, rex_w: bool) -> Result<Then, Stop> {
-        self.check_place(area, 64, fx::XSAVE_SIZE)?;
+    /// Bytes of the area for these components.
+    fn xsave_size(components: u64) -> usize {
+        if components & component::AVX != 0 { fx::XSAVE_AVX_SIZE } else { fx::XSAVE_SIZE }
+    }
+
+    /// XSAVE, or XSAVEOPT, which leaves the fields of components alone that are in their initial configuration. (It may do so for
+    /// those that have not changed since they were loaded from there, too, and does not.)
+    fn xsave(
+        &mut self,
+        regs: &mut Regs,
+        area: Area,
+        requested: u64,
+        rex_w: bool,
+        optimised: bool,
+    ) -> Result<Then, Stop> {
         let components = requested & self.sys.xcr0;
+        self.check_place(area, 64, Self::xsave_size(components))?;
         let count = self.xmm_count();
-        for (at, len) in parts(components, components, count) {
+        let in_use = image::in_use(regs);
+        let written = if optimised { components & in_use } else { components };
+        for (at, len) in parts(written, components, count) {
             self.probe_area(area.at(at), len)?;
         }
         self.probe_area(area.at(fx::HEADER), 8)?;
         let old = Env::load(self, area.address(fx::HEADER), area.of(3))?;
-        let header = old & !components | image::in_use(regs) & components;
+        let header = old & !components | in_use & components;
         let mut writer = self.writer(area);
-        // MXCSR belongs to the AVX component too, whether that is enabled or not: RFBM has it only if it is.
-        write_legacy(&mut writer, regs, components, rex_w, count)?;
+        write_legacy(&mut writer, regs, written, components, rex_w, count)?;
+        if written & component::AVX != 0 {
+            for n in 0..count {
+                writer.wide(fx::YMM_UPPER + 16 * n, regs.get128(ymm_upper(n)))?;
+            }
+        }
         writer.word(fx::HEADER, 3, header)?;
         Ok(writer.then)
     }
 
     /// SDM volume 1, 13.8: standard form only; the model has no compacted form.
     fn xrstor(&mut self, regs: &mut Regs, area: Area, requested: u64, rex_w: bool) -> Result<Then, Stop> {
-        self.check_place(area, 64, fx::XSAVE_SIZE)?;
         let components = requested & self.sys.xcr0;
-        let mut bytes = [0; fx::XSAVE_SIZE];
+        self.check_place(area, 64, fx::XSAVE_SIZE)?;
+        let mut bytes = [0; fx::XSAVE_AVX_SIZE];
         // The manual gives no order of the reads. Processors look for the control words of what is asked for before they look
         // at the header, whether it says that they are there or not.
         if components & component::X87 != 0 {
@@ -360,7 +385,12 @@ impl<B: Bus> Cpu<B> {
         if with_mxcsr {
             self.read_area(area.at(fx::MXCSR), &mut bytes[fx::MXCSR..fx::MXCSR + 4], 2)?;
         }
-        self.read_area(area.at(fx::HEADER), &mut bytes[fx::HEADER..], 3)?;
+        self.read_area(area.at(fx::HEADER), &mut bytes[fx::HEADER..fx::XSAVE_SIZE], 3)?;
+        // Then for the beginning of what lies behind it, likewise, which must be within its segment as a whole.
+        if components & component::AVX != 0 {
+            self.check_addressable(area.address(fx::XSAVE_AVX_SIZE - 1), area.of(0), false)?;
+            Env::load(self, area.address(fx::YMM_UPPER), area.of(0))?;
+        }
         let present = u64::from(dword(&bytes, fx::HEADER)) | u64::from(dword(&bytes, fx::HEADER + 4)) << 32;
         // XCOMP_BV and the eight bytes after it must be zero; the rest of the header is not looked at.
         let reserved = bytes[fx::HEADER + 8..fx::HEADER + 24].iter().any(|&b| b != 0);
@@ -385,6 +415,12 @@ impl<B: Bus> Cpu<B> {
             (true, false) => (0..self.xmm_count()).for_each(|n| regs.set128(xmm(n), 0)),
             (false, _) => {}
         }
+        if components & component::AVX != 0 {
+            let there = present & component::AVX != 0;
+            for n in 0..self.xmm_count() {
+                regs.set128(ymm_upper(n), if there { lane(&bytes, fx::YMM_UPPER + 16 * n) } else { 0 });
+            }
+        }
         if with_mxcsr {
             regs.set(ir::op::FPC, mxcsr.into());
         }
@@ -392,12 +428,15 @@ impl<B: Bus> Cpu<B> {
     }
 }
 
-/// Ranges (offset, length) of the legacy region that hold `components`; MXCSR goes with what was `requested`.
+/// Ranges (offset, length) of the area that hold `components`; MXCSR goes with what was `requested`.
 fn parts(components: u64, requested: u64, xmm_count: usize) -> impl Iterator<Item = (usize, usize)> {
     let x87 = components & component::X87 != 0;
     let mxcsr = requested & (component::SSE | component::AVX) != 0;
     let sse = components & component::SSE != 0;
-    [(x87, 0, 24), (mxcsr, fx::MXCSR, 8), (x87, fx::ST, 128), (sse, fx::XMM, 16 * xmm_count)]
+    let avx = components & component::AVX != 0;
+    // All of it, however many registers the mode has.
+    let upper = (avx, fx::YMM_UPPER, fx::XSAVE_AVX_SIZE - fx::YMM_UPPER);
+    [(x87, 0, 24), (mxcsr, fx::MXCSR, 8), (x87, fx::ST, 128), (sse, fx::XMM, 16 * xmm_count), upper]
         .into_iter()
         .filter_map(|(wanted, at, len)| wanted.then_some((at, len)))
 }
@@ -406,11 +445,12 @@ fn dword(bytes: &[u8], at: usize) -> u32 {
     bytes[at..at + 4].iter().rev().fold(0, |v, &b| v << 8 | u32::from(b))
 }
 
-/// The legacy region's fields of `components`; bytes that no field covers are not written.
+/// The legacy region's fields of `components`, and MXCSR for what was `requested`; bytes that no field covers are not written.
 fn write_legacy<B: Bus>(
     writer: &mut Writer<'_, B>,
     regs: &mut Regs,
     components: u64,
+    requested: u64,
     rex_w: bool,
     xmm_count: usize,
 ) -> Result<(), Stop> {
@@ -420,7 +460,8 @@ fn write_legacy<B: Bus>(
             writer.wide(fx::ST + 16 * i, image::fx_st(regs, i))?;
         }
     }
-    if components & (component::SSE | component::AVX) != 0 {
+    // MXCSR belongs to SSE and to AVX.
+    if requested & (component::SSE | component::AVX) != 0 {
         writer.word(fx::MXCSR, 3, image::fx_mxcsr(regs))?;
     }
     if components & component::SSE != 0 {

@@ -8,6 +8,7 @@ mod control;
 mod far;
 mod flagword;
 pub(crate) mod fpu;
+mod lanes;
 mod ports;
 mod segments;
 mod special;
@@ -16,7 +17,7 @@ mod vector;
 
 pub(crate) use segments::null_stack;
 
-use ir::op::call_flags::{MAY_STOP, READS_STATE, WRITES_STATE};
+use ir::op::call_flags::{MAY_STOP, READS_STATE, RESTARTABLE, WRITES_STATE};
 use ir::{Regs, Stop, Then};
 
 use crate::bus::Bus;
@@ -112,6 +113,10 @@ helpers! {
     RotateCarryFlags: WRITE => arith::rotate_carry_flags;
     /// CRC-32C of a with imm bits of b.
     Crc32: 0 => arith::crc32;
+    /// PDEP of a by mask b.
+    Deposit: 0 => arith::deposit_bits;
+    /// PEXT of a by mask b.
+    Gather: 0 => arith::gather_bits;
     /// DAA, or DAS if imm.
     Daa: WRITE => arith::daa;
     /// AAA, or AAS if imm.
@@ -244,6 +249,11 @@ helpers! {
     StringCompare: WRITE => vector::string_compare;
     /// MASKMOVQ or MASKMOVDQU to address a; imm see [`crate::lift::mask_call`].
     MaskedStore: STOP => vector::masked_store;
+    /// VMASKMOV and VPMASKMOV at address a; imm see [`crate::lift::lane_call`].
+    MaskedMove: ALL => lanes::masked_move;
+    /// VGATHER and VPGATHER: offset a (without index) in a segment with base b; imm see [`crate::lift::lane_call`]. What is done
+    /// when an element faults shows in the mask.
+    GatherLanes: ALL | RESTARTABLE => lanes::gather;
 }
 
 #[cfg(test)]

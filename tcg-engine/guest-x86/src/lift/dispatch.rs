@@ -1,9 +1,11 @@
 //! Which file lifts which instruction. What is in no row goes to the vector and x87 lifters, and then to #UD.
 
+use iced_x86::EncodingKind;
 use iced_x86::Mnemonic::*;
 
 use super::{
-    Flow, Lifted, Lifter, alu, atomic, bcd, bits, flow, io, mov, muldiv, segments, shift, simd, stack, string, system,
+    Flow, Lifted, Lifter, alu, atomic, bcd, bits, bmi, flow, io, mov, muldiv, segments, shift, simd, stack, string,
+    system, vex,
 };
 
 /// Lift the current instruction; `None` is #UD.
@@ -26,6 +28,8 @@ pub(super) fn lift(l: &mut Lifter) -> Lifted {
         Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd => shift::lift(l),
         Mul | Imul | Div | Idiv => muldiv::lift(l),
         Bt | Bts | Btr | Btc | Bsf | Bsr | Popcnt | Crc32 => bits::lift(l),
+        Andn | Bextr | Blsi | Blsmsk | Blsr | Bzhi | Lzcnt | Mulx | Pdep | Pext | Rorx | Sarx | Shlx | Shrx | Tzcnt
+        | Movbe => bmi::lift(l),
         Xchg | Xadd | Cmpxchg | Cmpxchg8b | Cmpxchg16b => atomic::lift(l),
         In | Out => io::lift(l),
         Daa | Das | Aaa | Aas | Aam | Aad | Salc | Bound => bcd::lift(l),
@@ -38,6 +42,7 @@ pub(super) fn lift(l: &mut Lifter) -> Lifted {
         // Nothing happens; a memory operand is not accessed. The shadow-stack and cache hints are NOPs where they do not exist.
         Nop | Endbr32 | Endbr64 | Reservednop | Rdsspd | Rdsspq | Cldemote | Prefetchnta | Prefetcht0 | Prefetcht1
         | Prefetcht2 | Prefetch | Prefetchw | Prefetchwt1 | Prefetchit0 | Prefetchit1 => Some(Flow::Next),
+        _ if l.i.code().encoding() == EncodingKind::VEX => vex::lift(l),
         _ => simd::lift(l),
     }
 }

@@ -21,6 +21,8 @@ pub(super) fn lift(l: &mut Lifter) -> Lifted {
         Mnemonic::Fxrstor64 => area(l, FpuOp::FxRestore, true),
         Mnemonic::Xsave => extended(l, FpuOp::XSave, false),
         Mnemonic::Xsave64 => extended(l, FpuOp::XSave, true),
+        Mnemonic::Xsaveopt => optimised(l, false),
+        Mnemonic::Xsaveopt64 => optimised(l, true),
         Mnemonic::Xrstor => extended(l, FpuOp::XRestore, false),
         Mnemonic::Xrstor64 => extended(l, FpuOp::XRestore, true),
         Mnemonic::Ldmxcsr | Mnemonic::Stmxcsr => {
@@ -67,6 +69,11 @@ fn extended(l: &mut Lifter, op: FpuOp, wide: bool) -> Lifted {
     let mask = edx_eax(l);
     memory_call(l, op, mask, wide);
     Some(Flow::Next)
+}
+
+/// XSAVEOPT, which the CPU model may not have.
+fn optimised(l: &mut Lifter, wide: bool) -> Lifted {
+    if l.mode.contains(Mode::LEVEL3) { extended(l, FpuOp::XSaveOptimised, wide) } else { None }
 }
 
 /// EDX:EAX in one word.

@@ -8,6 +8,7 @@ mod alu;
 mod atomic;
 mod bcd;
 mod bits;
+mod bmi;
 mod dispatch;
 mod flow;
 mod fpstate;
@@ -25,10 +26,12 @@ mod string;
 mod system;
 mod vector;
 mod vector_mov;
+mod vex;
 mod x87;
 
 pub(crate) use vector::string_call;
 pub(crate) use vector_mov::mask_call;
+pub(crate) use vex::lane_call;
 
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 use ir::{Block, Builder, NONE, Op, Regs, Slot, Stop};
@@ -102,7 +105,10 @@ pub(crate) struct Lifter {
 }
 
 /// Options: what is not in the CPU model decodes as it did before it was invented.
-const OPTIONS: u32 = DecoderOptions::NO_MPFX_0FBC | DecoderOptions::NO_MPFX_0FBD | DecoderOptions::NO_WBNOINVD;
+const fn options(mode: Mode) -> u32 {
+    let counts = DecoderOptions::NO_MPFX_0FBC | DecoderOptions::NO_MPFX_0FBD;
+    DecoderOptions::NO_WBNOINVD | if mode.contains(Mode::LEVEL3) { 0 } else { counts }
+}
 
 impl Lifter {
     fn new(pc: u64, mode: Mode) -> Self {
@@ -370,7 +376,7 @@ impl<B: Bus> Cpu<B> {
 }
 
 fn decode_one(bytes: &[u8], pc: u64, mode: Mode) -> (Instruction, DecoderError) {
-    let mut d = Decoder::with_ip(mode.width(), bytes, pc, OPTIONS);
+    let mut d = Decoder::with_ip(mode.width(), bytes, pc, options(mode));
     let i = d.decode();
     (i, d.last_error())
 }
@@ -384,7 +390,7 @@ fn too_long(bytes: &[u8], pc: u64, mode: Mode) -> bool {
 /// Decode up to the end of `out`, the end of the bytes or the end of the block. An invalid instruction is decoded as such
 /// (it becomes #UD); an incomplete one is left out.
 fn decode(w: &Window, pc: u64, mode: Mode, out: &mut [Instruction]) -> usize {
-    let mut d = Decoder::with_ip(mode.width(), &w.bytes[..w.len], pc, OPTIONS);
+    let mut d = Decoder::with_ip(mode.width(), &w.bytes[..w.len], pc, options(mode));
     let mut n = 0;
     while n < out.len() && d.can_decode() {
         d.decode_out(&mut out[n]);

@@ -8,7 +8,7 @@ use super::{Flow, Lifted, Lifter};
 
 /// Where the operands and the result of a floating-point instruction are.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Shape {
+pub(super) enum Shape {
     /// XMM = op(XMM, XMM or memory), with an immediate if there is a third operand.
     Xmm,
     /// General register = op(XMM or memory).
@@ -24,7 +24,7 @@ enum Shape {
 }
 
 /// The row of a mnemonic. Where the manual has one mnemonic for two widths of integer, the 32-bit operation is named here.
-fn row(m: Mnemonic) -> Option<(FpOp, Shape)> {
+pub(super) fn row(m: Mnemonic) -> Option<(FpOp, Shape)> {
     use Mnemonic as M;
     use Shape::*;
     Some(match m {
@@ -107,7 +107,7 @@ fn row(m: Mnemonic) -> Option<(FpOp, Shape)> {
 }
 
 /// The same conversion with a 64-bit integer.
-fn with_64_bits(op: FpOp) -> FpOp {
+pub(super) fn with_64_bits(op: FpOp) -> FpOp {
     match op {
         FpOp::CvtSi2Ss32 => FpOp::CvtSi2Ss64,
         FpOp::CvtSi2Sd32 => FpOp::CvtSi2Sd64,

@@ -14,7 +14,7 @@ use crate::state::{RCX, xmm};
 
 /// How operands meet the operation.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Shape {
+pub(super) enum Shape {
     /// d = op(d, source), the immediate being a third operand if there is one.
     Two,
     /// d = op(source), likewise.
@@ -27,7 +27,7 @@ enum Shape {
 
 /// What the MMX form does where the halves of the XMM form would mix.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Mmx {
+pub(super) enum Mmx {
     /// Nothing mixes (or there is no MMX form).
     Same,
     /// Both sources side by side in one operand.
@@ -37,7 +37,7 @@ enum Mmx {
 }
 
 /// The row of a mnemonic.
-fn row(m: Mnemonic) -> Option<(VecOp, Shape, Mmx)> {
+pub(super) fn row(m: Mnemonic) -> Option<(VecOp, Shape, Mmx)> {
     use Mmx::*;
     use Mnemonic as M;
     use Shape::*;
@@ -167,9 +167,17 @@ pub(super) fn lift(l: &mut Lifter) -> Lifted {
         Mnemonic::Pblendvb => return blend_variable(l, VecOp::CmpGt8),
         Mnemonic::Blendvps => return blend_variable(l, VecOp::CmpGt32),
         Mnemonic::Blendvpd => return blend_variable(l, VecOp::CmpGt64),
-        Mnemonic::Pcmpistri | Mnemonic::Pcmpistrm => return implicit_string(l),
-        Mnemonic::Pcmpestri | Mnemonic::Pcmpestri64 | Mnemonic::Pcmpestrm | Mnemonic::Pcmpestrm64 => {
-            return explicit_string(l);
+        Mnemonic::Pcmpistri | Mnemonic::Pcmpistrm => {
+            let mask = l.i.mnemonic() == Mnemonic::Pcmpistrm;
+            return string(l, |l| implicit_string(l, mask));
+        }
+        Mnemonic::Pcmpestri | Mnemonic::Pcmpestri64 => {
+            let wide = l.i.mnemonic() == Mnemonic::Pcmpestri64;
+            return string(l, |l| explicit_string(l, wide, false));
+        }
+        Mnemonic::Pcmpestrm | Mnemonic::Pcmpestrm64 => {
+            let wide = l.i.mnemonic() == Mnemonic::Pcmpestrm64;
+            return string(l, |l| explicit_string(l, wide, true));
         }
         _ => {}
     }
@@ -296,14 +304,19 @@ fn blend_variable(l: &mut Lifter, greater: VecOp) -> Lifted {
     Some(Flow::Next)
 }
 
-fn implicit_string(l: &mut Lifter) -> Lifted {
-    if let Some(vector) = l.unit_fault(Unit::Sse) {
-        return l.raise(vector);
+fn string(l: &mut Lifter, compare: impl Fn(&mut Lifter) -> Lifted) -> Lifted {
+    match l.unit_fault(Unit::Sse) {
+        Some(vector) => l.raise(vector),
+        None => compare(l),
     }
+}
+
+/// PCMPISTRI, or with `mask` PCMPISTRM.
+pub(super) fn implicit_string(l: &mut Lifter, mask: bool) -> Lifted {
     let source = l.pair(1, false);
     let (a, imm) = (Lifter::xmm_of(l.i.op_register(0)), immediate(l));
     let index = l.vec_new(VecOp::StringIndex, a, source, imm);
-    if l.i.mnemonic() == Mnemonic::Pcmpistri {
+    if !mask {
         l.set_clean(index, true);
         l.write_gpr(RCX, index, 32);
     } else {
@@ -323,17 +336,14 @@ pub(crate) mod string_call {
     pub const MASK: u32 = 1 << 13;
 }
 
-fn explicit_string(l: &mut Lifter) -> Lifted {
-    if let Some(vector) = l.unit_fault(Unit::Sse) {
-        return l.raise(vector);
-    }
+/// PCMPESTRI, or with `mask` PCMPESTRM; `wide` lengths are in RAX and RDX.
+pub(super) fn explicit_string(l: &mut Lifter, wide: bool, mask: bool) -> Lifted {
     let source = l.pair(1, false);
-    let mnemonic = l.i.mnemonic();
     let mut imm = u32::from(l.i.immediate8()) | (l.i.op_register(0).number() as u32) << string_call::REGISTER_SHIFT;
-    if matches!(mnemonic, Mnemonic::Pcmpestri64 | Mnemonic::Pcmpestrm64) {
+    if wide {
         imm |= string_call::WIDE;
     }
-    if matches!(mnemonic, Mnemonic::Pcmpestrm | Mnemonic::Pcmpestrm64) {
+    if mask {
         imm |= string_call::MASK;
     }
     l.call(NONE, Helper::StringCompare, source, high(source), imm);

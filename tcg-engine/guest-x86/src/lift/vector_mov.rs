@@ -144,7 +144,7 @@ fn scalar(l: &mut Lifter, bits: u32) {
 }
 
 /// MOVD, MOVQ, MOVNTQ: to memory, to a general register, to a vector register.
-fn word(l: &mut Lifter) -> Lifted {
+pub(super) fn word(l: &mut Lifter) -> Lifted {
     if l.is_mem(0) || l.i.op_register(0).is_gpr() {
         let s = register(l, 1);
         l.write(0, s);
@@ -202,7 +202,7 @@ fn cross(l: &mut Lifter) -> Lifted {
     Some(Flow::Next)
 }
 
-fn sign_mask(l: &mut Lifter, op: VecOp) -> Lifted {
+pub(super) fn sign_mask(l: &mut Lifter, op: VecOp) -> Lifted {
     let s = register(l, 1);
     let t = l.vec_new(op, s, NONE, 0);
     let value = if l.is_mm(1) { l.b.new_imm(Op::AndI, t, 0xff) } else { t };
@@ -221,7 +221,7 @@ fn lane(l: &Lifter, n: u32, bits: u32) -> (Slot, u32) {
     (Slot(register(l, n).0 + (at / 64) as u16), at % 64)
 }
 
-fn extract(l: &mut Lifter, bits: u32) -> Lifted {
+pub(super) fn extract(l: &mut Lifter, bits: u32) -> Lifted {
     let (word, at) = lane(l, 1, bits);
     let value = if bits == 64 { word } else { l.b.new_imm(Op::Extract, word, u64::from(at | bits << 8)) };
     if l.is_mem(0) {
@@ -285,7 +285,7 @@ pub(crate) mod mask_call {
     pub const SPACE_SHIFT: u32 = 16;
 }
 
-fn masked(l: &mut Lifter) -> Lifted {
+pub(super) fn masked(l: &mut Lifter) -> Lifted {
     let base = match l.i.op_kind(0) {
         OpKind::MemorySegRDI => RDI,
         OpKind::MemorySegEDI => l.b.new_imm(Op::Zext32, RDI, 0),

@@ -183,7 +183,7 @@ impl<B: Bus> Env for Cpu<B> {
     fn load128(&mut self, addr: u64, m: MemRef) -> Result<u128, Stop> {
         if m.space == super::FLAT
             && !m.write_intent
-            && !(m.aligned && addr & 15 != 0)
+            && !(m.aligned && addr & m.low_bits() != 0)
             && let Some(at) = self.tlb.read(addr, 16)
             && let Some(v) = self.mem.ram.load_u128(at)
         {
@@ -195,7 +195,7 @@ impl<B: Bus> Env for Cpu<B> {
     #[inline(always)]
     fn store128(&mut self, addr: u64, m: MemRef, value: u128) -> Result<(), Stop> {
         if m.space == super::FLAT
-            && !(m.aligned && addr & 15 != 0)
+            && !(m.aligned && addr & m.low_bits() != 0)
             && let Some(at) = self.tlb.write(addr, 16)
             && self.mem.ram.store_u128(at, value).is_some()
         {

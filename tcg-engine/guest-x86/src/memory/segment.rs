@@ -14,22 +14,32 @@ use crate::state::{Seg, Segment};
 impl<B: Bus> Cpu<B> {
     /// The linear address of an access of `bytes` at `addr` as `m` describes it.
     pub(super) fn linear(&mut self, addr: u64, m: MemRef, bytes: u64, right: Right) -> Result<u64, Stop> {
+        // What can be addressed is asked of the whole operand, before any of its pages is.
+        let whole = bytes << u32::from(m.double);
         let (va, stack) = match m.space {
             super::FLAT => (addr, m.stack),
             n => match Seg::from_index(usize::from(n) - 1) {
-                Some(s) => (self.segmented(s, addr, bytes, right)?, s == Seg::Ss || m.stack),
+                Some(s) => (self.segmented(s, addr, whole, right)?, s == Seg::Ss || m.stack),
                 None => return self.gp(0),
             },
         };
-        if m.aligned && va & (bytes - 1) != 0 {
+        if m.aligned && va & m.low_bits() != 0 {
             return self.gp(0);
         }
-        if self.sys.long_mode() && !(Self::canonical(va) && Self::canonical(va.wrapping_add(bytes - 1))) {
+        if self.sys.long_mode() && !(Self::canonical(va) && Self::canonical(va.wrapping_add(whole - 1))) {
             let vector = if stack { exception::SS } else { exception::GP };
             return self.fault(Exception::with_code(vector, 0));
         }
-        self.check_ac(va, bytes)?;
+        if !m.relaxed {
+            self.check_ac(va, bytes)?;
+        }
         Ok(va)
+    }
+
+    /// Faults if an access lies beyond its segment or is not canonical, whatever is mapped there.
+    pub(crate) fn check_addressable(&mut self, addr: u64, m: MemRef, write: bool) -> Result<(), Stop> {
+        let right = if write { Right::Write } else { Right::Read };
+        self.linear(addr, m, m.bytes(), right).map(|_| ())
     }
 
     /// #AC if alignment is checked (level 3, EFLAGS.AC, CR0.AM) and an access of `bytes` at `va` is not aligned. Vectors that

@@ -176,7 +176,12 @@ pub fn memory() -> Arc<Memory> {
 
 /// A vCPU in its reset state.
 pub fn machine() -> Runner<TestBus> {
-    let model = cpu_model::by_name("atoll-v2").unwrap();
+    machine_of("atoll-v2")
+}
+
+/// One of this CPU model.
+pub fn machine_of(model: &str) -> Runner<TestBus> {
+    let model = cpu_model::by_name(model).unwrap();
     let mut m = Runner::new(Cpu::new(model, memory(), TestBus::default()));
     // Every program runs by emitted code where that is possible, and with ATOLL_TIER=t0 by the interpreter.
     if std::env::var_os("ATOLL_TIER").is_none_or(|t| t != "t0") {
@@ -361,7 +366,20 @@ pub fn pte(va: u64) -> u64 {
 
 /// A vCPU in 64-bit mode at privilege level 0, with tables, handlers and a stack.
 pub fn long() -> Runner<TestBus> {
-    let mut m = machine();
+    long_on(machine())
+}
+
+/// The same of the model `atoll-v3`, with AVX on.
+pub fn long_v3() -> Runner<TestBus> {
+    let mut m = long_on(machine_of("atoll-v3"));
+    m.cpu.sys.cr4 |= cr4::OSXSAVE;
+    m.cpu.sys.xcr0 = 7;
+    let regs = &mut m.regs.0;
+    m.cpu.refresh(regs);
+    m
+}
+
+fn long_on(mut m: Runner<TestBus>) -> Runner<TestBus> {
     tables(&m, true);
     map_long(&m);
     m.poke64(TSS + 4, STACK0);

@@ -7,6 +7,7 @@ mod harvest;
 
 mod exceptions;
 mod integer;
+mod level3;
 mod paging;
 mod protected;
 mod random;

@@ -37,6 +37,27 @@ fn a_saved_state_loads_into_another_vcpu_and_saves_the_same() {
 }
 
 #[test]
+fn the_upper_halves_of_ymm_registers_are_saved() {
+    let mut a = long_v3();
+    let code = asm64(|a| {
+        a.mov(rax, 0x1234_5678_9abc_def0u64)?;
+        a.vmovq(xmm1, rax)?;
+        a.vpbroadcastq(ymm15, xmm1)?;
+        a.hlt()
+    });
+    assert_eq!(a.run_code(&code), Why::Halt);
+    let saved = a.cpu.save_state(&a.regs.0);
+    assert_eq!((saved.ymm_upper[15], saved.ymm_upper[1], saved.xcr0), (saved.xmm[15], 0, 7));
+    assert_eq!(saved.xmm[15], 0x1234_5678_9abc_def0_1234_5678_9abc_def0);
+    let mut b = machine_of("atoll-v3");
+    b.cpu.load_state(&mut b.regs.0, &saved).unwrap();
+    assert_eq!((b.cpu.save_state(&b.regs.0), b.cpu.mode()), (saved.clone(), a.cpu.mode()));
+    // Nor does a vCPU without AVX take it.
+    let mut c = machine();
+    assert!(matches!(c.cpu.load_state(&mut c.regs.0, &saved), Err(LoadError::Value { what: "XCR0", .. })));
+}
+
+#[test]
 fn execution_goes_on_from_a_loaded_state() {
     let mut a = long();
     let code = asm64(|a| {

@@ -108,6 +108,7 @@ impl Shared {
     pub fn fork(&self, go: i32, done: i32) -> Result<i32> {
         let setup = Setup::prepare()?;
         AREA.store(self.0 as u64, Ordering::SeqCst);
+        AVX.store(is_x86_feature_detected!("avx"), Ordering::SeqCst);
         GO.store(go as u32, Ordering::SeqCst);
         DONE.store(done as u32, Ordering::SeqCst);
         // SAFETY: the child calls nothing but the system.
@@ -124,6 +125,25 @@ impl Drop for Shared {
         // SAFETY: mapped by `map` with this size.
         unsafe { libc::munmap(self.0.cast(), size_of::<Area>()) };
     }
+}
+
+/// What of a CPU model's instructions this host lacks, if it cannot tell what is right for it.
+pub fn lacks(model: &cpu_model::Model) -> Option<&'static str> {
+    if model.xcr0 & 4 == 0 {
+        return None;
+    }
+    [
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("fma", is_x86_feature_detected!("fma")),
+        ("f16c", is_x86_feature_detected!("f16c")),
+        ("bmi1", is_x86_feature_detected!("bmi1")),
+        ("bmi2", is_x86_feature_detected!("bmi2")),
+        ("lzcnt", is_x86_feature_detected!("lzcnt")),
+        ("movbe", is_x86_feature_detected!("movbe")),
+        ("xsaveopt", is_x86_feature_detected!("xsaveopt")),
+    ]
+    .into_iter()
+    .find_map(|(name, there)| (!there).then_some(name))
 }
 
 /// Whether this host can serve: an instruction set and a system that the handler relies on.
@@ -207,6 +227,8 @@ pub fn end(pid: i32) -> String {
 static AREA: AtomicU64 = AtomicU64::new(0);
 static GO: AtomicU32 = AtomicU32::new(0);
 static DONE: AtomicU32 = AtomicU32::new(0);
+/// Whether frames have the upper halves of YMM registers.
+static AVX: AtomicBool = AtomicBool::new(false);
 /// Base of FS for the child's own code.
 static OWN_FS: AtomicU64 = AtomicU64::new(0);
 /// Writable view of the code pages.
@@ -510,6 +532,8 @@ const GREGS: [i32; 16] = [
 
 /// Offset of XSTATE_BV behind the legacy part of the frame.
 const XSTATE_BV: usize = 512;
+/// Offset of the upper halves of YMM registers in the frame, which has the standard format (SDM vol. 1, 13.4.3).
+const YMM_UPPER: usize = 576;
 
 unsafe fn record(uc: &libc::ucontext_t, out: *mut Outcome) {
     let m = &uc.uc_mcontext;
@@ -527,6 +551,10 @@ unsafe fn record(uc: &libc::ucontext_t, out: *mut Outcome) {
         (*s).sel = [(*p).sel[0], cs as u16, (cs >> 48) as u16, (*p).sel[1], (*p).sel[2], (*p).sel[3]];
         (*s).base = [(*p).fs_base, (*p).gs_base];
         ptr::copy_nonoverlapping(m.fpregs.cast::<Fx>(), &raw mut (*s).fx, 1);
+        if AVX.load(Ordering::Relaxed) {
+            let from = m.fpregs.cast::<u8>().add(YMM_UPPER);
+            ptr::copy_nonoverlapping(from, (&raw mut (*s).ymm_upper).cast::<u8>(), 256);
+        }
         let vector = reg(libc::REG_TRAPNO) as u32;
         let fault = vector == 14;
         (*out).stop =
@@ -551,6 +579,10 @@ unsafe fn enter(uc: &mut libc::ucontext_t, case: *const Case) {
         ptr::copy_nonoverlapping((&raw const (*s).fx).cast::<u8>(), fx, size_of::<Fx>());
         let bv = fx.add(XSTATE_BV).cast::<u64>();
         bv.write_unaligned(bv.read_unaligned() | 3);
+        if AVX.load(Ordering::Relaxed) {
+            ptr::copy_nonoverlapping((&raw const (*s).ymm_upper).cast::<u8>(), fx.add(YMM_UPPER), 256);
+            bv.write_unaligned(bv.read_unaligned() | 4);
+        }
         let p = PASSAGE.0.get();
         (*p).sel = [sel[0], sel[3], sel[4], sel[5]];
         (*p).fs_base = (*s).base[0];

@@ -8,6 +8,11 @@ use snapshots::{Round, allocated, kinds, memory_in_use, restore, round, save, st
 
 /// Debian with this task, or nothing where there is no guest.
 pub fn boot<'a>(rig: &'a Rig, mode: Mode) -> Option<Vm<'a>> {
+    boot_with(rig, mode, &[])
+}
+
+/// The same with further arguments.
+fn boot_with<'a>(rig: &'a Rig, mode: Mode, more: &[&str]) -> Option<Vm<'a>> {
     let guest = match Guest::find() {
         Ok(guest) => guest,
         Err(why) => {
@@ -17,7 +22,8 @@ pub fn boot<'a>(rig: &'a Rig, mode: Mode) -> Option<Vm<'a>> {
     };
     let (kernel, initrd) = (guest.kernel.display().to_string(), guest.initrd.display().to_string());
     let line = mode.command_line();
-    let vm = rig.start("debian", ["--kernel", &kernel, "--initrd", &initrd, "--cmdline", &line]);
+    let all = ["--kernel", &kernel, "--initrd", &initrd, "--cmdline", &line];
+    let vm = rig.start("debian", all.iter().chain(more));
     vm.expect(MARKER, boot_time());
     Some(vm)
 }
@@ -79,6 +85,27 @@ fn debian_goes_on_where_it_was_after_every_restore() {
     }
     println!("bytes on disk, and of RAM in use: {compared:?}");
     println!("{restores} restores in {:.1} s, the guest's round {}", start.elapsed().as_secs_f64(), last.number);
+}
+
+/// Its programs are in the middle of work on YMM registers when they are saved, and their sums stay right.
+#[test]
+fn debian_on_the_larger_cpu_model_goes_on_after_a_restore() {
+    let rig = Rig::new("debian-restore-v3");
+    let Some(mut vm) = boot_with(&rig, Mode::Work, &["--cpu-model", "atoll-v3"]) else { return };
+    let mut last = round(&vm);
+    for _ in 0..2 {
+        let path = save(&rig, "debian", "debian");
+        let area = rig.atoll(["state", "dump", &path.join("engine.state").display().to_string()]).ok();
+        assert!(area.output.contains("atoll-v3"), "the model is in the state");
+        rig.atoll(["kill", "debian"]).ok();
+        vm.wait(SOON);
+        vm = restore(&rig, "debian", &path, &[]);
+        let next = round(&vm);
+        assert!(next.number > last.number && next.number <= last.number + 3, "{last:?}, {next:?}");
+        let after = round(&vm);
+        follows(next, after);
+        last = after;
+    }
 }
 
 /// `echo mem > /sys/power/state` sleeps; the alarm of the clock, a client, and a restore of the sleeping machine wake it.

@@ -46,6 +46,21 @@ pub struct Ins<'a> {
     pub rex: bool,
 }
 
+/// What a VEX prefix says besides the operands' bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Vex {
+    /// 1 for 0F, 2 for 0F 38, 3 for 0F 3A.
+    pub map: u8,
+    /// 0 none, 1 for 66, 2 for F3, 3 for F2.
+    pub prefix: u8,
+    /// Its W bit.
+    pub w: bool,
+    /// 256 bits.
+    pub wide: bool,
+    /// The second register.
+    pub second: u8,
+}
+
 /// The buffer.
 #[derive(Clone, Debug, Default)]
 pub struct Code {
@@ -115,6 +130,31 @@ impl Code {
             self.bytes.push(0x40 | rex);
         }
         self.bytes.extend_from_slice(i.op);
+        self.operands(&i);
+    }
+
+    /// A VEX-coded instruction: the opcode is one byte, size and prefixes are not looked at.
+    pub fn vex(&mut self, i: Ins, v: Vex) {
+        self.begin();
+        let (mut x, mut b) = (0, 0);
+        match i.rm {
+            Operand::Reg(r) => b = r >> 3,
+            Operand::Mem { base, index, .. } => {
+                if let Base::Reg(r) = base {
+                    b = r >> 3;
+                }
+                x = index.map_or(0, |(n, _)| n >> 3);
+            }
+        }
+        let high = (i.reg >> 3 & 1) << 7 | (x & 1) << 6 | (b & 1) << 5;
+        let last = u8::from(v.w) << 7 | (!v.second & 15) << 3 | u8::from(v.wide) << 2 | v.prefix;
+        self.bytes.extend_from_slice(&[0xc4, high ^ 0xe0 | v.map, last]);
+        self.bytes.extend_from_slice(i.op);
+        self.operands(&i);
+    }
+
+    /// ModRM and what follows it.
+    fn operands(&mut self, i: &Ins) {
         let reg = (i.reg & 7) << 3;
         match i.rm {
             Operand::Reg(r) => self.bytes.push(0xc0 | reg | r & 7),

@@ -3,7 +3,7 @@
 //! The idea: each function makes one instruction of its kind with random operands, and says whether OF and AF are defined behind
 //! it.
 
-use super::code::{Base, Ins, Operand};
+use super::code::{Base, Ins, Operand, Vex};
 use super::program::Gen;
 use crate::tests::harness::DATA;
 use crate::tests::random::Random;
@@ -11,7 +11,7 @@ use crate::tests::random::Random;
 impl Gen<'_> {
     /// One instruction, or a few that belong together.
     pub(super) fn one(&mut self) {
-        match self.r.below(26) {
+        match self.r.below(29) {
             0..6 => self.arithmetic(),
             6 => self.one_operand(),
             7 | 8 => self.shift(),
@@ -27,6 +27,8 @@ impl Gen<'_> {
             19 => self.flags(),
             20 => self.scan(),
             21..24 => self.vector(),
+            24 | 25 => self.vex(),
+            26 => self.bits(),
             _ => self.moves(),
         }
     }
@@ -338,6 +340,75 @@ impl Gen<'_> {
             _ => return,
         }
         self.tainted = true;
+    }
+
+    /// VEX-coded vectors of both widths.
+    fn vex(&mut self) {
+        let (reg, second, wide) = (self.r.below(16) as u8, self.r.below(16) as u8, self.r.below(3) != 0);
+        let rm = if self.r.below(2) == 0 { self.mem() } else { Operand::Reg(self.r.below(16) as u8) };
+        let pick = |r: &mut Random, list: &[u8]| list[r.below(list.len() as u64) as usize];
+        let n = [self.r.next() as u8];
+        let (map, prefix, op, second, imm): (u8, u8, u8, u8, &[u8]) = match self.r.below(9) {
+            0 | 1 => (1, 1, pick(self.r, &INTEGER), second, &[]),
+            2 | 3 => {
+                // Loads and stores, aligned or not.
+                let (p, op) = [(0, 0x10), (0, 0x11), (0, 0x28), (0, 0x29), (1, 0x6f), (1, 0x7f), (2, 0x6f), (2, 0x7f)]
+                    [self.r.below(8) as usize];
+                (1, p, op, 0, &[])
+            }
+            4 => (1, self.r.below(4) as u8, pick(self.r, &[0x58, 0x59, 0x5c, 0x5d, 0x5e, 0x5f]), second, &[]),
+            5 => {
+                // VPSHUFB, VPERMD, variable shifts, VPMASKMOVD, fused operations.
+                let list = [0x00, 0x36, 0x45, 0x46, 0x47, 0x8c, 0x8e, 0x98, 0xa9, 0xba, 0xa6, 0xb7];
+                (2, 1, pick(self.r, &list), second, &[])
+            }
+            // VPMOVSX and VPMOVZX, VPABS, broadcasts.
+            6 => (2, 1, pick(self.r, &[0x20, 0x23, 0x31, 0x33, 0x1c, 0x1e, 0x58, 0x59, 0x78, 0x18]), 0, &[]),
+            7 => (3, 1, pick(self.r, &[0x02, 0x06, 0x0f, 0x38, 0x46]), second, &n),
+            // VEXTRACTI128; VZEROUPPER has no operands.
+            _ if self.r.below(3) != 0 => (3, 1, 0x39, 0, &n),
+            _ => return self.c.raw(&[0xc5, 0xf8, 0x77]),
+        };
+        let i = Ins { size: 4, prefixes: &[], op: &[op], reg, rm, imm, rex: false };
+        self.c.vex(i, Vex { map, prefix, w: false, wide, second });
+    }
+
+    /// The VEX-coded instructions on general registers, and MOVBE.
+    fn bits(&mut self) {
+        let (reg, second, rm, w) = (self.dst(), self.any(), self.source(), self.r.below(2) == 0);
+        let ins = |op| Ins { size: if w { 8 } else { 4 }, prefixes: &[], op, reg, rm, imm: &[], rex: false };
+        let vex = |map, prefix, second| Vex { map, prefix, w, wide: false, second };
+        match self.r.below(7) {
+            0 => self.c.vex(ins(&[0xf2]), vex(2, 0, second)),
+            // BZHI, PEXT, PDEP.
+            1 => {
+                let prefix = [0, 2, 3][self.r.below(3) as usize];
+                self.c.vex(ins(&[0xf5]), vex(2, prefix, second));
+            }
+            // BEXTR, SHLX, SARX, SHRX.
+            2 => {
+                let prefix = self.r.below(4) as u8;
+                self.c.vex(ins(&[0xf7]), vex(2, prefix, second));
+            }
+            // BLSR, BLSMSK, BLSI: the result is the second register.
+            3 => {
+                let kind = 1 + self.r.below(3) as u8;
+                self.c.vex(Ins { reg: kind, ..ins(&[0xf3]) }, vex(2, 0, reg));
+            }
+            4 => {
+                let n = [self.r.next() as u8];
+                self.c.vex(Ins { imm: &n, ..ins(&[0xf0]) }, vex(3, 3, 0));
+            }
+            5 => {
+                let m = self.mem();
+                self.c.ins(Ins { rm: m, ..ins(&[0x0f, 0x38, 0xf0]) });
+            }
+            // TZCNT, LZCNT.
+            _ => {
+                let op = if self.r.below(2) == 0 { 0xbc } else { 0xbd };
+                self.c.ins(Ins { prefixes: &[0xf3], ..ins(&[0x0f, op]) });
+            }
+        }
     }
 
     fn vector(&mut self) {

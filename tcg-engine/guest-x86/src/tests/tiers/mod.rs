@@ -113,7 +113,7 @@ fn note(a: &mut CodeAssembler, common: &mut CodeLabel, stop: &mut CodeLabel) -> 
 
 /// A machine for programs; with T1 or without.
 fn prepared(t1: bool) -> Runner<TestBus> {
-    let mut m = long();
+    let mut m = long_v3();
     m.t1 = None;
     if t1 {
         m.use_t1(CodeMemory::new(320 << 10).unwrap()).unwrap();
