@@ -34,9 +34,9 @@ fn advance(bodies: &mut [Body; 5], step: f64) {
             let apart = [0, 1, 2].map(|axis| one.place[axis] - other.place[axis]);
             let square = apart[0] * apart[0] + apart[1] * apart[1] + apart[2] * apart[2];
             let pull = step / (square * square.sqrt());
-            for axis in 0..3 {
-                one.speed[axis] -= apart[axis] * other.mass * pull;
-                other.speed[axis] += apart[axis] * one.mass * pull;
+            for (axis, apart) in apart.into_iter().enumerate() {
+                one.speed[axis] -= apart * other.mass * pull;
+                other.speed[axis] += apart * one.mass * pull;
             }
         }
     }

@@ -123,8 +123,8 @@ pub(crate) fn exec(watch: &mut Watch) -> Result<(), Failure> {
 
 /// Waits as long as the word has this value.
 fn futex_wait(word: &AtomicU32, value: u32) {
-    // SAFETY: the word outlives the call; without a time-out there is no other pointer.
     let op = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: the word outlives the call; without a time-out there is no other pointer.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), op, value, ptr::null::<libc::timespec>()) };
 }
 

@@ -194,7 +194,7 @@ mod tests {
     fn a_copy_that_does_nothing_is_noticed() {
         let mut watch = Watch::new(1);
         assert!(copies(&mut watch, 4096, 1, |_, _| ()).is_err());
-        assert!(sets(&mut watch, 4096, 3, 1, |_, _| ()).is_err());
+        assert!(sets(&mut watch, 4096, 4, 1, |_, _| ()).is_err());
         copies(&mut watch, 4096, 1, copy).unwrap();
     }
 }
