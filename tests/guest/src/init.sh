@@ -4,6 +4,7 @@
 #   atoll.mode=poweroff   power off at once
 #   atoll.mode=reset      reset at once
 #   atoll.mode=work       count, add floating-point numbers, checksum memory and print a line for each round, for ever
+#   atoll.mode=bench      run the rows atoll.rows=NAMES of the benchmark program, if the initramfs has it, and power off
 #   atoll.mode=echo       read atoll.bytes=N bytes from the raw console, echo them, print their SHA-256, power off
 # Lines for tests begin with ATOLL-; the crate that this file belongs to knows them.
 
@@ -20,11 +21,13 @@ echo "ATOLL-INIT-REACHED $uptime"
 
 mode=shell
 bytes=0
+rows=
 read -r words </proc/cmdline
 for word in $words; do
     case $word in
     atoll.mode=*) mode=${word#atoll.mode=} ;;
     atoll.bytes=*) bytes=${word#atoll.bytes=} ;;
+    atoll.rows=*) rows=${word#atoll.rows=} ;;
     esac
 done
 
@@ -56,6 +59,9 @@ case $mode in
     work)
         work
         ;;
+    bench)
+        bench-guest "$rows"
+        ;;
     shell)
         cd /
         setsid cttyhack sh
@@ -77,7 +83,7 @@ END
         echo "ATOLL-ECHO-DONE $sum $bytes"
         ;;
     *)
-        echo "ATOLL-ERROR atoll.mode=$mode is unknown: use shell, poweroff, reset, work or echo"
+        echo "ATOLL-ERROR atoll.mode=$mode is unknown: use shell, poweroff, reset, work, bench or echo"
         ;;
 esac
 

@@ -34,6 +34,9 @@ pub const PROMPT: &str = "atoll:/# ";
 /// The command line that every mode needs: where the console is, and that a panic ends the machine instead of hanging.
 pub const COMMAND_LINE: &str = "console=ttyS0 panic=-1";
 
+/// The program that [`Mode::Bench`] runs; a word after it, `atoll.rows=NAMES`, is handed to it.
+pub const BENCH: &str = "bench-guest";
+
 /// The program that the kernel runs first.
 const INIT: &str = include_str!("init.sh");
 
@@ -48,6 +51,8 @@ pub enum Mode {
     Reset,
     /// Count, compute and check, and print a line for each round, for ever.
     Work,
+    /// Run the benchmark program, which [`initramfs_with`] has put beside busybox.
+    Bench,
     /// Put the console into raw mode, read so many bytes, echo them block by block, and print their SHA-256.
     Echo(usize),
 }
@@ -60,6 +65,7 @@ impl fmt::Display for Mode {
             Mode::PowerOff => f.write_str("atoll.mode=poweroff"),
             Mode::Reset => f.write_str("atoll.mode=reset"),
             Mode::Work => f.write_str("atoll.mode=work"),
+            Mode::Bench => f.write_str("atoll.mode=bench"),
             Mode::Echo(bytes) => write!(f, "atoll.mode=echo atoll.bytes={bytes}"),
         }
     }
@@ -130,6 +136,11 @@ impl Guest {
 ///
 /// `programs` are the names that busybox answers to ([`busybox_programs`]). The same input gives the same bytes.
 pub fn initramfs(busybox: &[u8], programs: &[String]) -> Vec<u8> {
+    initramfs_with(busybox, programs, &[])
+}
+
+/// The same with other programs in `bin`, each a name and its content.
+pub fn initramfs_with(busybox: &[u8], programs: &[String], others: &[(&str, &[u8])]) -> Vec<u8> {
     let mut archive = Archive::new();
     for folder in ["bin", "dev", "proc", "sys", "tmp", "root", "etc"] {
         archive.add(folder, 0o755, Kind::Folder);
@@ -139,6 +150,9 @@ pub fn initramfs(busybox: &[u8], programs: &[String]) -> Vec<u8> {
     archive.add("bin/busybox", 0o755, Kind::File(busybox));
     for program in programs.iter().filter(|name| name.as_str() != "busybox") {
         archive.add(&format!("bin/{program}"), 0o777, Kind::Link("busybox"));
+    }
+    for (name, content) in others {
+        archive.add(&format!("bin/{name}"), 0o755, Kind::File(content));
     }
     archive.add("init", 0o755, Kind::File(INIT.as_bytes()));
     archive.finish()
@@ -165,7 +179,7 @@ mod tests {
 
     #[test]
     fn init_knows_every_mode_and_marker() {
-        for mode in [Mode::Shell, Mode::PowerOff, Mode::Reset, Mode::Work, Mode::Echo(1)] {
+        for mode in [Mode::Shell, Mode::PowerOff, Mode::Reset, Mode::Work, Mode::Bench, Mode::Echo(1)] {
             let word = mode.to_string();
             let name = word.split(['=', ' ']).nth(1).unwrap();
             assert!(INIT.contains(&format!("\n    {name})")), "init.sh has no mode {name}");
@@ -174,6 +188,7 @@ mod tests {
             assert!(INIT.contains(&format!("echo \"{line} ")), "init.sh does not print {line}");
         }
         assert!(INIT.contains(&format!("printf \"{WORK} ")) && INIT.contains(&format!("state = \"{WORK_GOOD}\"")));
+        assert!(INIT.contains(&format!("\n        {BENCH} \"$rows\"\n")));
         assert!(INIT.contains(&format!("block={ECHO_BLOCK}")));
         assert!(INIT.contains(&format!("PS1='{PROMPT}'")));
         assert_eq!(Mode::Echo(7).command_line(), "console=ttyS0 panic=-1 atoll.mode=echo atoll.bytes=7");
@@ -204,6 +219,10 @@ mod tests {
         assert_eq!((find("bin/sh").mode, &find("bin/sh").data[..]), (0o120777, &b"busybox"[..]));
         assert_eq!((find("dev/console").mode, find("dev/console").device), (0o020600, (5, 1)));
         assert_eq!(entries.iter().filter(|entry| entry.name == "bin/busybox").count(), 1);
+        let more = cpio::tests::read(&initramfs_with(b"the program", &programs, &[(BENCH, b"another")]));
+        let other = more.iter().find(|entry| entry.name == format!("bin/{BENCH}")).unwrap();
+        assert_eq!((other.mode, &other.data[..]), (0o100755, &b"another"[..]));
+        assert_eq!(more.len(), entries.len() + 1);
     }
 
     #[test]

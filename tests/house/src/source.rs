@@ -34,6 +34,7 @@ const UNSAFE_ALLOWED: &[(&str, &str)] = &[
     ("tcg-engine/code", "the code cache"),
     ("tcg-engine/emit-x64", "calls into emitted code"),
     ("vmm/engine-kvm", "KVM's shared pages"),
+    ("tests/bench-guest", "SSE registers, pages of code that it writes, and system calls"),
     ("tests/differential", "runs given machine code on the host CPU and catches what it does"),
 ];
 /// Macros that end the process; what cannot happen is an error like any other, or `unreachable!` that says why.

@@ -1,0 +1,162 @@
+//! The rows of `bench-guest`: in a guest of QEMU's, in one of Atoll's, and on the host, in turn.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use bench::Console;
+use bench::figures::{Goal, geometric_mean, middle};
+use bench::machines::{self, Config};
+use bench_guest::{BEGIN, END, Group, Row, parse};
+
+use crate::Bench;
+
+/// For all rows, on a busy host.
+const LIMIT: Duration = Duration::from_secs(3600);
+/// How far a guest's clock may be from the host's, of the time and in all: lines take their time on a serial port.
+const CLOCK: (f64, f64) = (0.03, 0.25);
+/// What any row should reach.
+const LEAST: Goal = Goal::AtLeast(0.9);
+
+/// Who runs the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Side {
+    Qemu,
+    Atoll,
+    Host,
+}
+
+/// Seconds by row and side, one for each pair.
+type Times = BTreeMap<(&'static str, Side), Vec<f64>>;
+
+/// What a group's geometric mean should be.
+fn goal(group: Group) -> Option<Goal> {
+    match group {
+        Group::Integer => Some(Goal::AtLeast(2.0)),
+        Group::Memory => Some(Goal::AtLeast(3.0)),
+        Group::Float => Some(Goal::AtLeast(5.0)),
+        Group::Kernel => Some(Goal::AtLeast(1.5)),
+        Group::Code => Some(Goal::AtLeast(1.0)),
+        Group::Strings | Group::Pair => None,
+    }
+}
+
+/// Runs rows once: name, result, and seconds (the median of the repetitions). The guest's clock is compared with ours.
+fn run(command: &mut Command, rows: &[&'static Row]) -> Result<Vec<(&'static str, u64, f64)>> {
+    let mut console = Console::start(command)?;
+    let begin = console.expect(BEGIN, LIMIT)?;
+    // The line with the number, and not what the kernel may say behind it.
+    let end = console.expect_line(END, LIMIT)?;
+    let text = console.text();
+    let found: Vec<_> = text.lines().filter_map(parse).collect();
+    let mut times = Vec::new();
+    for row in rows {
+        let line =
+            found.iter().find(|line| line.name == row.name).with_context(|| format!("no line for {}", row.name))?;
+        let seconds = line.nanoseconds.iter().map(|time| *time as f64 / 1e9).collect();
+        times.push((row.name, line.result, middle(seconds)));
+    }
+    let said = text.lines().find_map(|line| line.trim().strip_prefix(END)?.trim().parse::<u64>().ok());
+    let (said, ours) = (said.context("no time at the end")? as f64 / 1e9, (end - begin).as_secs_f64());
+    let off = (said - ours).abs();
+    ensure!(off <= CLOCK.1 + ours * CLOCK.0, "the guest's clock says {said:.2} s where the host's says {ours:.2} s");
+    Ok(times)
+}
+
+/// Runs rows as often as asked on every side, and makes sure that all results are the same.
+fn measure(bench: &Bench, config: Config, rows: &[&'static Row], cpus: u32) -> Result<Times> {
+    let job = bench.rows_job(cpus, rows);
+    let names: Vec<&str> = rows.iter().map(|row| row.name).collect();
+    let (mut times, mut results) = (Times::new(), BTreeMap::new());
+    for pair in 1..=bench.pairs {
+        for side in [Side::Qemu, Side::Atoll, Side::Host] {
+            let mut command = match side {
+                Side::Qemu => bench.qemu.command(config, &job),
+                Side::Atoll => machines::atoll(&bench.rig, "rows", &job),
+                Side::Host => Command::new(&bench.program),
+            };
+            if side == Side::Host {
+                command.arg(names.join(","));
+            }
+            if pair == 1 {
+                println!("  {}", machines::shown(&command));
+            }
+            let measured = run(&mut command, rows).with_context(|| format!("{side:?}, pair {pair}"))?;
+            if side == Side::Atoll {
+                bench.rig.atoll(["kill", "rows"]);
+            }
+            for (row, result, time) in measured {
+                let (first, who) = *results.entry(row).or_insert((result, side));
+                ensure!(first == result, "{row}: {who:?} has {first:#x}, and {side:?} {result:#x}");
+                times.entry((row, side)).or_default().push(time);
+            }
+        }
+    }
+    Ok(times)
+}
+
+fn median(times: &Times, row: &'static str, side: Side) -> f64 {
+    middle(times.get(&(row, side)).cloned().unwrap_or_default())
+}
+
+/// One group's table.
+fn print_group(group: Group, rows: &[&'static Row], times: &Times) {
+    println!("\n{:<14} {:>9} {:>9} {:>9}   qemu/atoll  atoll/host", group.name(), "qemu s", "atoll s", "host s");
+    let mut ratios = Vec::new();
+    for row in rows.iter().filter(|row| row.group == group) {
+        let [qemu, atoll, host] = [Side::Qemu, Side::Atoll, Side::Host].map(|side| median(times, row.name, side));
+        let ratio = qemu / atoll;
+        ratios.push(ratio);
+        println!(
+            "  {:<12} {qemu:9.4} {atoll:9.4} {host:9.4}   {ratio:10.2}  {:10.2}  {}",
+            row.name,
+            atoll / host,
+            LEAST.verdict(ratio)
+        );
+    }
+    let mean = geometric_mean(&ratios);
+    let verdict = goal(group).map(|goal| goal.verdict(mean)).unwrap_or_default();
+    println!("  {:<12} {:29}   {mean:10.2}  {:10}  {verdict}", "mean", "", "");
+}
+
+/// What two processes at once come to, against one: 2 is twice the work in the same time.
+fn scaling(times: &Times, side: Side) -> f64 {
+    2.0 * median(times, "pair-one", side) / median(times, "pair-two", side)
+}
+
+/// The pair on two vCPUs.
+fn pairs(bench: &Bench, config: Config) -> Result<()> {
+    if !bench.two {
+        println!("\npair: atoll: one vCPU");
+        return Ok(());
+    }
+    println!("\npair: SHA-256 in two processes on two vCPUs");
+    let rows = match bench_guest::rows(Group::Pair.name()) {
+        Ok(rows) => rows,
+        Err(name) => bail!("no group '{name}'"),
+    };
+    let times = measure(bench, config, &rows, 2)?;
+    let [qemu, atoll, host] = [Side::Qemu, Side::Atoll, Side::Host].map(|side| scaling(&times, side));
+    println!("  scaling: qemu {qemu:.2}, atoll {atoll:.2}, host {host:.2}");
+    println!("  atoll / host {:.2} {}", atoll / host, LEAST.verdict(atoll / host));
+    Ok(())
+}
+
+/// All rows that are asked for.
+pub fn compare(bench: &Bench, config: Config, rows: &[&'static Row]) -> Result<()> {
+    let alone: Vec<&'static Row> = rows.iter().copied().filter(|row| row.group != Group::Pair).collect();
+    println!("\nuser space, 1 vCPU, 1 GiB; qemu: {} (median of {} pairs)", config.name(), bench.pairs);
+    if !alone.is_empty() {
+        let times = measure(bench, config, &alone, 1)?;
+        for group in Group::ALL {
+            if alone.iter().any(|row| row.group == group) {
+                print_group(group, &alone, &times);
+            }
+        }
+    }
+    if rows.len() > alone.len() {
+        pairs(bench, config)?;
+    }
+    Ok(())
+}
