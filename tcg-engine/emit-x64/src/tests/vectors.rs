@@ -2,7 +2,7 @@
 
 use code::{Cache, CodeMemory, Key};
 use fp::sse::FpOp;
-use ir::op::{FPC, NONE};
+use ir::op::{FPC, FpRef, NONE};
 use ir::vec::VecOp;
 use ir::{Builder, MemRef, Op, Regs, Slot, flags, t0};
 
@@ -58,7 +58,7 @@ pub fn float_word(r: &mut Random) -> u64 {
 }
 
 /// XMM register `n`.
-pub fn xmm(n: u64) -> Slot {
+pub const fn xmm(n: u64) -> Slot {
     Slot(32 + 4 * n as u16)
 }
 
@@ -129,7 +129,7 @@ impl Gen<'_> {
         let (a, b) = (if self.r.below(3) == 0 { self.pair() } else { d }, self.pair());
         let a = if a.is_temp() && !self.pairs.contains(&a) { self.any_xmm() } else { a };
         let op = FpOp::ALL[self.r.below(FpOp::ALL.len() as u64) as usize];
-        let imm = self.r.below(256);
+        let imm = if op.is_fused() { FpRef::with_third(self.pair()) } else { self.r.below(256) };
         self.b.full(Op::Fp, op as u8, d, a, b, imm);
         self.wrote(d);
     }
@@ -253,6 +253,9 @@ fn controls() -> Vec<u64> {
     list
 }
 
+/// The third operand of fused operations.
+const THIRD: u64 = FpRef::with_third(xmm(3));
+
 #[test]
 fn every_operation_on_every_corner_is_the_interpreters() {
     let (corners, controls) = (corners(), controls());
@@ -265,6 +268,7 @@ fn every_operation_on_every_corner_is_the_interpreters() {
             () if name.starts_with("Cmp") => &[0, 1, 2, 3, 4, 5, 6, 7],
             () if name.starts_with("Round") => &[0, 1, 2, 3, 4, 8, 12],
             () if name.starts_with("Dp") => &[0x31, 0xff, 0x53],
+            () if op.is_fused() => &[THIRD],
             () => &[0],
         };
         for &imm in imms {
@@ -288,6 +292,7 @@ fn every_operation_on_every_corner_is_the_interpreters() {
                     for w in [&mut x, &mut y] {
                         w.set128(xmm(1), p);
                         w.set128(xmm(2), q);
+                        w.set128(xmm(3), q);
                         w.set(Slot(8), 0);
                         w.set(FPC, control);
                     }

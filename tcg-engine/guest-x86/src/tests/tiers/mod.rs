@@ -389,16 +389,24 @@ fn decode_code(m: &Runner<TestBus>) -> usize {
 fn programs_reach_what_they_are_for() {
     let mut pair = Pair::new();
     let (mut notes, mut instructions, mut ends, mut links) = (0, 0, 0, 0);
+    let mut c = [0; 12];
     for seed in 1000..1100 {
-        if let Came::Different(text) = pair.program(seed) {
-            panic!("{seed}: {text}");
+        match pair.program(seed) {
+            Came::Same => {}
+            // Nobody knows what it left.
+            Came::TooLong => {
+                c = std::array::from_fn(|n| c[n] + pair.t1.counters()[n]);
+                pair = Pair::new();
+                continue;
+            }
+            Came::Different(text) => panic!("{seed}: {text}"),
         }
         links += decode_code(&pair.t1);
         notes += (pair.t1.peek64(LOG_END) - LOG) / NOTE;
         instructions += pair.t1.instructions;
         ends += u64::from(pair.t1.pc() == HANDLERS + 0x1001);
     }
-    let c = pair.t1.counters();
+    c = std::array::from_fn(|n| c[n] + pair.t1.counters()[n]);
     println!("{notes} faults, {instructions} instructions, {ends} ran to their end, counters {c:?}");
     assert!(links > 1000, "{links} branches to heads");
     assert!(
