@@ -12,9 +12,9 @@ use ir::op::{NONE, Op, TIER_BUDGET, TIER_TAG};
 use ir::t0::{self, Outcome, Step};
 use ir::{Env, PC, Regs, flags};
 
-use crate::asm::Asm;
+use crate::asm::{Asm, RDX};
 use crate::budget::Budget;
-use crate::emit::{Emitter, Site};
+use crate::emit::{DirectExit, Emitter, Site};
 use crate::layout::{BANK, BIAS, CONTEXT, DEFAULT_MXCSR, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, RUNTIME, TEMP, VECTORS};
 use crate::mutants::{Mutant, on};
 use crate::stubs::{JUMP_BYTES, JUMP_LOG2, Stubs, jump_index, left};
@@ -23,7 +23,7 @@ use crate::stubs::{JUMP_BYTES, JUMP_LOG2, Stubs, jump_index, left};
 pub trait Host: Env {
     /// Its TLB, as it is now.
     fn tlb(&self) -> &mem::Tlb;
-    /// Whatever else finding a block depends on, in 15 bits.
+    /// Whatever else finding a block depends on, in 16 bits.
     fn mode_bits(&self) -> u32;
     /// Whether the run loop must look before the next instruction.
     fn attention(&self, regs: &Regs) -> bool;
@@ -129,6 +129,8 @@ pub struct T1 {
     blocks: Vec<Option<HostBlock>>,
     jumps: Box<[Jump]>,
     budget: Arc<Budget>,
+    /// Where jumps are that exits lead to, and their lengths.
+    links: Vec<(usize, usize)>,
     clears: u32,
     charged: u64,
     stats: Stats,
@@ -236,6 +238,7 @@ impl T1 {
             blocks: Vec::new(),
             jumps: vec![NO_JUMP; 1 << JUMP_LOG2].into(),
             budget: Arc::default(),
+            links: Vec::new(),
             clears: 0,
             charged: 0,
             stats: Stats::default(),
@@ -268,6 +271,7 @@ impl T1 {
     pub fn clear(&mut self) {
         self.cursor = self.start;
         self.blocks.clear();
+        self.links.clear();
         self.jumps.fill(NO_JUMP);
         self.emitter.sites.clear();
         self.emitter.exits.clear();
@@ -352,6 +356,21 @@ impl T1 {
             b.incoming.push((e.hole, e.unlinked));
             let head = b.head as u32;
             Self::patch(&mut self.memory, e.hole, head);
+        } else if b.pc == e.pc {
+            self.link_by_jump(e);
+        }
+    }
+
+    /// Let an exit that cannot be linked lead to a jump, which the jump cache may know.
+    fn link_by_jump(&mut self, e: DirectExit) {
+        let mut a = Asm::default();
+        a.start(self.cursor);
+        a.mov_imm(RDX, e.pc);
+        a.jmp_to(self.stubs.jump);
+        if self.has_room() && self.memory.write(self.cursor, &a.buf) {
+            Self::patch(&mut self.memory, e.hole, self.cursor as u32);
+            self.links.push((self.cursor, a.buf.len()));
+            self.cursor += a.buf.len().next_multiple_of(16);
         }
     }
 
@@ -470,9 +489,10 @@ impl T1 {
         self.memory.read(0, self.stubs.end)
     }
 
-    /// Offset in code memory and code of each block, for printing and for tests.
+    /// Offset in code memory and code of each block, and of the jumps that exits lead to, for printing and for tests.
     pub fn code(&self) -> impl Iterator<Item = (usize, &[u8])> {
-        self.blocks.iter().flatten().map(|b| (b.head, self.memory.read(b.head, b.len)))
+        let blocks = self.blocks.iter().flatten().map(|b| (b.head, b.len));
+        blocks.chain(self.links.iter().copied()).map(|(at, len)| (at, self.memory.read(at, len)))
     }
 }
 

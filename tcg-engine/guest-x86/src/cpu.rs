@@ -256,7 +256,9 @@ impl<B: Bus> emit_x64::Host for Cpu<B> {
 
     #[inline]
     fn mode_bits(&self) -> u32 {
-        self.mode.bits()
+        // Blocks of one instruction are not emitted, so the bit that says so is free.
+        let bits = self.mode.difference(Mode::ONE | Mode::KERNEL).bits();
+        bits | if self.mode.contains(Mode::KERNEL) { Mode::ONE.bits() } else { 0 }
     }
 
     #[inline]

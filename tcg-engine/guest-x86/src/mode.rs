@@ -1,7 +1,6 @@
 //! The mode bits that lifting depends on: part of a block's key.
 //!
-//! The idea: whatever changes rarely is decided when a block is lifted and is here; whatever changes with privilege is decided
-//! by helpers when they run, so that one block serves the kernel's and the user's view of shared code.
+//! The idea: what is decided when a block is lifted needs no look when it runs; what is not here helpers decide.
 
 use crate::flags;
 use crate::fpu::image::component;
@@ -46,6 +45,8 @@ bitflags::bitflags! {
         const LEVEL3 = 1 << 14;
         /// CR4.OSXSAVE, and XCR0 has SSE and AVX on, in protected mode: VEX-coded instructions on vectors run.
         const AVX = 1 << 15;
+        /// Privilege level 0, outside of virtual-8086 mode: CLI and STI need no check.
+        const KERNEL = 1 << 16;
     }
 }
 
@@ -77,6 +78,7 @@ impl Mode {
         let v86 = eflags & flags::VM != 0;
         m.set(Mode::PROTECTED, sys.protected() && !v86);
         m.set(Mode::V86, v86);
+        m.set(Mode::KERNEL, sys.cpl == 0 && !v86);
         m.set(Mode::LONG, sys.long_mode());
         m.set(Mode::DOWN, eflags & flags::DF != 0);
         m.set(Mode::TS, sys.cr0 & cr0::TS != 0);

@@ -123,6 +123,12 @@ impl Stream {
         self.wait_for("the end", limit, |content| content.ended.then_some(()));
     }
 
+    /// How many bytes have come, and how many of them were expected and found.
+    pub fn position(&self) -> (usize, usize) {
+        let content = self.lock();
+        (content.bytes.len(), content.seen)
+    }
+
     /// Everything that came.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {

@@ -96,6 +96,10 @@ pub(crate) struct Lifter {
     pub next: u64,
     /// `RflagsBits` that are visible after it.
     live: u32,
+    /// Another instruction follows in this block, whatever this one is.
+    followed: bool,
+    /// This was STI: the block ends behind the next instruction, where interrupts that wait are taken.
+    opened: bool,
     /// Memory operand of the current instruction, once computed.
     ea: Option<Ea>,
     /// What POP has added to RSP before its memory operand's address counts.
@@ -119,6 +123,8 @@ impl Lifter {
             pc,
             next: pc,
             live: 0,
+            followed: false,
+            opened: false,
             ea: None,
             pop_bias: 0,
             clean: [0; ir::op::WORDS / 64],
@@ -254,12 +260,15 @@ impl<B: Bus> Cpu<B> {
         let live = live::after(&list[..n]);
         let mut l = Lifter::new(pc, mode);
         let mut flow = Flow::Next;
-        for (i, live) in list[..n].iter().zip(live) {
+        for (at, (i, live)) in list[..n].iter().zip(live).enumerate() {
             if l.b.temps_left() < TEMPS || !self.in_code_segment(i, mode) {
                 break;
             }
+            let next = list[..n].get(at + 1);
+            l.followed = l.b.temps_left() >= 2 * TEMPS && next.is_some_and(|next| self.in_code_segment(next, mode));
+            let opened = l.opened;
             flow = l.lift_one(i, live);
-            if flow == Flow::End {
+            if flow == Flow::End || opened {
                 break;
             }
         }

@@ -4,10 +4,11 @@ use iced_x86::{Mnemonic, OpKind};
 use ir::{Fence, NONE, Op, Slot};
 
 use super::{Flow, Lifted, Lifter, segments};
-use crate::cpu::event;
+
 use crate::helpers::Helper;
 use crate::mode::Mode;
-use crate::state::{RAX, RCX, RDX};
+use crate::state::{EFLAGS, RAX, RCX, RDX};
+use crate::{cpu::event, flags};
 
 /// MOV with a segment, control or debug register.
 pub(super) fn mov(l: &mut Lifter) -> Lifted {
@@ -103,7 +104,17 @@ pub(super) fn lift(l: &mut Lifter) -> Lifted {
             l.call(NONE, Helper::Halt, NONE, NONE, 0);
             l.exit_event(event::HLT)
         }
+        Mnemonic::Cli if l.mode.contains(Mode::KERNEL) => {
+            l.b.op_imm(Op::AndI, EFLAGS, EFLAGS, !flags::IF);
+            Some(Flow::Next)
+        }
         Mnemonic::Cli => l.plain(Helper::Cli, 0),
+        // Interrupts are looked at between blocks, and so not before the instruction behind this one.
+        Mnemonic::Sti if l.mode.contains(Mode::KERNEL) && l.followed => {
+            l.b.op_imm(Op::OrI, EFLAGS, EFLAGS, flags::IF);
+            l.opened = true;
+            Some(Flow::Next)
+        }
         Mnemonic::Sti => {
             l.call(NONE, Helper::Sti, NONE, NONE, 0);
             l.exit_event(event::SHADOW)

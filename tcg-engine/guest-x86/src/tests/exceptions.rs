@@ -147,16 +147,30 @@ fn external_interrupts_wait_for_the_flag_and_the_shadow() {
     m.set_pc(CODE);
     assert!(!m.cpu.can_take_interrupt(&m.regs.0));
     assert_eq!(m.run(1), Why::Budget);
-    assert_eq!(m.cpu.sys.shadow, Shadow::Sti);
-    assert!(!m.cpu.can_take_interrupt(&m.regs.0), "not right behind STI");
-    assert_eq!(m.run(1), Why::Budget);
-    assert_eq!(m.get(0), 1, "exactly one instruction");
+    assert_eq!(m.get(0), 1, "STI and exactly one instruction");
     assert!(m.cpu.can_take_interrupt(&m.regs.0));
     assert_eq!(m.cpu.interrupt(&mut m.regs.0, 0x41), Delivered::Done);
     assert_eq!(m.stack(0), CODE + 4);
     assert_eq!(m.stack(2) & flags::RF, 0, "an interrupt is no fault");
     assert_eq!(m.run_on(), Why::Halt);
     assert_eq!(m.caught(), Some(0x41));
+    // Where no other instruction follows in the block, nothing is taken behind STI.
+    for user_mode in [false, true] {
+        let mut m = long();
+        let at = if user_mode { CODE } else { CODE + 0xfff };
+        m.poke(at, &code);
+        if user_mode {
+            user(&mut m);
+            m.set_flags(flags::IOPL);
+        }
+        m.set_pc(at);
+        assert_eq!(m.run(1), Why::Budget);
+        assert_eq!((m.get(0), m.cpu.sys.shadow), (0, Shadow::Sti));
+        assert!(!m.cpu.can_take_interrupt(&m.regs.0), "not right behind STI");
+        assert_eq!(m.run(1), Why::Budget);
+        assert_eq!(m.get(0), 1, "exactly one instruction");
+        assert!(m.cpu.can_take_interrupt(&m.regs.0));
+    }
     // STI with interrupts on already makes no shadow.
     let mut m = long();
     m.set_flags(flags::IF);
