@@ -212,7 +212,7 @@ impl<B: Bus> Cpu<B> {
             let mut gone = Vec::new();
             cache.invalidate(at, len, |page| gone.push(page));
             for page in gone {
-                self.mem.code.release(&self.mem.marks, page, self.number);
+                self.mem.code.empty(&self.mem.marks, page, self.number);
             }
         }
     }

@@ -133,6 +133,18 @@ impl CodePages {
         if page.lines & mask(at & PAGE_MASK, len) != 0 { page.owners } else { 0 }
     }
 
+    /// vCPU `me` has no block of the page at `at` any more, for now: where no other vCPU has, its claim stays for the next block, or
+    /// until the next store ([`CodePages::hit`]).
+    pub fn empty(&self, marks: &DirtyLog, at: u64, me: u8) {
+        if let Some(page) = self.lock().get_mut(&(at / PAGE))
+            && page.owners == 1 << (me & 63)
+        {
+            page.lines = 0;
+            return;
+        }
+        self.release(marks, at, me);
+    }
+
     /// vCPU `me` has no block of the page at `at` any more.
     pub fn release(&self, marks: &DirtyLog, at: u64, me: u8) {
         let mut pages = self.lock();
@@ -197,6 +209,25 @@ mod tests {
         pages.release(&marks, 0x3000, 1);
         assert!(!marks.is_code(0x3000));
         assert_eq!(pages.claim(&marks, 0x3000, 1), Some(1 << 2), "writers have got tags since");
+    }
+
+    #[test]
+    fn a_page_that_is_rewritten_stays_claimed_until_it_is_data() {
+        let (pages, marks) = (CodePages::default(), marks());
+        pages.note_writer(0x3000, 1);
+        assert_eq!(pages.claim(&marks, 0x3000, 1), Some(1 << 1));
+        pages.settle(0x3000);
+        assert!(pages.add(0x3000, 16, 1));
+        assert_eq!(pages.hit(&marks, 0x3000, 1, 1), 1 << 1);
+        pages.empty(&marks, 0x3000, 1);
+        assert_eq!(pages.claim(&marks, 0x3000, 1), None, "nobody has got a write tag");
+        assert!(pages.add(0x3000, 16, 1));
+        assert_eq!(pages.claim(&marks, 0x3000, 2), None);
+        pages.empty(&marks, 0x3000, 1);
+        assert_eq!(pages.hit(&marks, 0x3000, 1, 1), 1 << 2, "the other one's");
+        pages.empty(&marks, 0x3000, 2);
+        assert_eq!(pages.hit(&marks, 0x3000, 1, 2), 0);
+        assert!(!marks.is_code(0x3000));
     }
 
     #[test]

@@ -136,19 +136,50 @@ pub struct Tlb {
     external: usize,
     /// Internal number of each external id, 0 if it has none.
     numbers: Box<[u16]>,
-    /// Regions of 4 MiB and of 1 GiB (hashed) that pages were cut from, since the last full flush.
-    large: [u64; 16],
-    huge: [u64; 16],
+    /// Regions of 4 MiB and of 1 GiB that pages were cut from, since the last full flush.
+    large: Regions,
+    huge: Regions,
+    /// Those that code was fetched from.
+    large_code: Regions,
+    huge_code: Regions,
     generation: u64,
     global_generation: u64,
     /// Host address of RAM offset 0.
     origin: u64,
-    /// Pages (hashed) that code was fetched from since the last full flush.
-    fetched: Box<[u64; FETCHED / 64]>,
+    /// Pages that code was fetched from since the last full flush.
+    fetched: Regions,
 }
 
-/// Bits of [`Tlb::fetched`].
-const FETCHED: usize = 1 << 14;
+/// A set of addresses by their upper bits, hashed: it may say that one is there which is not. So many bits that this is rare
+/// while some thousand are there.
+struct Regions(Box<[u64]>);
+
+impl Regions {
+    const BITS: u32 = 18;
+
+    fn new() -> Self {
+        Regions(vec![0; (1 << Self::BITS) / 64].into())
+    }
+
+    const fn bit(key: u64) -> (usize, u64) {
+        let h = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - Self::BITS);
+        ((h / 64) as usize, 1 << (h % 64))
+    }
+
+    fn add(&mut self, key: u64) {
+        let (word, bit) = Self::bit(key);
+        self.0[word] |= bit;
+    }
+
+    fn has(&self, key: u64) -> bool {
+        let (word, bit) = Self::bit(key);
+        self.0[word] & bit != 0
+    }
+
+    fn clear(&mut self) {
+        self.0.fill(0);
+    }
+}
 
 impl std::fmt::Debug for Tlb {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -193,12 +224,14 @@ impl Tlb {
             next_asid: 1,
             external: 0,
             numbers: vec![0; EXTERNAL].into(),
-            large: [0; 16],
-            huge: [0; 16],
+            large: Regions::new(),
+            huge: Regions::new(),
+            large_code: Regions::new(),
+            huge_code: Regions::new(),
             generation: 0,
             global_generation: 0,
             origin: 0,
-            fetched: Box::new([0; FETCHED / 64]),
+            fetched: Regions::new(),
         };
         t.select_bank(Bank::Supervisor);
         t.select_space(0);
@@ -327,10 +360,10 @@ impl Tlb {
         }
         self.numbers.fill(0);
         self.next_asid = 1;
-        self.large = [0; 16];
-        self.huge = [0; 16];
+        for set in [&mut self.large, &mut self.huge, &mut self.large_code, &mut self.huge_code, &mut self.fetched] {
+            set.clear();
+        }
         self.asid = self.fresh();
-        self.fetched.fill(0);
         self.generation += 1;
         self.global_generation += 1;
     }
@@ -350,17 +383,14 @@ impl Tlb {
             }
         }
         // Where no code came from nobody remembers a fetch.
-        let (word, bit) = Self::fetched_bit(va);
-        let large = [PageSize::Large, PageSize::Huge].into_iter().any(|size| self.was_cut(va, size));
-        if large || self.fetched[word] & bit != 0 {
+        let large = |size: PageSize, set: &Regions| set.has(va >> size.shift());
+        if large(PageSize::Large, &self.large_code)
+            || large(PageSize::Huge, &self.huge_code)
+            || self.fetched.has(page(va))
+        {
             self.generation += 1;
             self.global_generation += 1;
         }
-    }
-
-    fn fetched_bit(va: u64) -> (usize, u64) {
-        let h = page(va).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - FETCHED.trailing_zeros());
-        ((h / 64) as usize, 1 << (h % 64))
     }
 
     /// Forget every page cut from the large mapping around `va`.
@@ -393,15 +423,9 @@ impl Tlb {
         }
     }
 
-    fn cut_bit(va: u64, size: PageSize) -> (usize, u64) {
-        let h = (va >> size.shift()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
-        ((h / 64) as usize, 1 << (h % 64))
-    }
-
     fn was_cut(&self, va: u64, size: PageSize) -> bool {
-        let (word, bit) = Self::cut_bit(va, size);
         let set = if size == PageSize::Huge { &self.huge } else { &self.large };
-        set[word] & bit != 0
+        set.has(va >> size.shift())
     }
 
     /// A global page, or one that the other supervisor bank knows, need not be walked again: tries to make the page of `va`
@@ -443,13 +467,16 @@ impl Tlb {
     pub fn fill(&mut self, f: &Fill) {
         // Also where nothing is installed a fetch may be remembered.
         if f.exec {
-            let (word, bit) = Self::fetched_bit(f.va);
-            self.fetched[word] |= bit;
+            self.fetched.add(page(f.va));
         }
-        if f.size != PageSize::Small {
-            let (word, bit) = Self::cut_bit(f.va, f.size);
-            let set = if f.size == PageSize::Huge { &mut self.huge } else { &mut self.large };
-            set[word] |= bit;
+        let region = f.va >> f.size.shift();
+        let (cut, code) = match f.size {
+            PageSize::Small => (None, None),
+            PageSize::Large => (Some(&mut self.large), Some(&mut self.large_code)),
+            PageSize::Huge => (Some(&mut self.huge), Some(&mut self.huge_code)),
+        };
+        for set in cut.into_iter().chain(code.filter(|_| f.exec)) {
+            set.add(region);
         }
         if self.bank == Bank::Checked {
             return;
