@@ -60,6 +60,30 @@ fn debian_boots_on_the_larger_cpu_model() {
     vm.wait(boot_time()).ok();
 }
 
+/// All of them are there, and one that is taken away comes back.
+#[test]
+fn debian_boots_on_three_vcpus() {
+    let rig = Rig::new("debian-3");
+    let mut arguments = debian(Mode::Shell);
+    arguments.extend(["--cpus", "3"].map(str::to_owned));
+    let mut vm = rig.start("debian", arguments);
+    vm.expect(PROMPT, boot_time());
+    let mut says = |line: &str, answer: &str| {
+        vm.send(format!("{line}\n"));
+        vm.expect(answer, boot_time());
+    };
+    says("echo there are $(nproc)", "there are 3");
+    says("echo 0 > /sys/devices/system/cpu/cpu2/online; echo now $(nproc)", "now 2");
+    says("echo 1 > /sys/devices/system/cpu/cpu2/online; echo again $(nproc)", "again 3");
+    // Something runs on each, and they wait for each other.
+    says(
+        "for n in 1 2 3 4 5 6; do seq 20000 | md5sum > /tmp/$n & done; wait; echo sums $(sort -u /tmp/[1-6] | wc -l)",
+        "sums 1",
+    );
+    vm.send("poweroff -f\n");
+    vm.wait(boot_time()).ok();
+}
+
 #[test]
 fn debian_echoes_every_byte_through_its_console() {
     let rig = Rig::new("debian-echo");

@@ -90,22 +90,45 @@ fn debian_goes_on_where_it_was_after_every_restore() {
 /// Its programs are in the middle of work on YMM registers when they are saved, and their sums stay right.
 #[test]
 fn debian_on_the_larger_cpu_model_goes_on_after_a_restore() {
-    let rig = Rig::new("debian-restore-v3");
-    let Some(mut vm) = boot_with(&rig, Mode::Work, &["--cpu-model", "atoll-v3"]) else { return };
+    goes_on(&["--cpu-model", "atoll-v3"], "atoll-v3");
+}
+
+#[test]
+fn debian_on_two_vcpus_goes_on_after_a_restore() {
+    goes_on(&["--cpus", "2"], "vCPUs           2\n");
+}
+
+/// `kept` is what the restored VM, or its saved state, says of itself.
+fn goes_on(arguments: &[&str], kept: &str) {
+    let rig = Rig::new("debian-restore");
+    let Some(mut vm) = boot_with(&rig, Mode::Work, arguments) else { return };
     let mut last = round(&vm);
     for _ in 0..2 {
         let path = save(&rig, "debian", "debian");
-        let area = rig.atoll(["state", "dump", &path.join("engine.state").display().to_string()]).ok();
-        assert!(area.output.contains("atoll-v3"), "the model is in the state");
         rig.atoll(["kill", "debian"]).ok();
         vm.wait(SOON);
         vm = restore(&rig, "debian", &path, &[]);
         let next = round(&vm);
+        let inspected = rig.atoll(["inspect", "debian"]).ok().output;
+        let dumped = rig.atoll(["state", "dump", &path.join("engine.state").display().to_string()]).ok().output;
+        assert!(inspected.contains(kept) || dumped.contains(kept), "{kept}: {inspected}");
         assert!(next.number > last.number && next.number <= last.number + 3, "{last:?}, {next:?}");
         let after = round(&vm);
         follows(next, after);
         last = after;
     }
+}
+
+/// All vCPUs but the first are stopped before, and started again after the wake.
+#[test]
+fn debian_on_two_vcpus_sleeps_and_wakes() {
+    let rig = Rig::new("debian-sleep-2");
+    let Some(mut vm) = boot_with(&rig, Mode::Shell, &["--cpus", "2"]) else { return };
+    vm.expect(PROMPT, SOON);
+    vm.send("echo +2 > /sys/class/rtc/rtc0/wakealarm; echo mem > /sys/power/state; echo WOKEN-$?-$(nproc)\n");
+    vm.wait_event("SUSPEND", 0);
+    vm.wait_event("WAKEUP", 0);
+    vm.expect("\nWOKEN-0-2", SOON);
 }
 
 /// `echo mem > /sys/power/state` sleeps; the alarm of the clock, a client, and a restore of the sleeping machine wake it.
