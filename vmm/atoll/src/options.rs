@@ -134,6 +134,7 @@ impl Merged {
         let over = command_line.clone();
         let options = Options {
             name: over.name.or(saved.name),
+            engine: over.engine.or(saved.engine),
             kernel: over.kernel.or(saved.kernel),
             initrd: over.initrd.or(saved.initrd),
             console: over.console,

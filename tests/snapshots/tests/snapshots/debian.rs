@@ -119,6 +119,26 @@ fn goes_on(arguments: &[&str], kept: &str) {
     }
 }
 
+/// What one tier has saved the other loads, and back.
+#[test]
+fn debian_goes_on_with_another_tier() {
+    let rig = Rig::new("debian-tiers");
+    let Some(mut vm) = boot_with(&rig, Mode::Work, &[]) else { return };
+    let mut last = round(&vm);
+    for (engine, tier) in [("tcg-t0", "tcg-t0"), ("tcg", "tcg (as asked for)"), ("tcg-t0", "tcg-t0")] {
+        let path = save(&rig, "debian", "debian");
+        rig.atoll(["kill", "debian"]).ok();
+        vm.wait(SOON);
+        vm = restore(&rig, "debian", &path, &["--engine", engine]);
+        let next = round(&vm);
+        let inspected = rig.atoll(["inspect", "debian"]).ok().output;
+        assert!(inspected.contains(tier), "{inspected}");
+        assert!(next.number > last.number && next.number <= last.number + 3, "{last:?}, {next:?}");
+        last = round(&vm);
+        follows(next, last);
+    }
+}
+
 /// All vCPUs but the first are stopped before, and started again after the wake.
 #[test]
 fn debian_on_two_vcpus_sleeps_and_wakes() {

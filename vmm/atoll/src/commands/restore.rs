@@ -33,6 +33,9 @@ pub struct Arguments {
     /// Initial RAM disk for resets, if it is not where it was
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     initrd: Option<PathBuf>,
+    /// Engine to go on with, which is not part of the machine [default: that of the VM that was saved]
+    #[arg(long)]
+    engine: Option<String>,
     /// Serial console: stdio, socket:PATH, file:PATH or none [default: stdio; a socket in the VM's directory with --detach]
     #[arg(long, value_name = "WHERE")]
     console: Option<String>,
@@ -75,6 +78,7 @@ fn prepare(arguments: Arguments) -> Result<(Plan, Merged, Restore)> {
         name: arguments.name,
         kernel: arguments.kernel,
         initrd: arguments.initrd,
+        engine: arguments.engine,
         console: arguments.console,
         patience: arguments.patience,
         paused: arguments.paused,
