@@ -169,72 +169,56 @@ impl<'a> Vcpu<'a> {
     }
 }
 
-/// A vCPU that stores, passes a safepoint, stores, and parks.
-fn running() {
+/// So many rounds while `work` is done by another thread, and one behind it.
+fn beside(rounds: usize, work: impl FnOnce(&World) + Send + 'static) {
     let world = World::new();
     let theirs = world.clone();
-    let thread = thread::spawn(move || {
-        let mut vcpu = Vcpu::new(&theirs, 0);
-        vcpu.store(1);
-        vcpu.safepoint();
-        vcpu.store(2);
-        vcpu.leave(VcpuState::Parked);
-    });
+    let thread = thread::spawn(move || work(&theirs));
     let mut copy = 0;
-    world.round(&mut copy);
+    for _ in 0..rounds {
+        world.round(&mut copy);
+    }
     thread.join().unwrap();
     world.finish(copy);
 }
 
+/// A vCPU stores, passes a safepoint, stores, and parks.
+fn stores(world: &World) {
+    let mut vcpu = Vcpu::new(world, 0);
+    vcpu.store(1);
+    vcpu.safepoint();
+    vcpu.store(2);
+    vcpu.leave(VcpuState::Parked);
+}
+
+fn running() {
+    beside(1, stores);
+}
+
+/// So that the marks of one round are what the next one collects.
+fn rounds() {
+    beside(2, stores);
+}
+
 /// A vCPU that stores, waits for a device, and stores again before it comes to a safepoint by itself.
 fn blocked() {
-    let world = World::new();
-    let theirs = world.clone();
-    let thread = thread::spawn(move || {
-        let mut vcpu = Vcpu::new(&theirs, 0);
+    beside(1, |world| {
+        let mut vcpu = Vcpu::new(world, 0);
         vcpu.store(1);
         vcpu.leave(VcpuState::Blocked);
         vcpu.enter();
         vcpu.store(2);
         vcpu.leave(VcpuState::Parked);
     });
-    let mut copy = 0;
-    world.round(&mut copy);
-    thread.join().unwrap();
-    world.finish(copy);
-}
-
-/// Two rounds while a vCPU stores, so that the marks of one are what the next one collects.
-fn rounds() {
-    let world = World::new();
-    let theirs = world.clone();
-    let thread = thread::spawn(move || {
-        let mut vcpu = Vcpu::new(&theirs, 0);
-        vcpu.store(1);
-        vcpu.safepoint();
-        vcpu.store(2);
-        vcpu.leave(VcpuState::Parked);
-    });
-    let mut copy = 0;
-    world.round(&mut copy);
-    world.round(&mut copy);
-    thread.join().unwrap();
-    world.finish(copy);
 }
 
 /// A device that writes twice.
 fn device() {
-    let world = World::new();
-    let theirs = world.clone();
-    let thread = thread::spawn(move || {
+    beside(1, |world| {
         for value in 1..=2 {
-            write_then_mark(|| theirs.write(value), || mark(&theirs.d, BIT));
+            write_then_mark(|| world.write(value), || mark(&world.d, BIT));
         }
     });
-    let mut copy = 0;
-    world.round(&mut copy);
-    thread.join().unwrap();
-    world.finish(copy);
 }
 
 /// A vCPU and a device on two pages of one word of marks.

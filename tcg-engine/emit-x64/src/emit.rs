@@ -439,12 +439,7 @@ impl Emitter {
                 self.save_now();
                 self.flags = Flags::Memory;
                 self.a.mov(Sz::D, RAX, word(FLAG_R));
-                self.a.mov(Sz::D, RCX, RAX);
-                self.a.shift_imm(Shift::Shr, Sz::D, RAX, 8);
-                self.a.alu_imm(Alu::And, Sz::D, RAX, 0xd5);
-                self.a.alu_imm(Alu::And, Sz::D, RCX, 1);
-                self.a.shift_imm(Shift::Shl, Sz::D, RCX, 11);
-                self.a.alu(Alu::Or, Sz::D, RAX, RCX);
+                self.saved_to_eflags(RCX);
                 self.set(x.d, RAX);
             }
             Op::SelectCond => match self.condition(x.aux) {

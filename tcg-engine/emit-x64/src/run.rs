@@ -393,6 +393,7 @@ impl T1 {
     pub fn run<E: Host>(&mut self, cache: &Cache, n: u32, regs: &mut Regs, env: &mut E, budget: u32) -> (Left, u64) {
         let Some(Some(b)) = self.blocks.get(n as usize) else { return (Left::Jump, 0) };
         let body = self.memory.exec().wrapping_add(b.body);
+        self.charged = 0;
         let budget = budget.min(1 << 28).cast_signed();
         self.budget.set(budget - b.instructions.cast_signed());
         if env.asked() {

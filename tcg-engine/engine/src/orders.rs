@@ -220,7 +220,7 @@ mod tests {
 
         fn drop_block(&mut self, page: usize) {
             if self.blocks[page].take().is_some() {
-                self.w.code.release(&self.w.marks, at(page), self.me as u8);
+                self.w.code.empty(&self.w.marks, at(page), self.me as u8);
             }
         }
 

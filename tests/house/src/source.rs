@@ -339,12 +339,12 @@ mod tests {
 
     #[test]
     fn foreign_words_are_caught() {
-        let good = "see /proc/self/fd, https://example.org/home/x, a/work/b, $x/root/y, /rooted/x\n";
+        let good = "see /proc/self/fd, https://example.org/home/x, a/home/b, $x/root/y, /rooted/x\n";
         let files = [
             file("a.md", good),
             file("b.rs", "// in /home/me/atoll\n\n// TODO: more\n"),
             file("c.sh", "curl https://static.crates.io/x\n"),
-            file("d.rs", "\"/work/main\""),
+            file("d.rs", "\"/root/atoll\""),
         ];
         assert_eq!(places(foreign_words(&files)), ["b.rs:1", "b.rs:3", "c.sh:1", "d.rs:1"]);
     }

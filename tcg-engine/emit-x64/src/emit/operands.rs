@@ -4,7 +4,7 @@
 use ir::op::{FLAG_R, Inst, NONE, Op, Slot};
 
 use super::{Cold, Emitter, Flags, Reload, Site, temp_index};
-use crate::asm::{Hole, R14, RAX, RCX, Reg, Rm, Sz};
+use crate::asm::{Alu, Hole, R14, RAX, RCX, Reg, Rm, Shift, Sz};
 use crate::layout::{pinned, word};
 use crate::mutants::{Mutant, on};
 
@@ -41,6 +41,16 @@ impl Emitter {
         if self.flags == Flags::Memory && !on(Mutant::Carry) {
             self.a.bt_imm(Sz::D, word(FLAG_R), 8);
         }
+    }
+
+    /// RAX: saved flags become those of EFLAGS.
+    pub(super) fn saved_to_eflags(&mut self, scratch: Reg) {
+        self.a.mov(Sz::D, scratch, RAX);
+        self.a.shift_imm(Shift::Shr, Sz::D, RAX, 8);
+        self.a.alu_imm(Alu::And, Sz::D, RAX, 0xd5);
+        self.a.alu_imm(Alu::And, Sz::D, scratch, 1);
+        self.a.shift_imm(Shift::Shl, Sz::D, scratch, 11);
+        self.a.alu(Alu::Or, Sz::D, RAX, scratch);
     }
 
     pub(super) fn constant(&self, s: Slot) -> Option<u64> {

@@ -12,7 +12,7 @@ use ir::effects::effects;
 use ir::op::{FPC, FpRef, Inst, MemRef, NONE, Op, Slot, call_flags};
 
 use super::{Emitter, Flags, temp_index};
-use crate::asm::{Alu, Hole, Map, Mem, RAX, RCX, RDX, Reg, Rm, Shift, Sz, cc};
+use crate::asm::{Alu, Hole, Map, Mem, RAX, RCX, RDX, Reg, Rm, Sz, cc};
 use crate::layout::{HOST_MXCSR, VECTORS, XS, XT, live, word, xmm};
 use crate::mutants::{Mutant, on};
 
@@ -272,12 +272,7 @@ impl Emitter {
     pub(crate) fn index_and_flags_done(&mut self, d: Slot) {
         let high = Slot(d.0 | 1);
         self.a.save_flags();
-        self.a.mov(Sz::D, RDX, RAX);
-        self.a.shift_imm(Shift::Shr, Sz::D, RDX, 8);
-        self.a.alu_imm(Alu::And, Sz::D, RDX, 0xd5);
-        self.a.alu_imm(Alu::And, Sz::D, RAX, 1);
-        self.a.shift_imm(Shift::Shl, Sz::D, RAX, 11);
-        self.a.alu(Alu::Or, Sz::D, RAX, RDX);
+        self.saved_to_eflags(RDX);
         self.pair_written(d);
         if self.pair == d {
             self.pair = NONE;

@@ -429,6 +429,20 @@ pub fn user(m: &mut Runner<TestBus>) {
     m.cpu.refresh(&mut m.regs.0);
 }
 
+/// The first exception of a program, if it has one.
+pub fn fault(
+    m: &mut Runner<TestBus>,
+    f: impl FnOnce(&mut iced_x86::code_asm::CodeAssembler) -> Result<(), iced_x86::IcedError>,
+) -> Option<u64> {
+    m.set(4, STACK);
+    let code = asm64(|a| {
+        f(a)?;
+        a.hlt()
+    });
+    assert_eq!(m.run_code(&code), Why::Halt);
+    m.caught()
+}
+
 /// Assemble 64-bit code at [`CODE`].
 pub fn asm64(f: impl FnOnce(&mut iced_x86::code_asm::CodeAssembler) -> Result<(), iced_x86::IcedError>) -> Vec<u8> {
     asm(64, f)

@@ -6,20 +6,6 @@ use super::harness::*;
 use crate::state::{cr0, cr4};
 use crate::{Runner, Why};
 
-/// The first exception of a program, if it has one.
-fn fault(
-    m: &mut Runner<TestBus>,
-    f: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>,
-) -> Option<u64> {
-    m.set(4, STACK);
-    let code = asm64(|a| {
-        f(a)?;
-        a.hlt()
-    });
-    assert_eq!(m.run_code(&code), Why::Halt);
-    m.caught()
-}
-
 fn with(m: fn() -> Runner<TestBus>, change: impl FnOnce(&mut crate::SysState)) -> Runner<TestBus> {
     let mut m = m();
     change(&mut m.cpu.sys);

@@ -6,22 +6,9 @@ use super::harness::*;
 use crate::state::{Shadow, cr0, cr4};
 use crate::{Runner, Why};
 
-fn faults(
-    m: &mut Runner<TestBus>,
-    f: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>,
-) -> Option<u64> {
-    m.set(4, STACK);
-    let code = asm64(|a| {
-        f(a)?;
-        a.hlt()
-    });
-    assert_eq!(m.run_code(&code), Why::Halt);
-    m.caught()
-}
-
 fn write_msr(index: u32, value: u64) -> Option<u64> {
     let mut m = long();
-    faults(&mut m, |a| {
+    fault(&mut m, |a| {
         a.mov(ecx, index)?;
         a.mov(eax, value as u32)?;
         a.mov(edx, (value >> 32) as u32)?;
@@ -60,7 +47,7 @@ fn model_specific_registers_check_what_is_written() {
 fn model_specific_registers_read_back() {
     let mut m = long();
     let read = |m: &mut Runner<TestBus>, index: u32| {
-        let v = faults(m, |a| {
+        let v = fault(m, |a| {
             a.mov(ecx, index)?;
             a.rdmsr()
         });
@@ -83,7 +70,7 @@ fn model_specific_registers_read_back() {
 fn control_registers_check_what_is_written() {
     let go = |n: u32, value: u64| {
         let mut m = long();
-        let fault = faults(&mut m, |a| {
+        let fault = fault(&mut m, |a| {
             a.mov(rax, value)?;
             match n {
                 0 => a.mov(cr0, rax),
@@ -116,16 +103,16 @@ fn control_registers_check_what_is_written() {
         assert_eq!(go(n, value), fault, "CR{n} = {value:#x}");
     }
     let mut m = long();
-    assert_eq!(faults(&mut m, |a| a.mov(rax, cr2)), None);
+    assert_eq!(fault(&mut m, |a| a.mov(rax, cr2)), None);
     user(&mut m);
-    assert_eq!(faults(&mut m, |a| a.mov(rax, cr0)), Some(13));
+    assert_eq!(fault(&mut m, |a| a.mov(rax, cr0)), Some(13));
 }
 
 #[test]
 fn task_switched_and_machine_status() {
     let mut m = long();
     assert_eq!(
-        faults(&mut m, |a| {
+        fault(&mut m, |a| {
             a.mov(eax, 0xf)?;
             a.lmsw(ax)?;
             a.smsw(rbx)?;
@@ -141,7 +128,7 @@ fn task_switched_and_machine_status() {
 #[test]
 fn cpuid_shows_the_model_and_the_state() {
     let mut m = long();
-    faults(&mut m, |a| {
+    fault(&mut m, |a| {
         a.mov(eax, 1)?;
         a.cpuid()?;
         a.mov(r8d, ecx)?;
@@ -163,11 +150,11 @@ fn cpuid_shows_the_model_and_the_state() {
     assert_eq!((m.get(8) & osxsave, m.get(9) & osxsave), (0, osxsave));
     assert_eq!((m.get(10), m.get(11)), (1, 3));
     let mut m = long();
-    assert_eq!(faults(&mut m, |a| a.xgetbv()), Some(6), "without CR4.OSXSAVE");
+    assert_eq!(fault(&mut m, |a| a.xgetbv()), Some(6), "without CR4.OSXSAVE");
     let mut m = long();
     m.cpu.sys.cr4 |= cr4::OSXSAVE;
     m.cpu.update_mode(&m.regs.0);
-    let bad = faults(&mut m, |a| {
+    let bad = fault(&mut m, |a| {
         a.xor(ecx, ecx)?;
         a.mov(eax, 7)?;
         a.xor(edx, edx)?;
@@ -179,7 +166,7 @@ fn cpuid_shows_the_model_and_the_state() {
 #[test]
 fn clocks_and_random_numbers() {
     let mut m = long();
-    faults(&mut m, |a| {
+    fault(&mut m, |a| {
         a.rdtsc()?;
         a.mov(r8, rax)?;
         a.rdtscp()?;
@@ -191,13 +178,13 @@ fn clocks_and_random_numbers() {
     assert_eq!((m.get(3), m.get(1) & 1), (0x0123_4567_89ab_cdef, 1));
     m.cpu.sys.cr4 |= cr4::TSD;
     user(&mut m);
-    assert_eq!(faults(&mut m, |a| a.rdtsc()), Some(13));
+    assert_eq!(fault(&mut m, |a| a.rdtsc()), Some(13));
 }
 
 #[test]
 fn devices_see_each_access_once_with_its_width() {
     let mut m = long();
-    let fault = faults(&mut m, |a| {
+    let fault = fault(&mut m, |a| {
         a.mov(rdi, DEVICE)?;
         a.mov(al, byte_ptr(rdi))?;
         a.movzx(ebx, word_ptr(rdi + 2))?;
@@ -236,7 +223,7 @@ fn a_withdrawn_access_runs_again() {
 fn read_only_memory_keeps_its_contents() {
     let mut m = long();
     m.poke64(ROM + 8, 0x99);
-    let fault = faults(&mut m, |a| {
+    let fault = fault(&mut m, |a| {
         a.mov(rdi, ROM)?;
         a.mov(qword_ptr(rdi + 8), 0)?;
         a.mov(rax, qword_ptr(rdi + 8))?;
@@ -256,7 +243,7 @@ fn ports() {
     let mut m = long();
     m.cpu.bus.inputs.insert(0x60, 0x1234_5678);
     m.poke(DATA, b"abc");
-    let fault = faults(&mut m, |a| {
+    let fault = fault(&mut m, |a| {
         a.mov(rax, u64::MAX)?;
         a.in_(al, 0x60)?;
         a.mov(rbx, rax)?;
@@ -280,7 +267,7 @@ fn ports() {
 #[test]
 fn debug_registers_are_stored_and_guarded() {
     let mut m = long();
-    let fault = faults(&mut m, |a| {
+    let fault = fault(&mut m, |a| {
         a.mov(rax, 0x1234u64)?;
         a.mov(dr0, rax)?;
         a.mov(rbx, dr0)?;
@@ -299,26 +286,26 @@ fn debug_registers_are_stored_and_guarded() {
 fn tables_are_stored_as_they_were_loaded() {
     let mut m = long();
     m.poke(DATA, &[0x34, 0x12, 0, 0, 6, 0, 0, 0, 0, 0]);
-    let fault = faults(&mut m, |a| {
+    let loaded = fault(&mut m, |a| {
         a.mov(rdi, DATA)?;
         a.sgdt(qword_ptr(rdi + 0x20))?;
         a.lgdt(qword_ptr(rdi))?;
         a.sgdt(qword_ptr(rdi + 0x10))?;
         a.lgdt(qword_ptr(rdi + 0x20))
     });
-    assert_eq!(fault, None);
+    assert_eq!(loaded, None);
     assert_eq!(m.peek64(DATA + 0x10), 0x0000_0006_0000_1234);
     assert_eq!(m.peek64(DATA + 0x22), GDT);
     user(&mut m);
-    assert_eq!(faults(&mut m, |a| a.lgdt(qword_ptr(DATA))), Some(13));
+    assert_eq!(fault(&mut m, |a| a.lgdt(qword_ptr(DATA))), Some(13));
 }
 
 #[test]
 fn interrupts_are_masked_only_by_those_who_may() {
     let mut m = long();
     user(&mut m);
-    assert_eq!(faults(&mut m, |a| a.cli()), Some(13));
+    assert_eq!(fault(&mut m, |a| a.cli()), Some(13));
     user(&mut m);
-    assert_eq!(faults(&mut m, |a| a.sti()), Some(13));
+    assert_eq!(fault(&mut m, |a| a.sti()), Some(13));
     assert_eq!(m.cpu.sys.shadow, Shadow::None);
 }
