@@ -38,6 +38,11 @@ pub(super) struct Guard {
     constants: (usize, usize),
 }
 
+/// Whether `x` has MXCSR as its result. (A store names its value there.)
+fn writes_control(x: &Inst) -> bool {
+    x.d == FPC && x.op != Op::Store
+}
+
 impl Emitter {
     /// Notes what the block wants of vector registers.
     pub(super) fn look_at_vectors(&mut self, block: &Block) {
@@ -58,7 +63,7 @@ impl Emitter {
                 Op::Select | Op::Cas | Op::Bulk => self.vectors |= named(Slot(x.imm as u16 & 0x3ff)),
                 Op::Fp => self.vectors |= named(FpRef::third(x.imm)),
                 Op::Call if x.aux & call_flags::WRITES_STATE != 0 => self.changes_control = self.changes_control.min(i),
-                _ if x.d == FPC => self.changes_control = self.changes_control.min(i),
+                _ if writes_control(x) => self.changes_control = self.changes_control.min(i),
                 _ => {}
             }
         }
@@ -131,7 +136,7 @@ impl Emitter {
         if x.op == Op::Fp || ![x.d, x.a, x.b].contains(&FPC) {
             return;
         }
-        let written = x.d == FPC && x.op != Op::Store;
+        let written = writes_control(x);
         self.unsure |= written;
         self.settle_flags();
         self.a.test_imm(Sz::B, word(VECTORS), live::MXCSR);
