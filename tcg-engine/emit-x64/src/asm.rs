@@ -171,6 +171,8 @@ pub enum Shift {
 pub mod cc {
     /// Below (carry).
     pub const B: u8 = 2;
+    /// Above or equal (no carry).
+    pub const AE: u8 = 3;
     /// Equal (zero).
     pub const E: u8 = 4;
     /// Not equal.
@@ -256,6 +258,16 @@ impl Asm {
         }
         self.byte(op);
         self.modrm(reg & 7, rm);
+    }
+
+    /// A 64-bit instruction of the map of one byte on a register and what lies at an offset from the code's beginning, by its
+    /// distance from the instruction.
+    pub fn near(&mut self, op: u8, reg: Reg, to: usize) {
+        self.byte(0x48 | (reg.0 >> 3) << 2);
+        self.byte(op);
+        self.byte((reg.0 & 7) << 3 | 5);
+        self.imm32(0);
+        self.fill(Hole(self.buf.len() - 4), to);
     }
 
     fn modrm(&mut self, reg: u8, rm: Rm) {

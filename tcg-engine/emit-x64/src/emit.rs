@@ -42,6 +42,16 @@ pub struct DirectExit {
     pub unlinked: u32,
 }
 
+/// An access with a memo, for which it is looked up again behind the block.
+#[derive(Clone, Copy)]
+struct Retry {
+    /// Offset of the memo from the code's beginning.
+    memo: usize,
+    write: bool,
+    /// Where it goes on with the addend in RAX.
+    back: usize,
+}
+
 /// Result of emission beside the code itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Emitted {
@@ -64,7 +74,9 @@ enum Flags {
 
 /// Code that lies behind the block: reached by `from`, returns to `back`.
 struct Cold {
+    /// The lookup's miss, and what no lookup can help.
     from: [Option<Hole>; 2],
+    retry: Option<Retry>,
     back: usize,
     site: u32,
     /// What to take from memory afterwards.
@@ -126,6 +138,11 @@ pub struct Emitter {
     fused: bool,
     /// Open skips: (landing operation, hole).
     skips: Vec<(usize, Hole)>,
+    /// Where memos go, if the block has any, and operations that have none nevertheless.
+    hot: Option<(usize, Vec<u16>)>,
+    /// Memos of the block: operation, and bytes less one.
+    pub(crate) memos: Vec<(u16, u32)>,
+    retry: Option<Retry>,
 }
 
 impl std::fmt::Debug for Emitter {
@@ -167,11 +184,18 @@ impl Emitter {
             pair: NONE,
             fused: false,
             skips: Vec::new(),
+            hot: None,
+            memos: Vec::new(),
+            retry: None,
         }
     }
 
-    /// Emit `block`, number `id` in the cache, for offset `base` of code memory.
-    pub fn emit(&mut self, block: &Block, id: u32, base: usize) -> Emitted {
+    /// Emit `block`, number `id` in the cache, for offset `base` of code memory. With `hot`, the offset of a memo, accesses have
+    /// memos from there on, but for these operations.
+    pub fn emit(&mut self, block: &Block, id: u32, base: usize, hot: Option<(usize, Vec<u16>)>) -> Emitted {
+        self.hot = hot;
+        self.memos.clear();
+        self.retry = None;
         self.a.start(base);
         self.block = id;
         self.cold.clear();

@@ -8,6 +8,7 @@
 //! | `emit`, `vector` | operations to instructions: `emit` the block, and below it operands, memory, arithmetic and control |
 //! | `mutants` | planted bugs that tests must find |
 //! | `run` | code memory, linking, the jump cache, and one stay in emitted code |
+//! | `memo` | what single accesses of hot blocks remember of their page |
 //! | `budget` | how long such a stay may last, and how others end it |
 //!
 //! The page `docs/translator.md` says how it fits together.
@@ -16,6 +17,7 @@ pub mod asm;
 mod budget;
 mod emit;
 mod layout;
+mod memo;
 #[cfg(any(test, feature = "mutants"))]
 pub mod mutants;
 #[cfg(not(any(test, feature = "mutants")))]

@@ -5,6 +5,7 @@
 //! every guest word in memory, and says why.
 #![expect(unsafe_code, reason = "calls emitted code, and gives it pointers to what it works on")]
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use code::{Cache, CodeMemory, Error};
@@ -16,6 +17,7 @@ use crate::asm::{Asm, RDX};
 use crate::budget::Budget;
 use crate::emit::{DirectExit, Emitter, Site};
 use crate::layout::{BANK, BIAS, CONTEXT, DEFAULT_MXCSR, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, RUNTIME, TEMP, VECTORS};
+use crate::memo::{Memos, Owner};
 use crate::mutants::{Mutant, on};
 use crate::stubs::{JUMP_BYTES, JUMP_LOG2, Stubs, jump_index, left};
 
@@ -27,6 +29,8 @@ pub trait Host: Env {
     fn mode_bits(&self) -> u32;
     /// Whether the run loop must look before the next instruction.
     fn attention(&self, regs: &Regs) -> bool;
+    /// Whether it is in user mode: all of a block's accesses have the rights of [`mem::tlb::Bank::User`] then.
+    fn user(&self) -> bool;
     /// Whether another thread wants this vCPU to look up.
     fn asked(&self) -> bool;
 }
@@ -76,6 +80,8 @@ pub struct Stats {
     pub interpreted: u64,
     /// Times that code memory was cleared.
     pub clears: u64,
+    /// Blocks emitted again because they are hot.
+    pub hot: u64,
 }
 
 /// Emitted code of a block.
@@ -92,6 +98,12 @@ struct HostBlock {
     linkable: bool,
     /// Distances in other blocks that lead here, and where they led before.
     incoming: Vec<(u32, u32)>,
+    /// Times that the budget ended at its head, until it is hot.
+    heat: u8,
+    /// Its memos.
+    memos: Range<usize>,
+    /// Operations that have none, because they go to another page too often.
+    restless: Vec<u16>,
 }
 
 /// An entry of the jump cache.
@@ -117,11 +129,13 @@ pub(crate) struct Runtime<E> {
     budget: *const Budget,
     /// What interpreted operations took from the budget.
     charged: u64,
+    memos: *mut Memos,
 }
 
 /// T1 of one vCPU.
 pub struct T1 {
     memory: CodeMemory,
+    memos: Memos,
     stubs: Stubs,
     emitter: Emitter,
     start: usize,
@@ -134,6 +148,10 @@ pub struct T1 {
     clears: u32,
     charged: u64,
     stats: Stats,
+    /// How often the budget ends at the head of a block that is hot then.
+    hot: u8,
+    /// Ends of the budget since restless memos were looked for.
+    ends: u32,
 }
 
 impl std::fmt::Debug for T1 {
@@ -149,6 +167,11 @@ const LARGEST: usize = 64 << 10;
 const BYTES_PER_SITE: usize = 64;
 /// Sites that a block has at most: lifted blocks have far fewer operations.
 const SITES_OF_A_BLOCK: usize = 4096;
+/// How often the budget ends at the head of a block that is hot. It ends after some ten thousand instructions.
+const HOT: u8 = 2;
+/// After how many ends of the budget memos are looked at, and how often one may have looked the TLB up meanwhile.
+const ENDS: u32 = 64;
+const RESTLESS: u32 = 8192;
 
 /// What an operation costs of the budget when it is interpreted, in instructions: so that a stay in emitted code does not
 /// last longer where each instruction does much, such as a string operation or an access to a device.
@@ -195,7 +218,10 @@ unsafe extern "sysv64" fn operation<E: Host>(rt: *mut Runtime<E>, site: u32) -> 
         rt.charged += u64::from(cost);
         budget.charge(cost);
     }
-    match t0::step(block, op, regs, env) {
+    let step = t0::step(block, op, regs, env);
+    // SAFETY: as above.
+    unsafe { &mut *rt.memos }.settle(env.tlb().shrinks());
+    match step {
         Step::Next if !env.attention(regs) => {
             flags::to_host(regs);
             sync(env, regs);
@@ -220,7 +246,8 @@ impl T1 {
     pub fn new<E: Host>(mut memory: CodeMemory) -> Result<T1, Error> {
         let mut a = Asm::default();
         a.start(0);
-        let stubs = Stubs::emit(&mut a, operation::<E> as *const () as u64);
+        let memos = Memos::new(&mut memory);
+        let stubs = Stubs::emit(&mut a, operation::<E> as *const () as u64, memos.place(0));
         if !memory.write(0, &a.buf) || memory.len() < 4 * LARGEST {
             return Err(Error::Kernel {
                 what: "too small",
@@ -231,6 +258,7 @@ impl T1 {
         let start = a.here().next_multiple_of(64);
         Ok(T1 {
             memory,
+            memos,
             stubs,
             emitter: Emitter::new(stubs),
             start,
@@ -242,7 +270,14 @@ impl T1 {
             clears: 0,
             charged: 0,
             stats: Stats::default(),
+            hot: HOT,
+            ends: 0,
         })
+    }
+
+    /// Have blocks be hot when the budget has ended at their heads so often; 0 if they are from the beginning. For tests.
+    pub fn set_hot(&mut self, ends: u8) {
+        self.hot = ends;
     }
 
     /// Counters.
@@ -272,6 +307,7 @@ impl T1 {
         self.cursor = self.start;
         self.blocks.clear();
         self.links.clear();
+        self.memos.clear();
         self.jumps.fill(NO_JUMP);
         self.emitter.sites.clear();
         self.emitter.exits.clear();
@@ -305,18 +341,34 @@ impl T1 {
         matches!(self.blocks.get(n as usize), Some(Some(_)))
     }
 
-    /// Emit block `n` of the cache. There must be room. Answers whether it has code now.
-    pub fn translate(&mut self, cache: &Cache, n: u32) -> bool {
-        let Some(id) = cache.at(n) else { return false };
-        let (Some(block), Some((at, second))) = (cache.block(id), cache.bytes(id)) else { return false };
-        let sites = self.emitter.sites.len();
-        let base = self.cursor;
-        let e = self.emitter.emit(block, n, base);
+    /// Emit block `n` of the cache, which is user mode's or not. There must be room. Answers whether it has code now.
+    pub fn translate(&mut self, cache: &Cache, n: u32, user: bool) -> bool {
+        let hot = (self.hot == 0 && user).then(Vec::new);
+        let Some(block) = self.emit(cache, n, hot) else { return false };
+        let n = n as usize;
+        if self.blocks.len() <= n {
+            self.blocks.resize(n + 1, None);
+        }
+        self.blocks[n] = Some(block);
+        true
+    }
+
+    /// Emit block `n`; with `hot`, accesses but for these operations get memos.
+    fn emit(&mut self, cache: &Cache, n: u32, hot: Option<Vec<u16>>) -> Option<HostBlock> {
+        let id = cache.at(n)?;
+        let (block, (at, second)) = (cache.block(id)?, cache.bytes(id)?);
+        let (sites, base, first) = (self.emitter.sites.len(), self.cursor, self.memos.next());
+        let hot = hot.filter(|_| self.memos.has_room(block.insts.len()));
+        let restless = hot.clone().unwrap_or_default();
+        let e = self.emitter.emit(block, n, base, hot.map(|restless| (self.memos.place(first), restless)));
         let len = self.emitter.a.buf.len();
         if len > LARGEST || !self.memory.write(base, &self.emitter.a.buf) {
             self.emitter.sites.truncate(sites);
             self.emitter.exits.truncate(sites);
-            return false;
+            return None;
+        }
+        for (op, last) in &self.emitter.memos {
+            self.memos.add(Owner { block: n, op: *op }, *last);
         }
         self.cursor += len.next_multiple_of(16);
         self.stats.blocks += 1;
@@ -324,11 +376,7 @@ impl T1 {
         self.stats.guest_bytes += block.end_pc.wrapping_sub(block.pc) & 0xffff;
         self.stats.host_bytes += len as u64;
         self.stats.operations += block.insts.len() as u64;
-        let n = n as usize;
-        if self.blocks.len() <= n {
-            self.blocks.resize(n + 1, None);
-        }
-        self.blocks[n] = Some(HostBlock {
+        Some(HostBlock {
             head: e.head,
             body: e.body,
             pc: block.pc,
@@ -337,8 +385,59 @@ impl T1 {
             len,
             linkable: second.is_none(),
             incoming: Vec::new(),
-        });
-        true
+            heat: 0,
+            memos: first..self.memos.next(),
+            restless,
+        })
+    }
+
+    /// The budget has ended at the head of block `n`, of user mode: it may be hot.
+    fn warm(&mut self, cache: &Cache, n: u32) {
+        self.ends += 1;
+        if self.ends >= ENDS {
+            self.ends = 0;
+            self.calm(cache);
+        }
+        let Some(Some(b)) = self.blocks.get_mut(n as usize) else { return };
+        b.heat = b.heat.saturating_add(1);
+        if b.heat == self.hot {
+            self.emit_again(cache, n, Vec::new());
+        }
+    }
+
+    /// Accesses that go from page to page are better off without memos.
+    fn calm(&mut self, cache: &Cache) {
+        for memo in self.memos.restless(RESTLESS) {
+            let Some(Owner { block, op }) = self.memos.owner(memo) else { continue };
+            let Some(Some(b)) = self.blocks.get(block as usize) else { continue };
+            // A block of before may have had the number.
+            if b.memos.contains(&memo) {
+                let mut restless = b.restless.clone();
+                restless.push(op);
+                self.emit_again(cache, block, restless);
+            }
+        }
+    }
+
+    /// Emit a block once more as a hot one; whatever led to its code leads to the new one. The old code is not run again.
+    fn emit_again(&mut self, cache: &Cache, n: u32, restless: Vec<u16>) {
+        if !self.has_room() {
+            return;
+        }
+        let Some(mut new) = self.emit(cache, n, Some(restless)) else { return };
+        let Some(Some(b)) = self.blocks.get_mut(n as usize) else { return };
+        new.heat = u8::MAX;
+        new.incoming = std::mem::take(&mut b.incoming);
+        for (hole, _) in &new.incoming {
+            Self::patch(&mut self.memory, *hole, new.head as u32);
+        }
+        let (old, code) = (self.memory.exec() as u64 + b.head as u64, self.memory.exec() as u64 + new.head as u64);
+        let j = &mut self.jumps[jump_index(b.pc)];
+        if j.code == old {
+            j.code = code;
+        }
+        *b = new;
+        self.stats.hot += 1;
     }
 
     /// Let `exit` lead to block `n`, which is where the guest went from there.
@@ -401,6 +500,7 @@ impl T1 {
         }
         flags::to_host(regs);
         sync(env, regs);
+        self.memos.settle(env.tlb().shrinks());
         regs.set(JUMPS, self.jumps.as_ptr() as u64);
         regs.set(TIER_BUDGET, self.budget.address());
         regs.set(VECTORS, 0);
@@ -415,6 +515,7 @@ impl T1 {
             interpreted: 0,
             budget: &raw const *self.budget,
             charged: 0,
+            memos: &raw mut self.memos,
         };
         let rt: *mut Runtime<E> = &mut rt;
         // SAFETY: `regs` points to the caller's words, which nobody else uses; the stub is a function of this type, and the
@@ -443,6 +544,9 @@ impl T1 {
                 if let Some(Some(b)) = self.blocks.get(low as usize) {
                     regs.set(PC, b.pc);
                     done -= i64::from(b.instructions);
+                }
+                if env.user() {
+                    self.warm(cache, low);
                 }
                 Left::Budget
             }

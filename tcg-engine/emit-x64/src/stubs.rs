@@ -6,14 +6,17 @@
 //! XMM registers and MXCSR are the guest's only from the first block on that wants them ([`Stubs::vectors`]), and the host's again
 //! whenever something else than emitted code runs.
 
-use ir::op::FPC;
+use ir::op::{FPC, TIER_TAG};
 use ir::{PC, Slot};
 
-use crate::asm::{Alu, Asm, Map, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, Reg, Shift, Sz, at, cc};
+use crate::asm::{
+    Alu, Asm, Map, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, Reg, Shift, Sz, at, cc, indexed,
+};
 use crate::layout::{
     BANK, CONTEXT, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, PINNED, RUNTIME, TEMP, VECTORS, XMM, XMM_PINNED, XMM_STEP, live,
     word,
 };
+use crate::memo;
 use crate::mutants::{Mutant, on};
 
 /// Why emitted code was left: bits 32 and up of what it returns; below is the site or block.
@@ -57,6 +60,11 @@ pub struct Stubs {
     pub resume: usize,
     /// Jump to the program counter in RDX.
     pub jump: usize,
+    /// A memo misses: called with the memo in RAX and the address less the memo's page in RCX. If the TLB knows the page, the memo
+    /// does afterwards, RAX is its addend, and ZF is set. For loads.
+    pub recall_read: usize,
+    /// For stores.
+    pub recall_write: usize,
     /// Behind the last of them.
     pub end: usize,
 }
@@ -101,8 +109,8 @@ fn park(a: &mut Asm) {
 }
 
 impl Stubs {
-    /// Emit them; `op` is the address of the function behind [`Stubs::op`].
-    pub fn emit(a: &mut Asm, op: u64) -> Stubs {
+    /// Emit them; `op` is the address of the function behind [`Stubs::op`], `memos` the offset of the first memo.
+    pub fn emit(a: &mut Asm, op: u64, memos: usize) -> Stubs {
         let enter = a.here();
         for r in SAVED {
             a.push(r);
@@ -134,7 +142,10 @@ impl Stubs {
         let op_vectors = Self::operation(a, op, leave_saved, Some(vectors));
         let op = Self::operation(a, op, leave_saved, None);
         let jump = Self::jump(a, leave);
-        Stubs { enter, op, op_vectors, vectors, direct, budget, resume, jump, end: a.here() }
+        let recall_read = Self::recall(a, memos, false);
+        let recall_write = Self::recall(a, memos, true);
+        let end = a.here();
+        Stubs { enter, op, op_vectors, vectors, direct, budget, resume, jump, recall_read, recall_write, end }
     }
 
     fn because(a: &mut Asm, why: u64, leave: usize) -> usize {
@@ -193,6 +204,47 @@ impl Stubs {
         a.fill_here(out);
         a.alu_imm(Alu::Add, Sz::Q, RSP, 16);
         a.jmp_to(leave_saved);
+        here
+    }
+
+    fn recall(a: &mut Asm, memos: usize, write: bool) -> usize {
+        let here = a.here();
+        a.push(RDX);
+        a.push(RDI);
+        a.alu(Alu::Add, Sz::Q, RCX, at(RAX, memo::PAGE as i32));
+        a.mov(Sz::D, RDX, at(RAX, memo::LAST as i32));
+        a.alu(Alu::Add, Sz::Q, RDX, RCX);
+        a.shift_imm(Shift::Shr, Sz::Q, RDX, 12);
+        a.alu(Alu::Or, Sz::Q, RDX, word(TIER_TAG));
+        a.mov(Sz::D, RDI, RCX);
+        a.shift_imm(Shift::Shr, Sz::D, RDI, 12 - mem::tlb::ENTRY_LOG2);
+        a.alu_imm(Alu::And, Sz::D, RDI, (mem::tlb::INDEX_MASK << mem::tlb::ENTRY_LOG2).cast_signed());
+        let write = write && !on(Mutant::MemoRight);
+        let tag = if write { mem::tlb::WRITE_OFFSET } else { mem::tlb::READ_OFFSET };
+        a.alu(Alu::Cmp, Sz::Q, RDX, indexed(R15, RDI, 0, tag));
+        let miss = a.jcc(cc::NE);
+        a.mov(Sz::Q, RDI, indexed(R15, RDI, 0, mem::tlb::ADDEND_OFFSET));
+        a.alu_imm(Alu::And, Sz::Q, RCX, -0x1000);
+        a.store(Sz::Q, at(RAX, memo::PAGE as i32), RCX);
+        a.store(Sz::Q, at(RAX, memo::ADDEND as i32), RDI);
+        a.alu_imm(Alu::Cmp, Sz::Q, at(RAX, memo::ROOM as i32), 0);
+        let listed = a.jcc(cc::NE);
+        a.near(0x8b, RDX, memos + memo::NEXT);
+        a.store(Sz::Q, at(RAX, memo::NEXT as i32), RDX);
+        a.near(0x89, RAX, memos + memo::NEXT);
+        a.fill_here(listed);
+        a.mov_imm(RDX, 0x1000);
+        if !on(Mutant::MemoEnd) {
+            a.alu(Alu::Sub, Sz::D, RDX, at(RAX, memo::LAST as i32));
+        }
+        a.store(Sz::Q, at(RAX, memo::ROOM as i32), RDX);
+        a.inc_dec(0, Sz::D, at(RAX, memo::REFILLS as i32));
+        a.mov(Sz::Q, RAX, RDI);
+        a.alu(Alu::Xor, Sz::D, RCX, RCX);
+        a.fill_here(miss);
+        a.pop(RDI);
+        a.pop(RDX);
+        a.ret();
         here
     }
 

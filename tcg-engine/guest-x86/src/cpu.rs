@@ -256,9 +256,14 @@ impl<B: Bus> emit_x64::Host for Cpu<B> {
 
     #[inline]
     fn mode_bits(&self) -> u32 {
-        // Blocks of one instruction are not emitted, so the bit that says so is free.
-        let bits = self.mode.difference(Mode::ONE | Mode::KERNEL).bits();
+        // Blocks of one instruction are not emitted, so the bit that says so is free. The TLB's bank tells user mode.
+        let bits = self.mode.difference(Mode::ONE | Mode::KERNEL | Mode::USER).bits();
         bits | if self.mode.contains(Mode::KERNEL) { Mode::ONE.bits() } else { 0 }
+    }
+
+    #[inline]
+    fn user(&self) -> bool {
+        self.mode.contains(Mode::USER)
     }
 
     #[inline]

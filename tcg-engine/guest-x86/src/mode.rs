@@ -47,6 +47,8 @@ bitflags::bitflags! {
         const AVX = 1 << 15;
         /// Privilege level 0, outside of virtual-8086 mode: CLI and STI need no check.
         const KERNEL = 1 << 16;
+        /// Privilege level 3: accesses have the rights of user mode.
+        const USER = 1 << 17;
     }
 }
 
@@ -79,6 +81,7 @@ impl Mode {
         m.set(Mode::PROTECTED, sys.protected() && !v86);
         m.set(Mode::V86, v86);
         m.set(Mode::KERNEL, sys.cpl == 0 && !v86);
+        m.set(Mode::USER, sys.cpl == 3);
         m.set(Mode::LONG, sys.long_mode());
         m.set(Mode::DOWN, eflags & flags::DF != 0);
         m.set(Mode::TS, sys.cr0 & cr0::TS != 0);

@@ -192,7 +192,7 @@ impl<B: Bus> Runner<B> {
         let n = id.number();
         if !t1.has(n) {
             let start = std::time::Instant::now();
-            if !t1.has_room() || !t1.translate(&self.cache, n) {
+            if !t1.has_room() || !t1.translate(&self.cache, n, self.cpu.mode().contains(Mode::USER)) {
                 return false;
             }
             self.translation_ns += start.elapsed().as_nanos() as u64;

@@ -148,6 +148,8 @@ pub struct Tlb {
     origin: u64,
     /// Pages that code was fetched from since the last full flush.
     fetched: Regions,
+    /// Times that something which had hit may not hit any more.
+    shrinks: u64,
 }
 
 /// A set of addresses by their upper bits, hashed: it may say that one is there which is not. So many bits that this is rare
@@ -232,6 +234,7 @@ impl Tlb {
             global_generation: 0,
             origin: 0,
             fetched: Regions::new(),
+            shrinks: 0,
         };
         t.select_bank(Bank::Supervisor);
         t.select_space(0);
@@ -292,9 +295,20 @@ impl Tlb {
         self.bank
     }
 
+    /// Moves whenever an access that hit may not do so any more: a page lost a right, or its address space or user mode's bank
+    /// is another one. Whoever remembers a hit in [`Bank::User`] may believe it for as long as this stands still. Evictions and
+    /// stays in the supervisor banks do not move it.
+    #[inline(always)]
+    pub fn shrinks(&self) -> u64 {
+        self.shrinks
+    }
+
     /// Use the entries of another privilege mode.
     #[inline]
     pub fn select_bank(&mut self, bank: Bank) {
+        if bank != self.bank && (bank == Bank::Checked || self.bank == Bank::Checked) {
+            self.shrinks += 1;
+        }
         self.bank = bank;
         self.base = bank as usize * ENTRIES;
     }
@@ -322,7 +336,9 @@ impl Tlb {
     pub fn select_space(&mut self, id: u16) {
         self.external = usize::from(id) % EXTERNAL;
         let number = u64::from(self.numbers[self.external]);
+        let before = self.asid;
         self.asid = if number != 0 { number } else { self.fresh() };
+        self.shrinks += u64::from(self.asid != before);
     }
 
     /// Forget everything of external address space `id` but global pages.
@@ -331,6 +347,7 @@ impl Tlb {
         self.numbers[id] = 0;
         if id == self.external {
             self.asid = self.fresh();
+            self.shrinks += 1;
         }
     }
 
@@ -338,6 +355,7 @@ impl Tlb {
     pub fn flush_spaces(&mut self) {
         self.numbers.fill(0);
         self.asid = self.fresh();
+        self.shrinks += 1;
     }
 
     /// A number that no entry has, for the current external id.
@@ -366,10 +384,12 @@ impl Tlb {
         self.asid = self.fresh();
         self.generation += 1;
         self.global_generation += 1;
+        self.shrinks += 1;
     }
 
     /// Forget the page of `va` in every address space and bank, global or not (INVLPG may do more than asked).
     pub fn flush_page(&mut self, va: u64) {
+        self.shrinks += 1;
         let i = index(va);
         for bank in 0..BANKS {
             let e = &mut self.entries[bank * ENTRIES + i];
@@ -408,6 +428,7 @@ impl Tlb {
 
     /// Drop every write tag: what a safepoint does after a harvest.
     pub fn drop_write_tags(&mut self) {
+        self.shrinks += 1;
         for (i, e) in self.entries.iter_mut().enumerate() {
             e.write = invalid(i);
         }
@@ -415,6 +436,7 @@ impl Tlb {
 
     /// Drop the write tags of the page at RAM offset `at`, because code was translated from it.
     pub fn protect(&mut self, at: u64) {
+        self.shrinks += 1;
         for (i, e) in self.entries.iter_mut().enumerate() {
             let host = self.origin.wrapping_add(at & !PAGE_MASK);
             if e.write != invalid(i) && (e.write << 12).wrapping_add(e.addend) == host {
@@ -487,6 +509,8 @@ impl Tlb {
         let addend = (f.offset & !PAGE_MASK).wrapping_add(self.origin).wrapping_sub(page);
         let none = invalid(slot);
         let old = self.entries[slot];
+        let moved = old.addend != addend && [old.read, old.write].contains(&tag);
+        self.shrinks += u64::from(moved);
         let keep = |t: u64| old.addend == addend && t == tag;
         self.entries[slot] = Entry {
             read: if f.read || keep(old.read) { tag } else { none },

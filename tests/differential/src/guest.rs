@@ -105,7 +105,9 @@ fn emitted(t1: &mut T1, cache: &mut code::Cache, lift: Lift, regs: &mut Regs, cp
     }
     let id = cache.insert(lift.key, lift.len, lift.second, lift.block);
     t1.remove(&cache.take_gone());
-    ensure!(t1.translate(cache, id.number()), "a block cannot be emitted");
+    // Every second block as a hot one of user mode.
+    t1.set_hot((id.number() % 2) as u8);
+    ensure!(t1.translate(cache, id.number(), true), "a block cannot be emitted");
     Ok(match t1.run(cache, id.number(), regs, cpu, 0).0 {
         Left::Outcome(out) => out.exit,
         Left::Direct(_) | Left::Jump | Left::Budget => Exit::Indirect,

@@ -3,7 +3,7 @@
 use ir::Block;
 use ir::op::{FLAG_R, Inst, NONE, Op, TIER_BUDGET, call_flags};
 
-use super::{Cold, DirectExit, Emitter, Flags, Leave, Reload, temp_index};
+use super::{Cold, DirectExit, Emitter, Flags, Leave, Reload, Retry, temp_index};
 use crate::asm::{Alu, Hole, Map, R14, RAX, RCX, RDX, Shift, Sz, at, cc};
 use crate::layout::word;
 use crate::mutants::{Mutant, on};
@@ -96,9 +96,19 @@ impl Emitter {
 
     pub(super) fn finish(&mut self, spent: Hole) {
         for n in 0..self.cold.len() {
-            let Cold { from, back, site, reload, constants } = self.cold[n];
-            for h in from.into_iter().flatten() {
-                self.a.fill_here(h);
+            let Cold { from: [miss, other], retry, back, site, reload, constants } = self.cold[n];
+            if let Some(miss) = miss {
+                self.a.fill_here(miss);
+            }
+            if let Some(Retry { memo, write, back }) = retry {
+                self.a.near(0x8d, RAX, memo);
+                let to = if write { self.stubs.recall_write } else { self.stubs.recall_read };
+                self.a.call_to(to);
+                let found = self.a.jcc(cc::E);
+                self.a.fill(found, back);
+            }
+            if let Some(other) = other {
+                self.a.fill_here(other);
             }
             self.put_marked(constants);
             self.a.mov_imm(RAX, u64::from(site));

@@ -4,9 +4,10 @@ use ir::op::{FLAG_R, Inst, MemRef, NONE, Slot, TIER_TAG};
 use ir::{AluOp, AtomicOp};
 
 use super::arithmetic::host_alu;
-use super::{Emitter, Flags, Reload};
+use super::{Emitter, Flags, Reload, Retry};
 use crate::asm::{Alu, Hole, Map, Mem, R14, R15, RAX, RBX, RCX, RDX, Shift, Sz, at, cc, indexed};
 use crate::layout::word;
+use crate::memo;
 use crate::mutants::{Mutant, on};
 
 impl Emitter {
@@ -53,6 +54,9 @@ impl Emitter {
 
     /// The TLB's lookup of `bytes` at `m`: RAX = the entry's addend; a miss jumps to the answer. The flags are destroyed.
     pub(super) fn lookup(&mut self, m: Mem, bytes: u64, write: bool) -> Hole {
+        if let Some(miss) = self.remembered(m, bytes, write) {
+            return miss;
+        }
         let base = m.base.unwrap_or(RDX);
         if m.disp == 0 {
             self.a.mov(Sz::D, RAX, base);
@@ -82,6 +86,30 @@ impl Emitter {
         self.a.mov(Sz::Q, RAX, indexed(R15, RAX, 0, mem::tlb::ADDEND_OFFSET));
         self.flags = Flags::Memory;
         miss
+    }
+
+    /// The same by a memo, if the operation has one.
+    fn remembered(&mut self, m: Mem, bytes: u64, write: bool) -> Option<Hole> {
+        let (first, without) = self.hot.as_ref()?;
+        let op = self.i as u16;
+        if without.contains(&op) {
+            return None;
+        }
+        let memo = first + self.memos.len() * memo::MEMO;
+        self.memos.push((op, bytes as u32 - 1));
+        let base = m.base.unwrap_or(RDX);
+        if m.disp == 0 {
+            self.a.mov(Sz::Q, RCX, base);
+        } else {
+            self.a.lea(Sz::Q, RCX, m);
+        }
+        self.a.near((Alu::Sub as u8) << 3 | 3, RCX, memo + memo::PAGE);
+        self.a.near((Alu::Cmp as u8) << 3 | 3, RCX, memo + memo::ROOM);
+        let miss = self.a.jcc(cc::AE);
+        self.a.near(0x8b, RAX, memo + memo::ADDEND);
+        self.flags = Flags::Memory;
+        self.retry = Some(Retry { memo, write, back: self.a.here() });
+        Some(miss)
     }
 
     /// Where the bytes are after a lookup.

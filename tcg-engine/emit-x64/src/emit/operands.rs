@@ -205,7 +205,8 @@ impl Emitter {
 
     pub(super) fn cold(&mut self, from: [Option<Hole>; 2], reload: Reload, site: u32) {
         let back = self.a.here();
-        self.cold.push(Cold { from, back, site, reload, constants: self.cold_mark });
+        let retry = self.retry.take();
+        self.cold.push(Cold { from, retry, back, site, reload, constants: self.cold_mark });
     }
 
     /// Constants that the interpreter may need from this operation on, as they are now.

@@ -40,7 +40,7 @@ fn decode(code: &[u8], base: usize) -> (BTreeSet<u64>, Vec<u64>) {
 fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
     let mut a = Asm::default();
     a.start(0);
-    let stubs = Stubs::emit(&mut a, 0x1234_5678_9abc);
+    let stubs = Stubs::emit(&mut a, 0x1234_5678_9abc, 1 << 20);
     let (stub_starts, targets) = decode(&a.buf, 0);
     for t in targets {
         assert!(stub_starts.contains(&t), "a stub branches to {t:#x}");
@@ -56,7 +56,8 @@ fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
         let b = block(&mut r, 0x4000);
         verify(&b).unwrap_or_else(|fault| panic!("block {n}: {fault}\n{b}"));
         let base = 0x1000 + 0x40 * r.below(1000) as usize;
-        let at = e.emit(&b, n, base);
+        let hot = (r.below(2) == 0).then(|| (1 << 20, Vec::new()));
+        let at = e.emit(&b, n, base, hot);
         let (starts, targets) = decode(&e.a.buf, base);
         assert!(starts.contains(&(at.head as u64)) && starts.contains(&(at.body as u64)));
         for t in targets {
@@ -158,14 +159,18 @@ impl Host for Apart {
     fn asked(&self) -> bool {
         false
     }
+    fn user(&self) -> bool {
+        true
+    }
 }
 
 /// A block by both; what is different.
 pub fn compare(r: &mut Random, b: Block) -> Vec<String> {
     let mut t1 = T1::new::<Apart>(CodeMemory::new(256 << 10).unwrap()).unwrap();
+    t1.set_hot(r.below(2) as u8);
     let mut cache = Cache::default();
     let id = cache.insert(Key { at: b.pc, pc: b.pc, mode: 0 }, 0x20, None, b);
-    assert!(t1.translate(&cache, id.number()));
+    assert!(t1.translate(&cache, id.number(), true));
     let Some(b) = cache.block(id) else { return vec!["the block is gone".into()] };
     let mut list = Vec::new();
     for _ in 0..4 {

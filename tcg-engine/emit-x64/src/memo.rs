@@ -1,0 +1,159 @@
+//! Memos: what single accesses of hot blocks remember of the page that they found last.
+//!
+//! The idea: nearly every load and store of a program goes to the page that it went to before. So where a block is worth it, an
+//! access compares its address with a page of its own, and takes the way to the host's address from there: the load does not
+//! wait for a lookup that waits for the address. A miss looks the TLB up and remembers. Nothing stays remembered when the TLB has
+//! given up anything ([`mem::Tlb::shrinks`]); only user mode's blocks have memos, so that this concerns one bank.
+#![expect(unsafe_code, reason = "shares memory with emitted code")]
+
+use std::ptr;
+
+use code::CodeMemory;
+
+use crate::mutants::{Mutant, on};
+
+/// What one access remembers. Emitted code knows the layout.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Memo {
+    /// Linear address of the page.
+    page: u64,
+    /// Bytes from its beginning on where an access may begin; 0 while nothing is remembered.
+    room: u64,
+    /// Host address minus linear address.
+    addend: u64,
+    /// The next one that remembers something.
+    next: *mut Memo,
+    /// Bytes of the access, less one.
+    last: u32,
+    /// Times that it had to look the TLB up since somebody asked.
+    refills: u32,
+}
+
+/// Bytes of a memo.
+pub const MEMO: usize = size_of::<Memo>();
+/// Offset of [`Memo::page`]; the others are what their names say.
+pub const PAGE: usize = 0;
+/// Offset.
+pub const ROOM: usize = 8;
+/// Offset.
+pub const ADDEND: usize = 16;
+/// Offset.
+pub const NEXT: usize = 24;
+/// Offset.
+pub const LAST: usize = 32;
+/// Offset.
+pub const REFILLS: usize = 36;
+
+const _: () = assert!(std::mem::offset_of!(Memo, page) == PAGE && std::mem::offset_of!(Memo, room) == ROOM);
+const _: () = assert!(std::mem::offset_of!(Memo, addend) == ADDEND && std::mem::offset_of!(Memo, next) == NEXT);
+const _: () = assert!(std::mem::offset_of!(Memo, last) == LAST && std::mem::offset_of!(Memo, refills) == REFILLS);
+
+/// Whose access a memo is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The block's number in the cache.
+    pub block: u32,
+    /// Operation.
+    pub op: u16,
+}
+
+/// The memos of one vCPU: in the data behind its code memory. The first one stands for the list of those that remember something.
+#[derive(Debug)]
+pub struct Memos {
+    first: *mut Memo,
+    most: usize,
+    /// Offset of the first from the code's beginning.
+    at: usize,
+    /// Of each but the first.
+    owners: Vec<Owner>,
+    /// [`mem::Tlb::shrinks`] that what is remembered belongs to.
+    shrinks: u64,
+}
+
+// SAFETY: the memory belongs to the code memory beside it, and both to one vCPU, which runs on one thread at a time.
+unsafe impl Send for Memos {}
+
+impl Memos {
+    /// All of `memory`'s data, as long as that lives.
+    pub fn new(memory: &mut CodeMemory) -> Memos {
+        let (data, len) = memory.data();
+        Memos { first: data.cast(), most: len / MEMO, at: memory.len(), owners: Vec::new(), shrinks: 0 }
+    }
+
+    /// Offset of memo `n` from the code's beginning.
+    pub fn place(&self, n: usize) -> usize {
+        self.at + n * MEMO
+    }
+
+    /// The number that the next one will have.
+    pub fn next(&self) -> usize {
+        self.owners.len() + 1
+    }
+
+    /// Whether there is room for `n` more.
+    pub fn has_room(&self, n: usize) -> bool {
+        self.next() + n <= self.most
+    }
+
+    /// A new one, for an access of `last + 1` bytes. There must be room.
+    pub fn add(&mut self, owner: Owner, last: u32) {
+        if !self.has_room(1) {
+            return;
+        }
+        let memo = Memo { page: 0, room: 0, addend: 0, next: ptr::null_mut(), last, refills: 0 };
+        // SAFETY: within the data, and emitted code does not run meanwhile.
+        unsafe { self.first.add(self.next()).write(memo) };
+        self.owners.push(owner);
+    }
+
+    /// Who has memo `n`.
+    pub fn owner(&self, n: usize) -> Option<Owner> {
+        self.owners.get(n.checked_sub(1)?).copied()
+    }
+
+    /// There are none any more.
+    pub fn clear(&mut self) {
+        self.forget();
+        self.owners.clear();
+    }
+
+    /// Nothing is remembered any more.
+    fn forget(&mut self) {
+        // SAFETY: the list leads through memos that were added, which stay until the data goes; emitted code does not run meanwhile.
+        unsafe {
+            let mut p = std::mem::replace(&mut (*self.first).next, ptr::null_mut());
+            while !p.is_null() {
+                (*p).room = 0;
+                p = (*p).next;
+            }
+        }
+    }
+
+    /// Before emitted code runs: nothing is remembered that the TLB has given up. Answers whether it had given up anything.
+    #[inline]
+    pub fn settle(&mut self, shrinks: u64) -> bool {
+        let changed = self.shrinks != shrinks;
+        if changed && !on(Mutant::Memos) {
+            self.shrinks = shrinks;
+            self.forget();
+        }
+        changed
+    }
+
+    /// Numbers of those that have looked the TLB up more than `most` times since this was asked last.
+    pub fn restless(&mut self, most: u32) -> Vec<usize> {
+        let mut list = Vec::new();
+        // SAFETY: as in `forget`.
+        unsafe {
+            let mut p = (*self.first).next;
+            while !p.is_null() {
+                if std::mem::take(&mut (*p).refills) > most {
+                    list.push(p.offset_from(self.first).cast_unsigned());
+                }
+                p = (*p).next;
+            }
+        }
+        list
+    }
+}

@@ -1,0 +1,173 @@
+//! What accesses of hot blocks remember: nothing that the TLB has given up, and nothing beyond the page.
+
+use emit_x64::mutants::{Mutant, plant};
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
+use mem::tlb::Bank;
+
+use super::harness::*;
+use crate::Runner;
+use crate::flags;
+use crate::memory::Right;
+use crate::state::{cr0, cr4};
+
+/// A machine whose user program is one access by RDI, emitted as a hot block.
+struct Access(Runner<TestBus>);
+
+/// How an access ended: the vector (13 is the HLT behind it) and RAX.
+type Ended = (Option<u64>, u64);
+
+impl Access {
+    fn new(access: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Access {
+        let mut m = long();
+        m.t1 = None;
+        m.use_t1(code::CodeMemory::new(1 << 20).unwrap()).unwrap();
+        m.t1.as_mut().unwrap().set_hot(0);
+        m.poke64(DATA + 8, 0x1111);
+        m.poke64(DATA + 0x2008, 0x2222);
+        m.poke64(DATA + 0xff8, 0x3333);
+        m.poke64(pte(DATA + 0x1000), 0);
+        let code = asm64(|a| {
+            access(a)?;
+            a.hlt()
+        });
+        m.poke(CODE, &code);
+        Access(m)
+    }
+
+    fn at(&mut self, address: u64) -> Ended {
+        let m = &mut self.0;
+        user(m);
+        m.set(4, STACK);
+        m.set(7, address);
+        m.set_pc(CODE);
+        m.run_on();
+        (m.caught(), m.get(0))
+    }
+
+    /// The same, and how many operations were interpreted.
+    fn counted(&mut self, address: u64) -> (Ended, u64) {
+        let before = self.0.counters()[7];
+        (self.at(address), self.0.counters()[7] - before)
+    }
+
+    /// So often that it is remembered: the first fills the TLB, and the next the memo. Answers how it ended, and how many
+    /// operations are interpreted when the access is not.
+    fn settle(&mut self, address: u64) -> (Ended, u64) {
+        let first = self.counted(address).1;
+        self.at(address);
+        let (ended, usual) = self.counted(address);
+        assert_eq!(usual + 1, first, "the access is not remembered");
+        (ended, usual)
+    }
+
+    /// Another page where the first data page was.
+    fn remap(&mut self) {
+        self.0.poke64(pte(DATA), (DATA + 0x2000) | 7);
+    }
+}
+
+fn load(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.mov(rax, qword_ptr(rdi))
+}
+
+fn store(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.mov(qword_ptr(rdi), rdi)
+}
+
+/// Everything that takes pages away.
+type Change = (&'static str, fn(&mut Access));
+const CHANGES: [Change; 6] = [
+    ("INVLPG", |m| m.0.cpu.tlb.flush_page(DATA)),
+    ("INVLPG of another page", |m| m.0.cpu.tlb.flush_page(DATA + 0x5000)),
+    ("a full flush", |m| m.0.cpu.tlb.flush_all()),
+    ("a flush of the address space", |m| m.0.cpu.tlb.flush_space(0)),
+    ("a flush of all address spaces", |m| m.0.cpu.tlb.flush_spaces()),
+    ("another address space", |m| {
+        m.0.cpu.sys.cr4 |= cr4::PCIDE;
+        m.0.cpu.sys.cr3 |= 5;
+    }),
+];
+
+/// The first change after which a load still finds the old page.
+fn stale() -> Option<&'static str> {
+    CHANGES.iter().find_map(|(name, change)| {
+        let mut m = Access::new(load);
+        assert_eq!(m.settle(DATA + 8).0, (Some(13), 0x1111));
+        m.remap();
+        change(&mut m);
+        if *name == "INVLPG of another page" {
+            m.0.cpu.tlb.flush_page(DATA);
+        }
+        (m.at(DATA + 8) != (Some(13), 0x2222)).then_some(*name)
+    })
+}
+
+#[test]
+fn nothing_is_remembered_that_was_flushed() {
+    assert_eq!(stale(), None);
+    plant(Some(Mutant::Memos));
+    let found = stale();
+    plant(None);
+    assert!(found.is_some(), "a planted bug");
+}
+
+#[test]
+fn the_end_of_the_page_is_the_end() {
+    let across = || {
+        let mut m = Access::new(load);
+        m.settle(DATA + 8);
+        assert_eq!(m.at(DATA + 0xff8), (Some(13), 0x3333));
+        let ended = m.at(DATA + 0xff9);
+        (ended.0, m.0.cpu.sys.cr2)
+    };
+    assert_eq!(across(), (Some(14), DATA + 0x1000));
+    plant(Some(Mutant::MemoEnd));
+    let found = across();
+    plant(None);
+    assert_ne!(found, (Some(14), DATA + 0x1000));
+}
+
+#[test]
+fn a_store_that_is_remembered_is_marked_again_after_a_harvest() {
+    let mut m = Access::new(store);
+    m.settle(DATA + 8);
+    m.0.cpu.mem.marks.harvest(|| (), || false).unwrap();
+    m.0.cpu.tlb.drop_write_tags();
+    m.at(DATA + 8);
+    assert!(m.0.cpu.mem.marks.is_marked(DATA));
+}
+
+#[test]
+fn a_store_that_is_remembered_notices_code() {
+    let mut m = Access::new(store);
+    let (_, usual) = m.settle(DATA + 8);
+    m.0.cpu.tlb.protect(DATA);
+    assert_eq!(m.counted(DATA + 8).1, usual + 1);
+}
+
+/// The bank has nothing, but what is remembered is not asked for its bank.
+#[test]
+fn alignment_is_checked_where_it_was_not() {
+    let mut m = Access::new(load);
+    m.settle(DATA + 9);
+    m.0.cpu.sys.cr0 |= cr0::AM;
+    let flags = m.0.flags();
+    m.0.set_flags(flags | flags::AC);
+    assert_eq!(m.at(DATA + 9).0, Some(17));
+    assert_eq!(m.0.cpu.tlb.bank(), Bank::Supervisor);
+}
+
+/// A page that a supervisor's access has in the TLB is none of the user's.
+#[test]
+fn a_change_of_privilege_is_no_way_to_a_page() {
+    let mut m = Access::new(load);
+    m.settle(DATA + 8);
+    m.0.poke64(pte(DATA), DATA | 3);
+    m.0.cpu.tlb.flush_page(DATA);
+    let cpu = &mut m.0.cpu;
+    cpu.sys.cpl = 0;
+    cpu.refresh(&mut m.0.regs.0);
+    assert_eq!(cpu.read_linear(DATA + 8, 8, Right::Read).ok(), Some(0x1111));
+    assert_eq!(m.at(DATA + 8).0, Some(14));
+}
