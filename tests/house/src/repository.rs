@@ -33,7 +33,7 @@ pub fn root() -> PathBuf {
 
 /// The README exists and names the two commands that a newcomer needs; the continuous integration runs the second.
 pub fn commands(files: &[File]) -> Vec<Violation> {
-    let rules = [("README.md", "./dev run"), ("README.md", "./dev test"), (".ci/run", "dev\" test"), ("dev", "usage")];
+    let rules = [("README.md", "./dev run"), ("README.md", "./dev test"), (".ci/run", "./dev test"), ("dev", "usage")];
     let mut found = Vec::new();
     for (path, text) in rules {
         if !files.iter().any(|file| file.path == path && file.text.contains(text)) {
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn a_readme_without_a_command_is_caught() {
         let file = |path: &str, text: &str| File { path: path.into(), text: text.into() };
-        let files = [file("README.md", "type ./dev run"), file(".ci/run", "\"../dev\" test"), file("dev", "usage")];
+        let files = [file("README.md", "type ./dev run"), file(".ci/run", "exec ./dev test"), file("dev", "usage")];
         assert_eq!(places(commands(&files)), ["README.md"]);
         assert_eq!(places(commands(&[])).len(), 4);
     }
