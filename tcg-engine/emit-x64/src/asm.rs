@@ -169,6 +169,8 @@ pub enum Shift {
 
 /// Condition codes of the host, as in opcodes.
 pub mod cc {
+    /// Overflow.
+    pub const O: u8 = 0;
     /// Below (carry).
     pub const B: u8 = 2;
     /// Above or equal (no carry).

@@ -9,15 +9,17 @@ mod arithmetic;
 mod control;
 mod memory;
 mod operands;
+mod recipe;
 mod simd;
 
-use ir::op::{FIRST_TEMP, FLAG_R, FpRef, Inst, NONE, Op, PRIVATE, Slot, TIER_BUDGET, call_flags};
+use ir::op::{FIRST_TEMP, FLAG_R, FpRef, Inst, MemRef, NONE, Op, PRIVATE, Slot, TIER_BUDGET, call_flags};
 use ir::{AluOp, AluRef, Block};
 
 use crate::asm::{Alu, Asm, Hole, RAX, RCX, RDX, Shift, Sz, at, cc};
 use crate::layout::{pinned, word};
 use crate::stubs::Stubs;
 use crate::vector::Features;
+use recipe::Recipe;
 use simd::{Guard, Reload};
 
 /// What is known about a place in emitted code that can be left or calls out.
@@ -77,6 +79,8 @@ struct Cold {
     /// The lookup's miss, and what no lookup can help.
     from: [Option<Hole>; 2],
     retry: Option<Retry>,
+    /// Flags that are wanted and were not saved.
+    recipe: Option<Recipe>,
     back: usize,
     site: u32,
     /// What to take from memory afterwards.
@@ -111,6 +115,8 @@ pub struct Emitter {
     constants: Vec<(Slot, u64)>,
     /// Whether somebody wants the flags as they are before each operation.
     needed: Vec<bool>,
+    /// Whether somebody else than faults does.
+    strong: Vec<bool>,
     landing: Vec<bool>,
     cold: Vec<Cold>,
     cold_constants: Vec<(Slot, u64)>,
@@ -134,8 +140,10 @@ pub struct Emitter {
     guards: Vec<Guard>,
     /// The temporary pair that [`crate::layout::XT`] holds and memory does not.
     pair: Slot,
-    /// The operation at hand was done with the one before.
-    fused: bool,
+    /// Operations from the one at hand on that were done with one before.
+    fused: u8,
+    /// How to make the guest's flags, which are not in memory, if a fault wants them.
+    recipe: Option<Recipe>,
     /// Open skips: (landing operation, hole).
     skips: Vec<(usize, Hole)>,
     /// Where memos go, if the block has any, and operations that have none nevertheless.
@@ -166,6 +174,7 @@ impl Emitter {
             last: Box::new([0; TEMPS]),
             constants: Vec::new(),
             needed: Vec::new(),
+            strong: Vec::new(),
             landing: Vec::new(),
             cold: Vec::new(),
             cold_constants: Vec::new(),
@@ -182,7 +191,8 @@ impl Emitter {
             unsure: false,
             guards: Vec::new(),
             pair: NONE,
-            fused: false,
+            fused: 0,
+            recipe: None,
             skips: Vec::new(),
             hot: None,
             memos: Vec::new(),
@@ -196,6 +206,7 @@ impl Emitter {
         self.hot = hot;
         self.memos.clear();
         self.retry = None;
+        self.recipe = None;
         self.a.start(base);
         self.block = id;
         self.cold.clear();
@@ -237,6 +248,8 @@ impl Emitter {
         self.landing.resize(n + 1, false);
         self.needed.clear();
         self.needed.resize(n + 1, true);
+        self.strong.clear();
+        self.strong.resize(n + 1, true);
         let last = &mut self.last;
         for (i, x) in block.insts.iter().enumerate() {
             if matches!(x.op, Op::SkipIfZero | Op::SkipUnless) {
@@ -271,10 +284,11 @@ impl Emitter {
                 }
             }
         }
-        let mut want = true;
+        // `strong`: by somebody else than faults.
+        let (mut want, mut strong) = (true, true);
         for (i, x) in block.insts.iter().enumerate().rev() {
             match x.op {
-                Op::Flags => want = false,
+                Op::Flags => (want, strong) = (false, false),
                 Op::Alu => {
                     let r = AluRef::unpack(x.aux).op;
                     // Where a flag of before is kept or used, it is wanted if any is wanted after, or for the result.
@@ -284,48 +298,62 @@ impl Emitter {
                         r if r.reads_flags() => want,
                         _ => false,
                     };
+                    strong = want;
                 }
-                Op::Cond | Op::SelectCond | Op::FlagsGet | Op::SkipUnless | Op::ExitCond | Op::SkipIfZero => {
-                    want = true
+                Op::AluMem => {
+                    strong = MemRef::alu_op(x.imm).reads_flags();
+                    want = true;
                 }
                 Op::Load
                 | Op::Store
                 | Op::Load128
                 | Op::Store128
-                | Op::AluMem
                 | Op::Atomic
                 | Op::Cas
                 | Op::Cas128
+                | Op::CheckCanonical
+                | Op::Divide => want = true,
+                Op::Cond
+                | Op::SelectCond
+                | Op::FlagsGet
+                | Op::SkipUnless
+                | Op::SkipIfZero
                 | Op::LoadExclusive
                 | Op::StoreExclusive
                 | Op::Bulk
-                | Op::CheckCanonical
-                | Op::Divide
+                | Op::ExitCond
                 | Op::ExitIf
                 | Op::Exit
                 | Op::ExitReg
                 | Op::ExitEvent
-                | Op::Raise => want = true,
+                | Op::Raise => (want, strong) = (true, true),
                 Op::Fp => {
                     let sure = i < self.changes_control && self.features.all_float();
-                    want |= !(sure && crate::vector::float(x.aux));
+                    let stops = !(sure && crate::vector::float(x.aux));
+                    (want, strong) = (want | stops, strong | stops);
                 }
                 Op::Call => {
                     let seen = call_flags::MAY_STOP | call_flags::READS_STATE | call_flags::WRITES_STATE;
-                    want |= x.aux & seen != 0;
+                    let sees = x.aux & seen != 0;
+                    (want, strong) = (want | sees, strong | sees);
                 }
                 _ => {}
             }
             if self.landing[i + 1] {
-                want = true;
+                (want, strong) = (true, true);
             }
             self.needed[i] = want;
+            self.strong[i] = strong;
         }
     }
 
     fn one(&mut self, block: &Block, x: &Inst) {
-        if std::mem::take(&mut self.fused) {
+        if self.fused > 0 {
+            self.fused -= 1;
             return;
+        }
+        if !self.needed[self.i] {
+            self.recipe = None;
         }
         self.control_word(x);
         if self.maybe_simd(x) && self.simd(block, x) {
@@ -383,6 +411,12 @@ impl Emitter {
                 self.unary(3, if x.op == Op::Neg64 { Sz::Q } else { Sz::D }, x);
             }
             Op::Mul64 | Op::Mul32 => {
+                if x.op == Op::Mul64
+                    && let Some(done) = self.product(block, x)
+                {
+                    self.fused = done;
+                    return;
+                }
                 self.clobber();
                 self.load_into(RAX, x.a);
                 let b = self.rm(x.b, RCX);
@@ -447,10 +481,16 @@ impl Emitter {
                 self.set(x.d, RAX);
             }
             Op::Lea | Op::Lea32 | Op::Lea16 => self.lea(x),
-            Op::Alu => self.alu(x),
+            Op::Alu => {
+                let recipe = self.recipe_of(block, x);
+                self.alu(x);
+                if recipe.is_some() {
+                    self.recipe = recipe;
+                }
+            }
             Op::AluMem => self.alu_mem(x),
             Op::CheckCanonical => self.canonical(x),
-            Op::Flags => self.record(x),
+            Op::Flags => self.record(block, x),
             Op::Cond => match self.condition(x.aux) {
                 Some(c) => {
                     self.a.setcc(c, RAX);

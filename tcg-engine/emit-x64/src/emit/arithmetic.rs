@@ -1,8 +1,8 @@
 //! Arithmetic, with and without flags for the guest.
 
 use ir::flags::Kind;
-use ir::op::{FLAG_R, Inst, NONE, Op, Rel, Slot};
-use ir::{AluOp, AluRef};
+use ir::op::{FLAG_A, FLAG_R, Inst, NONE, Op, Rel, Slot};
+use ir::{AluOp, AluRef, Block};
 
 use super::{Emitter, Flags, Reload};
 use crate::asm::{Alu, Map, Mem, RAX, RCX, RDX, Rm, Shift, Sz, at, cc, indexed};
@@ -286,7 +286,7 @@ impl Emitter {
     }
 
     /// Flags recorded from operands: the host computes them again.
-    pub(super) fn record(&mut self, x: &Inst) {
+    pub(super) fn record(&mut self, block: &Block, x: &Inst) {
         let sz = match x.imm {
             8 => Sz::B,
             16 => Sz::W,
@@ -323,14 +323,17 @@ impl Emitter {
                 return;
             }
             Kind::X86Mul => {
+                self.recipe = self.recipe_of_product(block, sz, x.d);
+                if self.recipe.is_some() {
+                    let over = self.reg(x.a, RCX);
+                    self.flags = Flags::Memory;
+                    return self.a.store(Sz::B, word(FLAG_A), over);
+                }
                 // SF, ZF and PF of the result; CF and OF are `a`.
                 let r = self.reg(x.d, RAX);
                 self.a.test(sz, r, r);
                 self.load_into(RCX, x.a);
-                self.a.save_flags();
-                self.a.ins(Sz::D, Map::Plain, 0x69, RCX.0, RCX.into(), (false, false));
-                self.a.buf.extend_from_slice(&0x101u32.to_le_bytes());
-                self.a.alu(Alu::Or, Sz::D, RAX, RCX);
+                self.overflowed();
                 self.a.store(Sz::D, word(FLAG_R), RAX);
                 self.flags = Flags::Memory;
                 return;

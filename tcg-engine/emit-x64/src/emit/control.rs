@@ -87,7 +87,7 @@ impl Emitter {
     }
 
     pub(super) fn resume_here(&mut self) {
-        self.save_now();
+        self.save_all();
         let site = self.site(self.i);
         self.a.mov_imm(RAX, u64::from(site));
         let to = self.stubs.resume;
@@ -96,7 +96,7 @@ impl Emitter {
 
     pub(super) fn finish(&mut self, spent: Hole) {
         for n in 0..self.cold.len() {
-            let Cold { from: [miss, other], retry, back, site, reload, constants } = self.cold[n];
+            let Cold { from: [miss, other], retry, recipe, back, site, reload, constants } = self.cold[n];
             if let Some(miss) = miss {
                 self.a.fill_here(miss);
             }
@@ -109,6 +109,12 @@ impl Emitter {
             }
             if let Some(other) = other {
                 self.a.fill_here(other);
+            }
+            if let Some(recipe) = recipe {
+                // Of guest's words alone, which are where they always are.
+                self.constants.clear();
+                self.held = NONE;
+                self.follow(recipe);
             }
             self.put_marked(constants);
             self.a.mov_imm(RAX, u64::from(site));

@@ -222,6 +222,8 @@ impl Emitter {
         }
         self.flags = Flags::Memory;
         self.cold([Some(miss), None], Reload::Nothing, site);
+        // That was for the flags of before.
+        self.recipe = None;
     }
 
     pub(super) fn atomic(&mut self, x: &Inst) {

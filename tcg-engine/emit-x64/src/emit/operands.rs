@@ -9,18 +9,28 @@ use crate::layout::{pinned, word};
 use crate::mutants::{Mutant, on};
 
 impl Emitter {
-    /// The flags as they are before this operation must be in memory if anybody wants them now or later.
+    /// The flags as they are before this operation must be in memory, or there is a recipe, if anybody wants them now or later.
     pub(super) fn save_now(&mut self) {
-        if self.flags == Flags::Host && self.needed[self.i] && !on(Mutant::NotSaved) {
+        let wanted = self.needed[self.i] && self.recipe.is_none();
+        if self.flags == Flags::Host && wanted && !on(Mutant::NotSaved) {
             self.a.save_flags();
             self.a.store(Sz::D, word(FLAG_R), RAX);
             self.flags = Flags::Both;
         }
     }
 
+    /// The same without recipes: somebody looks at memory.
+    pub(super) fn save_all(&mut self) {
+        match self.recipe.take().filter(|_| self.needed[self.i]) {
+            Some(recipe) if self.flags != Flags::Host => self.follow(recipe),
+            _ => self.save_now(),
+        }
+    }
+
     /// Host flags are about to be destroyed by an operation that does not change the guest's.
     pub(crate) fn clobber(&mut self) {
-        if self.flags == Flags::Host && self.needed[self.i + 1] && !on(Mutant::Clobbered) {
+        let wanted = self.needed[self.i + 1] && self.recipe.is_none();
+        if self.flags == Flags::Host && wanted && !on(Mutant::Clobbered) {
             self.a.save_flags();
             self.a.store(Sz::D, word(FLAG_R), RAX);
         }
@@ -176,7 +186,7 @@ impl Emitter {
 
     /// Run this operation by the interpreter.
     pub(super) fn interpret(&mut self, x: &Inst) {
-        self.save_now();
+        self.save_all();
         let writes =
             x.d != NONE && !matches!(x.op, Op::Store | Op::Store128 | Op::Flags | Op::AluMem | Op::CheckCanonical);
         let site = self.site(self.i);
@@ -206,7 +216,8 @@ impl Emitter {
     pub(super) fn cold(&mut self, from: [Option<Hole>; 2], reload: Reload, site: u32) {
         let back = self.a.here();
         let retry = self.retry.take();
-        self.cold.push(Cold { from, retry, back, site, reload, constants: self.cold_mark });
+        let recipe = self.recipe.filter(|_| self.needed[self.i] && !on(Mutant::NoRecipe));
+        self.cold.push(Cold { from, retry, recipe, back, site, reload, constants: self.cold_mark });
     }
 
     /// Constants that the interpreter may need from this operation on, as they are now.

@@ -52,7 +52,7 @@ impl Emitter {
         self.unsure = false;
         self.changes_control = usize::MAX;
         self.pair = NONE;
-        self.fused = false;
+        self.fused = 0;
         for (i, x) in block.insts.iter().enumerate() {
             self.vectors |= named(x.d) || named(x.a) || named(x.b);
             match x.op {
@@ -93,7 +93,7 @@ impl Emitter {
     pub(crate) fn guard_float(&mut self) {
         if self.unsure {
             self.pair_evict(self.i);
-            self.save_now();
+            self.save_all();
             let site = self.site(self.i);
             self.guard(Some(site));
             self.flags = Flags::Memory;
@@ -337,7 +337,7 @@ impl Emitter {
     /// The host's flags are what the next operation makes the guest's.
     pub(crate) fn flags_are_there(&mut self) {
         self.flags = Flags::Host;
-        self.fused = true;
+        self.fused = 1;
     }
 
     /// Whether [`Emitter::simd`] should be asked.
@@ -417,7 +417,7 @@ impl Emitter {
                 if self.clears_high(block, x.d) {
                     // movq
                     self.a.sse(Map::OfF3, 0x7e, d.0, s.into());
-                    self.fused = true;
+                    self.fused = 1;
                 } else {
                     // movsd
                     self.a.sse(Map::OfF2, 0x10, d.0, s.into());
@@ -432,7 +432,7 @@ impl Emitter {
                 let s = self.reg(x.a, RAX);
                 self.a.ins(if half { Sz::D } else { Sz::Q }, Map::Of66, 0x6e, to.0, s.into(), (false, false));
                 match (fused, high) {
-                    (true, _) => self.fused = true,
+                    (true, _) => self.fused = 1,
                     (false, true) => self.a.sse(Map::Of, 0x16, d.0, XS.into()),
                     (false, false) => self.a.sse(Map::OfF2, 0x10, d.0, XS.into()),
                 }
@@ -491,7 +491,7 @@ impl Emitter {
         let reload =
             if fused && own.is_some() && on(Mutant::HighHalf) { Reload::Nothing } else { Reload::Word(r, x.d) };
         self.cold([Some(miss), None], reload, site);
-        self.fused = fused;
+        self.fused = u8::from(fused);
         match own {
             Some(_) if fused => {}
             Some((own, high)) => {

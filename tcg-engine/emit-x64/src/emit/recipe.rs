@@ -1,0 +1,188 @@
+//! Recipes: how to make flags again that were not saved.
+//!
+//! The idea: between two comparisons there is often an access that may fault, and a fault shows the flags. It hardly ever comes. So
+//! where nothing but that wants the flags, and what they were made from is still there until others take their place, they are
+//! not saved; the code behind the block, which an access takes when it fails, makes them again.
+
+use ir::effects::effects;
+use ir::flags::Kind;
+use ir::op::{FIRST_TEMP, FLAG_A, FLAG_R, Inst, NONE, Op, Rel, Slot};
+use ir::{AluOp, AluRef, Block};
+
+use super::arithmetic::host_alu;
+use super::{Emitter, Flags, temp_index};
+use crate::asm::{Alu, Map, RAX, RCX, RDX, Rm, Sz, cc};
+use crate::layout::{word, xmm};
+use crate::mutants::{Mutant, on};
+
+/// What flags are made from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Recipe {
+    /// An operation whose first operand now holds its result, or is as it was if there is none.
+    Alu(AluOp, Sz, Slot, Operand),
+    /// A product of this size; the word of `FLAG_A` says whether it does not fit.
+    Product(Sz, Slot),
+}
+
+/// The second operand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Operand {
+    Slot(Slot),
+    Imm(i32),
+}
+
+/// A guest's word that holds what it should wherever code is left.
+fn lasting(s: Slot) -> bool {
+    s.0 >= 8 && s.0 < FIRST_TEMP && xmm(s).is_none()
+}
+
+impl Emitter {
+    /// Whether the flags that the operation before `i` has made are wanted by faults alone, and `of` are written by nobody for as long.
+    fn only_for_faults(&self, block: &Block, i: usize, of: [Slot; 2]) -> bool {
+        if self.hot.is_none() || !self.needed[i] || self.strong[i] || !self.skips.is_empty() {
+            return false;
+        }
+        for j in i..block.insts.len() {
+            if !self.needed[j] {
+                return true;
+            }
+            let written = effects(&block.insts[j]).writes.iter().any(|w| of.contains(w) && *w != NONE);
+            if written && self.needed[j + 1] && !on(Mutant::Ingredient) {
+                return false;
+            }
+        }
+        false
+    }
+
+    /// For arithmetic: the recipe for its flags, if they are not to be saved.
+    pub(super) fn recipe_of(&self, block: &Block, x: &Inst) -> Option<Recipe> {
+        let r = AluRef::unpack(x.aux);
+        let sz = Sz::log2(r.log2);
+        let result = !r.op.compares();
+        let logic = matches!(r.op, AluOp::And | AluOp::Or | AluOp::Xor);
+        if !(logic || matches!(r.op, AluOp::Add | AluOp::Sub | AluOp::Cmp | AluOp::Test)) {
+            return None;
+        }
+        if !lasting(x.a) || result && x.a != x.d {
+            return None;
+        }
+        let imm = if x.b == NONE { Some(x.imm) } else { self.constant(x.b) };
+        let b = match imm {
+            Some(v) if sz != Sz::Q => Operand::Imm(v as i32),
+            Some(v) => Operand::Imm(i32::try_from(v as i64).ok()?),
+            // Nothing but the result counts.
+            None if logic => Operand::Imm(0),
+            None if lasting(x.b) && !(result && x.b == x.d) => Operand::Slot(x.b),
+            None => return None,
+        };
+        let second = if let Operand::Slot(s) = b { s } else { NONE };
+        self.only_for_faults(block, self.i + 1, [x.a, second]).then_some(Recipe::Alu(r.op, sz, x.a, b))
+    }
+
+    /// The same for flags of a product in a temporary, which the next operation puts into a guest's word.
+    pub(super) fn recipe_of_product(&self, block: &Block, sz: Sz, low: Slot) -> Option<Recipe> {
+        let next = block.insts.get(self.i + 1)?;
+        let moved = matches!(next.op, Op::Mov | Op::Zext32) && next.a == low && lasting(next.d);
+        if !moved || !self.needed[self.i + 1] || self.strong[self.i + 1] {
+            return None;
+        }
+        self.only_for_faults(block, self.i + 2, [next.d, NONE]).then_some(Recipe::Product(sz, next.d))
+    }
+
+    /// Make flags and put them into memory. Changes RAX, RCX and the host's.
+    pub(super) fn follow(&mut self, recipe: Recipe) {
+        match recipe {
+            Recipe::Alu(op, sz, a, b) => {
+                self.load_into(RAX, a);
+                match op {
+                    AluOp::And | AluOp::Or | AluOp::Xor => self.a.test(sz, RAX, RAX),
+                    AluOp::Test => match b {
+                        Operand::Imm(v) => self.a.test_imm(sz, RAX, v),
+                        Operand::Slot(s) => {
+                            let b = self.reg(s, RCX);
+                            self.a.test(sz, RAX, b);
+                        }
+                    },
+                    _ => {
+                        let undo = match op {
+                            AluOp::Add => Some(Alu::Sub),
+                            AluOp::Sub => Some(Alu::Add),
+                            _ => None,
+                        };
+                        for h in undo.into_iter().chain(host_alu(op)) {
+                            match b {
+                                Operand::Imm(v) => self.a.alu_imm(h, sz, RAX, v),
+                                Operand::Slot(s) => {
+                                    let b = self.rm(s, RCX);
+                                    self.a.alu(h, sz, RAX, b);
+                                }
+                            }
+                        }
+                    }
+                }
+                self.a.save_flags();
+            }
+            Recipe::Product(sz, low) => {
+                self.load_into(RAX, low);
+                self.a.test(sz, RAX, RAX);
+                self.a.movzx(Sz::B, RCX, word(FLAG_A));
+                self.overflowed();
+            }
+        }
+        self.a.store(Sz::D, word(FLAG_R), RAX);
+    }
+
+    /// The host's flags are those of a product: RAX = these, with what ECX (0 or 1) says for CF and OF.
+    pub(super) fn overflowed(&mut self) {
+        self.a.save_flags();
+        self.a.ins(Sz::D, Map::Plain, 0x69, RCX.0, RCX.into(), (false, false));
+        self.a.buf.extend_from_slice(&0x101u32.to_le_bytes());
+        self.a.alu(Alu::Or, Sz::D, RAX, RCX);
+    }
+
+    /// A product of 64 bits with its overflow: the host's instruction says both. Answers how many operations behind this one are
+    /// done with it.
+    pub(super) fn product(&mut self, block: &Block, x: &Inst) -> Option<u8> {
+        self.hot.as_ref()?;
+        let [high, sign, over, flags] = block.insts.get(self.i + 1..self.i + 5)?.as_array::<4>()?;
+        let same = high.op == Op::MulHiS64 && (high.a, high.b) == (x.a, x.b);
+        let signs = sign.op == Op::Sar64I && sign.a == x.d && sign.imm == 63;
+        let differ = over.op == Op::SetRel
+            && over.aux == Rel::Ne as u8
+            && (over.a, over.b) == (high.d, sign.d)
+            && self.unread(self.i + 4, [high.d, sign.d, over.d]);
+        let last = flags.op == Op::Flags && flags.imm == 64 && flags.d == x.d && flags.a == over.d;
+        let product = last && flags.aux == Kind::X86Mul as u8;
+        let apart = (self.i + 1..self.i + 5).any(|j| self.landing[j]);
+        if apart || !(same && signs && differ && product && x.d.is_temp() && self.skips.is_empty()) {
+            return None;
+        }
+        self.load_into(RAX, x.a);
+        let b = self.rm(x.b, RCX);
+        self.a.imul(Sz::Q, RAX, b);
+        // The last operation's place is where flags change.
+        self.i += 4;
+        let recipe = self.recipe_of_product(block, Sz::Q, x.d);
+        if recipe.is_some() {
+            self.a.ins(Sz::D, Map::Of, 0x90 | cc::O, 0, Rm::M(word(FLAG_A)), (false, false));
+            self.recipe = recipe;
+        } else if self.needed[self.i + 1] {
+            self.a.mov(Sz::Q, RDX, RAX);
+            self.a.setcc(cc::O, RCX);
+            self.a.movzx(Sz::B, RCX, RCX);
+            self.a.test(Sz::Q, RAX, RAX);
+            self.overflowed();
+            self.a.store(Sz::D, word(FLAG_R), RAX);
+            self.a.mov(Sz::Q, RAX, RDX);
+        }
+        self.flags = Flags::Memory;
+        self.set(x.d, RAX);
+        self.i -= 4;
+        Some(4)
+    }
+
+    /// Whether nobody reads these temporaries behind operation `i`.
+    fn unread(&self, i: usize, list: [Slot; 3]) -> bool {
+        list.iter().all(|s| temp_index(*s).is_some_and(|t| self.last[t] as usize <= i))
+    }
+}
