@@ -7,6 +7,7 @@
 
 mod arithmetic;
 mod control;
+mod groups;
 mod memory;
 mod operands;
 mod recipe;
@@ -19,6 +20,7 @@ use crate::asm::{Alu, Asm, Hole, RAX, RCX, RDX, Shift, Sz, at, cc};
 use crate::layout::{pinned, word};
 use crate::stubs::Stubs;
 use crate::vector::Features;
+use groups::Part;
 use recipe::Recipe;
 use simd::{Guard, Reload};
 
@@ -31,6 +33,8 @@ pub struct Site {
     pub op: u16,
     /// Temporary that R14 holds and memory does not, or [`NONE`].
     pub temp: Slot,
+    /// The block is a hot one, whose accesses may rely on what others of it have found.
+    pub hot: bool,
 }
 
 /// A direct exit.
@@ -52,6 +56,8 @@ struct Retry {
     write: bool,
     /// Where it goes on with the addend in RAX.
     back: usize,
+    /// Others rely on it: without it the block cannot go on.
+    must: bool,
 }
 
 /// Result of emission beside the code itself.
@@ -151,6 +157,9 @@ pub struct Emitter {
     /// Memos of the block: operation, and bytes less one.
     pub(crate) memos: Vec<(u16, u32)>,
     retry: Option<Retry>,
+    /// What operations are in their groups, and memos of those that are the first of theirs.
+    parts: Vec<(u16, Part)>,
+    firsts: Vec<(u16, usize)>,
 }
 
 impl std::fmt::Debug for Emitter {
@@ -197,6 +206,8 @@ impl Emitter {
             hot: None,
             memos: Vec::new(),
             retry: None,
+            parts: Vec::new(),
+            firsts: Vec::new(),
         }
     }
 
@@ -206,6 +217,8 @@ impl Emitter {
         self.hot = hot;
         self.memos.clear();
         self.retry = None;
+        self.firsts.clear();
+        self.find_groups(block);
         self.recipe = None;
         self.a.start(base);
         self.block = id;

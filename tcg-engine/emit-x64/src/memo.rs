@@ -141,19 +141,22 @@ impl Memos {
         changed
     }
 
-    /// Numbers of those that have looked the TLB up more than `most` times since this was asked last.
-    pub fn restless(&mut self, most: u32) -> Vec<usize> {
-        let mut list = Vec::new();
+    /// Asks about each memo that remembers something and has looked the TLB up, by number and how often; whether that is enough to
+    /// judge, so that it is counted anew.
+    pub fn judge(&mut self, mut enough: impl FnMut(Owner, usize, u32) -> bool) {
         // SAFETY: as in `forget`.
         unsafe {
             let mut p = (*self.first).next;
             while !p.is_null() {
-                if std::mem::take(&mut (*p).refills) > most {
-                    list.push(p.offset_from(self.first).cast_unsigned());
+                let n = p.offset_from(self.first).cast_unsigned();
+                if (*p).refills > 0
+                    && let Some(owner) = self.owner(n)
+                    && enough(owner, n, (*p).refills)
+                {
+                    (*p).refills = 0;
                 }
                 p = (*p).next;
             }
         }
-        list
     }
 }

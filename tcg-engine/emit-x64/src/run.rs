@@ -100,6 +100,10 @@ struct HostBlock {
     incoming: Vec<(u32, u32)>,
     /// Times that the budget ended at its head, until it is hot.
     heat: u8,
+    /// The same since its memos were judged.
+    ends: u64,
+    /// Times since then that the first access of a group did not find it in one page, and the interpreter ran the rest.
+    failures: u32,
     /// Its memos.
     memos: Range<usize>,
     /// Operations that have none, because they go to another page too often.
@@ -150,8 +154,9 @@ pub struct T1 {
     stats: Stats,
     /// How often the budget ends at the head of a block that is hot then.
     hot: u8,
-    /// Ends of the budget since restless memos were looked for.
-    ends: u32,
+    /// Ends of the budget in user mode since memos were looked at, and instructions that ran between them.
+    ends: u64,
+    ran: u64,
 }
 
 impl std::fmt::Debug for T1 {
@@ -169,9 +174,14 @@ const BYTES_PER_SITE: usize = 64;
 const SITES_OF_A_BLOCK: usize = 4096;
 /// How often the budget ends at the head of a block that is hot. It ends after some ten thousand instructions.
 const HOT: u8 = 2;
-/// After how many ends of the budget memos are looked at, and how often one may have looked the TLB up meanwhile.
-const ENDS: u32 = 64;
-const RESTLESS: u32 = 8192;
+/// After how many ends of the budget memos are looked at.
+const ENDS: u64 = 64;
+/// How many of them must have been at the head of a block, so that the times that it ran can be told from them.
+const JUDGED: u64 = 3;
+/// One access of so many may miss its memo; with more of them it is better off without.
+const RESTLESS: u64 = 10;
+/// How often the accesses of a group may not be found in one page before each is on its own.
+const FAILURES: u32 = 32;
 
 /// What an operation costs of the budget when it is interpreted, in instructions: so that a stay in emitted code does not
 /// last longer where each instruction does much, such as a string operation or an access to a device.
@@ -220,9 +230,10 @@ unsafe extern "sysv64" fn operation<E: Host>(rt: *mut Runtime<E>, site: u32) -> 
     }
     let step = t0::step(block, op, regs, env);
     // SAFETY: as above.
-    unsafe { &mut *rt.memos }.settle(env.tlb().shrinks());
+    let shrunk = unsafe { &mut *rt.memos }.settle(env.tlb().shrinks()) && !on(Mutant::Shrunk);
     match step {
-        Step::Next if !env.attention(regs) => {
+        // What the block's accesses have found may be gone.
+        Step::Next if !(env.attention(regs) || shrunk && site.hot) => {
             flags::to_host(regs);
             sync(env, regs);
             0
@@ -272,6 +283,7 @@ impl T1 {
             stats: Stats::default(),
             hot: HOT,
             ends: 0,
+            ran: 0,
         })
     }
 
@@ -386,20 +398,22 @@ impl T1 {
             linkable: second.is_none(),
             incoming: Vec::new(),
             heat: 0,
+            ends: 0,
+            failures: 0,
             memos: first..self.memos.next(),
             restless,
         })
     }
 
-    /// The budget has ended at the head of block `n`, of user mode: it may be hot.
-    fn warm(&mut self, cache: &Cache, n: u32) {
-        self.ends += 1;
+    /// The budget has ended at the head of block `n`, of user mode, after `ran` instructions: it may be hot.
+    fn warm(&mut self, cache: &Cache, n: u32, ran: u64) {
+        (self.ends, self.ran) = (self.ends + 1, self.ran + ran);
         if self.ends >= ENDS {
-            self.ends = 0;
             self.calm(cache);
         }
         let Some(Some(b)) = self.blocks.get_mut(n as usize) else { return };
         b.heat = b.heat.saturating_add(1);
+        b.ends += 1;
         if b.heat == self.hot {
             self.emit_again(cache, n, Vec::new());
         }
@@ -407,15 +421,52 @@ impl T1 {
 
     /// Accesses that go from page to page are better off without memos.
     fn calm(&mut self, cache: &Cache) {
-        for memo in self.memos.restless(RESTLESS) {
-            let Some(Owner { block, op }) = self.memos.owner(memo) else { continue };
-            let Some(Some(b)) = self.blocks.get(block as usize) else { continue };
+        let portion = self.ran / self.ends.max(1);
+        (self.ends, self.ran) = (0, 0);
+        let (mut restless, mut judged): (Vec<(u32, u16)>, Vec<u32>) = Default::default();
+        let blocks = &self.blocks;
+        self.memos.judge(|Owner { block, op }, memo, refills| {
             // A block of before may have had the number.
-            if b.memos.contains(&memo) {
-                let mut restless = b.restless.clone();
-                restless.push(op);
-                self.emit_again(cache, block, restless);
+            let Some(b) = blocks.get(block as usize).and_then(Option::as_ref).filter(|b| b.memos.contains(&memo))
+            else {
+                return true;
+            };
+            if b.ends < JUDGED {
+                return false;
             }
+            judged.push(block);
+            let runs = b.ends * portion / u64::from(b.instructions.max(1));
+            if u64::from(refills) * RESTLESS > runs {
+                restless.push((block, op));
+            }
+            true
+        });
+        for n in judged {
+            if let Some(Some(b)) = self.blocks.get_mut(n as usize) {
+                (b.ends, b.failures) = (0, 0);
+            }
+        }
+        restless.sort_unstable();
+        for list in restless.chunk_by(|a, b| a.0 == b.0) {
+            let block = list[0].0;
+            let Some(Some(b)) = self.blocks.get(block as usize) else { continue };
+            let all = b.restless.iter().copied().chain(list.iter().map(|(_, op)| *op)).collect();
+            self.emit_again(cache, block, all);
+        }
+    }
+
+    /// The block of this site was left because an access could not be made sure of, or for another reason.
+    fn failed(&mut self, cache: &Cache, site: u32) {
+        let Some(site) = self.emitter.sites.get(site as usize) else { return };
+        let Some(Some(b)) = self.blocks.get_mut(site.block as usize) else { return };
+        let owner = Owner { block: site.block, op: site.op };
+        if !b.memos.clone().any(|n| self.memos.owner(n) == Some(owner)) {
+            return;
+        }
+        b.failures += 1;
+        if b.failures > FAILURES {
+            let all = b.restless.iter().copied().chain([owner.op]).collect();
+            self.emit_again(cache, owner.block, all);
         }
     }
 
@@ -546,7 +597,7 @@ impl T1 {
                     done -= i64::from(b.instructions);
                 }
                 if env.user() {
-                    self.warm(cache, low);
+                    self.warm(cache, low, done.max(0).cast_unsigned());
                 }
                 Left::Budget
             }
@@ -554,7 +605,13 @@ impl T1 {
                 self.stats.jumps += 1;
                 Left::Jump
             }
-            _ => self.leave_block(cache, low, code >> 32, rt.outcome, regs, env, &mut done),
+            why => {
+                let left = self.leave_block(cache, low, why, rt.outcome, regs, env, &mut done);
+                if why == left::RESUME {
+                    self.failed(cache, low);
+                }
+                left
+            }
         };
         (why, done.max(0).cast_unsigned())
     }

@@ -211,6 +211,7 @@ impl Stubs {
         let here = a.here();
         a.push(RDX);
         a.push(RDI);
+        a.inc_dec(0, Sz::D, at(RAX, memo::REFILLS as i32));
         a.alu(Alu::Add, Sz::Q, RCX, at(RAX, memo::PAGE as i32));
         a.mov(Sz::D, RDX, at(RAX, memo::LAST as i32));
         a.alu(Alu::Add, Sz::Q, RDX, RCX);
@@ -238,7 +239,6 @@ impl Stubs {
             a.alu(Alu::Sub, Sz::D, RDX, at(RAX, memo::LAST as i32));
         }
         a.store(Sz::Q, at(RAX, memo::ROOM as i32), RDX);
-        a.inc_dec(0, Sz::D, at(RAX, memo::REFILLS as i32));
         a.mov(Sz::Q, RAX, RDI);
         a.alu(Alu::Xor, Sz::D, RCX, RCX);
         a.fill_here(miss);

@@ -100,7 +100,7 @@ impl Emitter {
             if let Some(miss) = miss {
                 self.a.fill_here(miss);
             }
-            if let Some(Retry { memo, write, back }) = retry {
+            if let Some(Retry { memo, write, back, .. }) = retry {
                 self.a.near(0x8d, RAX, memo);
                 let to = if write { self.stubs.recall_write } else { self.stubs.recall_read };
                 self.a.call_to(to);
@@ -118,6 +118,11 @@ impl Emitter {
             }
             self.put_marked(constants);
             self.a.mov_imm(RAX, u64::from(site));
+            if retry.is_some_and(|r| r.must) {
+                let to = self.stubs.resume;
+                self.a.jmp_to(to);
+                continue;
+            }
             let to = self.op_stub();
             self.a.call_to(to);
             match reload {

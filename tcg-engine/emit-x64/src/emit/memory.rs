@@ -4,7 +4,7 @@ use ir::op::{FLAG_R, Inst, MemRef, NONE, Slot, TIER_TAG};
 use ir::{AluOp, AtomicOp};
 
 use super::arithmetic::host_alu;
-use super::{Emitter, Flags, Reload, Retry};
+use super::{Emitter, Flags, Part, Reload, Retry};
 use crate::asm::{Alu, Hole, Map, Mem, R14, R15, RAX, RBX, RCX, RDX, Shift, Sz, at, cc, indexed};
 use crate::layout::word;
 use crate::memo;
@@ -52,10 +52,15 @@ impl Emitter {
         at(RDX, 0)
     }
 
-    /// The TLB's lookup of `bytes` at `m`: RAX = the entry's addend; a miss jumps to the answer. The flags are destroyed.
-    pub(super) fn lookup(&mut self, m: Mem, bytes: u64, write: bool) -> Hole {
+    /// The TLB's lookup of `bytes` at `m`: RAX = the entry's addend; a miss jumps to the answer, if there can be one: then the
+    /// flags are destroyed.
+    pub(super) fn lookup(&mut self, m: Mem, bytes: u64, write: bool) -> Option<Hole> {
+        if let Some(memo) = self.found() {
+            self.a.near(0x8b, RAX, memo + memo::ADDEND);
+            return None;
+        }
         if let Some(miss) = self.remembered(m, bytes, write) {
-            return miss;
+            return Some(miss);
         }
         let base = m.base.unwrap_or(RDX);
         if m.disp == 0 {
@@ -85,7 +90,7 @@ impl Emitter {
         let miss = self.a.jcc(cc::NE);
         self.a.mov(Sz::Q, RAX, indexed(R15, RAX, 0, mem::tlb::ADDEND_OFFSET));
         self.flags = Flags::Memory;
-        miss
+        Some(miss)
     }
 
     /// The same by a memo, if the operation has one.
@@ -96,19 +101,27 @@ impl Emitter {
             return None;
         }
         let memo = first + self.memos.len() * memo::MEMO;
-        self.memos.push((op, bytes as u32 - 1));
+        let part = self.part();
+        let (distance, bytes) = match part {
+            Some(Part::First { distance, bytes }) if !on(Mutant::Apart) => (distance, bytes),
+            _ => (0, bytes as u32),
+        };
+        let must = matches!(part, Some(Part::First { .. }));
+        if must {
+            self.firsts.push((op, memo));
+        }
+        self.memos.push((op, bytes - 1));
         let base = m.base.unwrap_or(RDX);
-        if m.disp == 0 {
-            self.a.mov(Sz::Q, RCX, base);
-        } else {
-            self.a.lea(Sz::Q, RCX, m);
+        match m.disp + distance {
+            0 => self.a.mov(Sz::Q, RCX, base),
+            low => self.a.lea(Sz::Q, RCX, at(base, low)),
         }
         self.a.near((Alu::Sub as u8) << 3 | 3, RCX, memo + memo::PAGE);
         self.a.near((Alu::Cmp as u8) << 3 | 3, RCX, memo + memo::ROOM);
         let miss = self.a.jcc(cc::AE);
         self.a.near(0x8b, RAX, memo + memo::ADDEND);
         self.flags = Flags::Memory;
-        self.retry = Some(Retry { memo, write, back: self.a.here() });
+        self.retry = Some(Retry { memo, write, back: self.a.here(), must });
         Some(miss)
     }
 
@@ -126,7 +139,7 @@ impl Emitter {
         if !Self::plain(m) || m.aligned || m.log2 > 3 {
             return self.interpret(x);
         }
-        self.save_now();
+        self.save_for_access();
         let place = self.address(x, m, 8);
         let miss = self.lookup(place, m.bytes(), m.write_intent);
         let from = Self::bytes_at(place);
@@ -143,7 +156,7 @@ impl Emitter {
         }
         self.done(x.d, d);
         let reload = if d == R14 { Reload::Temp(x.d) } else { Reload::Nothing };
-        self.cold([Some(miss), None], reload, site);
+        self.cold([miss, None], reload, site);
     }
 
     pub(super) fn store(&mut self, x: &Inst) {
@@ -151,7 +164,7 @@ impl Emitter {
         if !Self::plain(m) || m.aligned || m.log2 > 3 {
             return self.interpret(x);
         }
-        self.save_now();
+        self.save_for_access();
         let place = self.address(x, m, 8);
         let miss = self.lookup(place, m.bytes(), true);
         let to = Self::bytes_at(place);
@@ -164,7 +177,7 @@ impl Emitter {
             }
         }
         let site = self.site(self.i);
-        self.cold([Some(miss), None], Reload::Nothing, site);
+        self.cold([miss, None], Reload::Nothing, site);
     }
 
     /// Arithmetic on memory.
@@ -181,7 +194,7 @@ impl Emitter {
         if !Self::plain(m) {
             return self.interpret(x);
         }
-        self.save_now();
+        self.save_for_access();
         let place = self.address(x, m, 8);
         let miss = self.lookup(place, m.bytes(), true);
         let there = Self::bytes_at(place);
@@ -221,7 +234,7 @@ impl Emitter {
             self.a.store(Sz::D, word(FLAG_R), RAX);
         }
         self.flags = Flags::Memory;
-        self.cold([Some(miss), None], Reload::Nothing, site);
+        self.cold([miss, None], Reload::Nothing, site);
         // That was for the flags of before.
         self.recipe = None;
     }
@@ -273,7 +286,7 @@ impl Emitter {
                 reload = Reload::Temp(x.d);
             }
         }
-        self.cold([Some(miss), None], reload, site);
+        self.cold([miss, None], reload, site);
     }
 
     pub(super) fn cas(&mut self, x: &Inst) {
@@ -306,7 +319,7 @@ impl Emitter {
         }
         self.set(x.d, RAX);
         let reload = if self.held == x.d { Reload::Temp(x.d) } else { Reload::Nothing };
-        self.cold([Some(miss), None], reload, site);
+        self.cold([miss, None], reload, site);
     }
 
     /// CMPXCHG16B wants RBX, which is pinned, and an address in a register that it does not use itself: R14.
@@ -335,7 +348,7 @@ impl Emitter {
         self.a.store(Sz::Q, word(x.d), RAX);
         self.a.store(Sz::Q, word(Slot(x.d.0 | 1)), RDX);
         self.pair_written(x.d);
-        self.cold([Some(miss), Some(odd)], Reload::Nothing, site);
+        self.cold([miss, Some(odd)], Reload::Nothing, site);
     }
 }
 

@@ -19,6 +19,13 @@ impl Emitter {
         }
     }
 
+    /// The same before an access, unless that cannot fail.
+    pub(super) fn save_for_access(&mut self) {
+        if self.found().is_none() {
+            self.save_now();
+        }
+    }
+
     /// The same without recipes: somebody looks at memory.
     pub(super) fn save_all(&mut self) {
         match self.recipe.take().filter(|_| self.needed[self.i]) {
@@ -179,7 +186,7 @@ impl Emitter {
 
     pub(super) fn site(&mut self, op: usize) -> u32 {
         self.mark_constants();
-        self.sites.push(Site { block: self.block, op: op as u16, temp: self.held });
+        self.sites.push(Site { block: self.block, op: op as u16, temp: self.held, hot: self.hot.is_some() });
         self.exits.push(None);
         (self.sites.len() - 1) as u32
     }
@@ -214,6 +221,9 @@ impl Emitter {
     }
 
     pub(super) fn cold(&mut self, from: [Option<Hole>; 2], reload: Reload, site: u32) {
+        if from == [None, None] {
+            return;
+        }
         let back = self.a.here();
         let retry = self.retry.take();
         let recipe = self.recipe.filter(|_| self.needed[self.i] && !on(Mutant::NoRecipe));

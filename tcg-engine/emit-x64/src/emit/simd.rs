@@ -468,7 +468,7 @@ impl Emitter {
             return false;
         }
         self.pair_evict(self.i);
-        self.save_now();
+        self.save_for_access();
         self.spill_address(x);
         let place = self.address(x, m, 8);
         let miss = self.lookup(place, m.bytes(), m.write_intent);
@@ -481,7 +481,7 @@ impl Emitter {
             Some((r, high)) if m.log2 == 3 => {
                 // movhps, movlps
                 self.a.sse(Map::Of, if high { 0x16 } else { 0x12 }, r.0, from.into());
-                self.cold([Some(miss), None], Reload::Nothing, site);
+                self.cold([miss, None], Reload::Nothing, site);
                 return true;
             }
             Some(_) => XS,
@@ -490,7 +490,7 @@ impl Emitter {
         self.a.sse(zeroed.0, zeroed.1, r.0, from.into());
         let reload =
             if fused && own.is_some() && on(Mutant::HighHalf) { Reload::Nothing } else { Reload::Word(r, x.d) };
-        self.cold([Some(miss), None], reload, site);
+        self.cold([miss, None], reload, site);
         self.fused = u8::from(fused);
         match own {
             Some(_) if fused => {}
@@ -517,13 +517,13 @@ impl Emitter {
             return false;
         }
         self.pair_evict(self.i);
-        self.save_now();
+        self.save_for_access();
         self.spill_address(x);
         let place = self.address(x, m, 8);
         let miss = self.lookup(place, m.bytes(), true);
         self.a.sse(map, op, r.0, Self::bytes_at(place).into());
         let site = self.site(self.i);
-        self.cold([Some(miss), None], Reload::Nothing, site);
+        self.cold([miss, None], Reload::Nothing, site);
         true
     }
 
@@ -533,7 +533,7 @@ impl Emitter {
         if !Self::plain(m) {
             return false;
         }
-        self.save_now();
+        self.save_for_access();
         self.pair_evict(self.i);
         self.spill_address(x);
         if write && xmm(x.d).is_none() {
@@ -551,7 +551,7 @@ impl Emitter {
                 self.a.sse(Map::Of, 0x28, r.0, word(x.d).into());
             }
             self.a.sse(Map::Of, 0x11, r.0, there.into());
-            self.cold([Some(miss), odd], Reload::Nothing, site);
+            self.cold([miss, odd], Reload::Nothing, site);
             return true;
         }
         let (r, reload) = match xmm(x.d) {
@@ -561,7 +561,7 @@ impl Emitter {
         };
         self.a.sse(Map::Of, 0x10, r.0, there.into());
         let reload = if on(Mutant::PairReload) { Reload::Nothing } else { reload };
-        self.cold([Some(miss), odd], reload, site);
+        self.cold([miss, odd], reload, site);
         self.pair_done(x.d, r);
         true
     }

@@ -171,3 +171,67 @@ fn a_change_of_privilege_is_no_way_to_a_page() {
     assert_eq!(cpu.read_linear(DATA + 8, 8, Right::Read).ok(), Some(0x1111));
     assert_eq!(m.at(DATA + 8).0, Some(14));
 }
+
+/// Two accesses that lie beside each other; RAX is what both have loaded.
+fn two(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.mov(rax, qword_ptr(rdi))?;
+    a.mov(rcx, qword_ptr(rdi + 8))?;
+    a.add(rax, rcx)
+}
+
+#[test]
+fn a_group_across_pages_faults_where_it_should() {
+    let across = || {
+        let mut m = Access::new(two);
+        m.0.poke64(DATA + 0x10, 0x10);
+        for _ in 0..3 {
+            assert_eq!(m.at(DATA + 8), (Some(13), 0x1121));
+        }
+        let ended = m.at(DATA + 0xff8);
+        (ended, m.0.cpu.sys.cr2)
+    };
+    // The first has been done.
+    assert_eq!(across(), ((Some(14), 0x3333), DATA + 0x1000));
+    plant(Some(Mutant::Apart));
+    let found = across();
+    plant(None);
+    assert_ne!(found.0.0, Some(14));
+}
+
+#[test]
+fn a_group_that_is_never_in_one_page_is_taken_apart() {
+    let mut m = Access::new(two);
+    m.0.poke64(pte(DATA + 0x1000), (DATA + 0x1000) | 7);
+    m.0.poke64(DATA + 0x1000, 1);
+    let hot = |m: &Access| m.0.t1.as_ref().unwrap().stats().hot;
+    for _ in 0..20 {
+        assert_eq!(m.at(DATA + 0xff8), (Some(13), 0x3334));
+    }
+    assert_eq!(hot(&m), 0);
+    for _ in 0..40 {
+        assert_eq!(m.at(DATA + 0xff8), (Some(13), 0x3334));
+    }
+    assert_eq!(hot(&m), 1);
+}
+
+#[test]
+fn a_group_does_not_outlive_a_device_access() {
+    let marked = || {
+        let mut m = Access::new(|a| {
+            a.mov(qword_ptr(rdi), rdi)?;
+            a.mov(eax, dword_ptr(rsi))?;
+            a.mov(qword_ptr(rdi + 8), rdi)
+        });
+        m.0.set(6, DEVICE);
+        m.at(DATA + 8);
+        m.at(DATA + 8);
+        m.0.cpu.bus.harvested = Some(m.0.cpu.mem.clone());
+        assert_eq!(m.at(DATA + 8).0, Some(13));
+        m.0.cpu.mem.marks.is_marked(DATA)
+    };
+    assert!(marked());
+    plant(Some(Mutant::Shrunk));
+    let found = marked();
+    plant(None);
+    assert!(!found);
+}

@@ -15,7 +15,15 @@ fn planted_bugs_are_found() {
     // No lifted block has a constant that is wanted where ways meet, and a program does not see the host's MXCSR, and the
     // memory behind a vector register is seldom old; the emitter's own tests find those. Programs of user mode take no page away,
     // and pages that follow each other are seldom apart; tests of memos find those.
-    let others = [Mutant::Settle, Mutant::HostControl, Mutant::Spill, Mutant::Memos, Mutant::MemoEnd];
+    let others = [
+        Mutant::Settle,
+        Mutant::HostControl,
+        Mutant::Spill,
+        Mutant::Memos,
+        Mutant::MemoEnd,
+        Mutant::Shrunk,
+        Mutant::Apart,
+    ];
     for (mutant, what) in ALL.iter().filter(|m| !others.contains(&m.0)) {
         plant(Some(*mutant));
         let found = campaign(1 << 20, Duration::MAX, ENOUGH);

@@ -1,0 +1,150 @@
+//! Groups: accesses of a hot block that lie beside each other, of which the first finds the page for all.
+//!
+//! The idea: what a program does to a structure or to its stack goes by one register and small distances. The first access of
+//! such a group makes sure that all of it lies in one page that it may be done to; the others use what it has found, with no
+//! question asked. If it cannot make sure, the interpreter runs the rest of the block.
+
+use ir::effects::effects;
+use ir::op::{Inst, MemRef, NONE, Op, Slot};
+use ir::{AluOp, Block};
+
+use super::Emitter;
+
+/// Bytes from the first to the last of a group at most: seldom across two pages.
+const REACH: i64 = 256;
+
+/// What an access is in its group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Part {
+    /// It finds the page: from its own first byte to that of the group, and bytes of the group.
+    First {
+        /// Zero or less.
+        distance: i32,
+        bytes: u32,
+    },
+    /// It uses what that operation has found.
+    Other(u16),
+}
+
+/// What a word holds: something unknown, by number, and a distance from it.
+type Value = (u32, i64);
+
+struct Group {
+    base: u32,
+    /// Value and scale.
+    index: Option<(Value, u8)>,
+    write: bool,
+    low: i64,
+    high: i64,
+    /// Operation and distance.
+    members: Vec<(u16, i64)>,
+}
+
+/// Values of words as a block goes on.
+pub(super) struct Values {
+    known: Vec<Value>,
+    fresh: u32,
+}
+
+impl Values {
+    fn new() -> Self {
+        Values { known: (0..1 << 10).map(|n| (n, 0)).collect(), fresh: 1 << 10 }
+    }
+
+    fn of(&self, s: Slot) -> Value {
+        self.known.get(usize::from(s.0)).copied().unwrap_or((u32::MAX, 0))
+    }
+
+    /// `x` has been done.
+    fn follow(&mut self, x: &Inst) {
+        let (base, distance) = self.of(x.a);
+        let imm = x.imm as i64;
+        let value = match x.op {
+            Op::Mov => Some((base, distance)),
+            Op::Add64I => Some((base, distance.wrapping_add(imm))),
+            Op::Sub64I => Some((base, distance.wrapping_sub(imm))),
+            Op::Lea if x.b == NONE => Some((base, distance.wrapping_add(imm))),
+            _ => None,
+        };
+        let value = value.filter(|v| x.a != NONE && v.1.unsigned_abs() < 1 << 20);
+        for w in effects(x).writes {
+            if let Some(known) = self.known.get_mut(usize::from(w.0)) {
+                self.fresh += 1;
+                *known = value.unwrap_or((self.fresh, 0));
+            }
+        }
+    }
+}
+
+/// The access of an operation that may be in a group: what it is, and whether it stores.
+fn access(x: &Inst) -> Option<(MemRef, bool)> {
+    let m = MemRef::unpack(x.aux, x.imm);
+    let write = match x.op {
+        Op::Load | Op::Load128 => m.write_intent,
+        Op::Store | Op::Store128 => true,
+        Op::AluMem if MemRef::alu_op(x.imm) != AluOp::Cmp => true,
+        _ => return None,
+    };
+    let near = m.disp.unsigned_abs() < 1 << 30;
+    (Emitter::plain(m) && m.wrap == 0 && !m.aligned && near).then_some((m, write))
+}
+
+impl Emitter {
+    /// Finds the groups of a hot block.
+    pub(super) fn find_groups(&mut self, block: &Block) {
+        self.parts.clear();
+        let Some((_, restless)) = &self.hot else { return };
+        let (mut values, mut open, mut done) = (Values::new(), Vec::<Group>::new(), Vec::new());
+        let mut landings: Vec<usize> = Vec::new();
+        for (i, x) in block.insts.iter().enumerate() {
+            if matches!(x.op, Op::SkipIfZero | Op::SkipUnless) {
+                landings.push(i + 1 + x.imm as usize);
+            }
+            if landings.contains(&i) || matches!(x.op, Op::SkipIfZero | Op::SkipUnless) {
+                // What is skipped has found nothing.
+                done.append(&mut open);
+            }
+            if let Some((m, write)) = access(x)
+                && x.a != NONE
+            {
+                let (base, distance) = values.of(x.a);
+                let index = (x.b != NONE).then(|| (values.of(x.b), m.scale));
+                let low = distance + i64::from(m.disp);
+                let high = low + (1 << m.log2);
+                let fits = |g: &&mut Group| {
+                    (g.base, g.index) == (base, index)
+                        && (g.write || !write)
+                        && high.max(g.high) - low.min(g.low) <= REACH
+                };
+                match open.iter_mut().find(fits) {
+                    Some(g) => {
+                        (g.low, g.high) = (g.low.min(low), g.high.max(high));
+                        g.members.push((i as u16, low));
+                    }
+                    None => open.push(Group { base, index, write, low, high, members: vec![(i as u16, low)] }),
+                }
+            }
+            values.follow(x);
+        }
+        done.append(&mut open);
+        for g in done.iter().filter(|g| g.members.len() > 1) {
+            let Some((first, low)) = g.members.first().copied() else { continue };
+            if restless.contains(&first) {
+                continue;
+            }
+            self.parts.push((first, Part::First { distance: (g.low - low) as i32, bytes: (g.high - g.low) as u32 }));
+            self.parts.extend(g.members.iter().skip(1).map(|(op, _)| (*op, Part::Other(first))));
+        }
+    }
+
+    /// What the operation at hand is in its group, if it is in one.
+    pub(super) fn part(&self) -> Option<Part> {
+        self.parts.iter().find(|(op, _)| usize::from(*op) == self.i).map(|(_, part)| *part)
+    }
+
+    /// The memo of the operation at hand if another one has made sure that it may be done.
+    pub(super) fn found(&self) -> Option<usize> {
+        let Some(Part::Other(first)) = self.part() else { return None };
+        self.firsts.iter().find(|(op, _)| *op == first).map(|(_, memo)| *memo)
+    }
+}
