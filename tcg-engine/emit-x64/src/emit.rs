@@ -33,8 +33,8 @@ pub struct Site {
     pub op: u16,
     /// Temporary that R14 holds and memory does not, or [`NONE`].
     pub temp: Slot,
-    /// The block is a hot one, whose accesses may rely on what others of it have found.
-    pub hot: bool,
+    /// The block's accesses may rely on what others of it have found.
+    pub memos: bool,
 }
 
 /// A direct exit.
@@ -46,6 +46,15 @@ pub struct DirectExit {
     pub hole: u32,
     /// Where it leads while it is not linked.
     pub unlinked: u32,
+}
+
+/// How a hot block is emitted.
+#[derive(Clone, Debug, Default)]
+pub struct Hot {
+    /// Offset from the code's beginning where the memos of its accesses go; `None` if they have none.
+    pub memos: Option<usize>,
+    /// Operations that have none nevertheless.
+    pub restless: Vec<u16>,
 }
 
 /// An access with a memo, for which it is looked up again behind the block.
@@ -95,12 +104,14 @@ struct Cold {
     constants: (usize, usize),
 }
 
-/// A direct exit: the jump, where to, whether it may be linked, and instructions of the block that were not run.
+/// A direct exit: the jump, where to, whether it may be linked, instructions of the block that were not run, and whether the host
+/// has the flags and memory has not.
 struct Leave {
     hole: Hole,
     pc: u64,
     chain: bool,
     undone: i32,
+    save: bool,
 }
 
 /// Temporaries that a block can have.
@@ -152,8 +163,7 @@ pub struct Emitter {
     recipe: Option<Recipe>,
     /// Open skips: (landing operation, hole).
     skips: Vec<(usize, Hole)>,
-    /// Where memos go, if the block has any, and operations that have none nevertheless.
-    hot: Option<(usize, Vec<u16>)>,
+    hot: Option<Hot>,
     /// Memos of the block: operation, and bytes less one.
     pub(crate) memos: Vec<(u16, u32)>,
     retry: Option<Retry>,
@@ -211,9 +221,8 @@ impl Emitter {
         }
     }
 
-    /// Emit `block`, number `id` in the cache, for offset `base` of code memory. With `hot`, the offset of a memo, accesses have
-    /// memos from there on, but for these operations.
-    pub fn emit(&mut self, block: &Block, id: u32, base: usize, hot: Option<(usize, Vec<u16>)>) -> Emitted {
+    /// Emit `block`, number `id` in the cache, for offset `base` of code memory; with more trouble if it is hot.
+    pub fn emit(&mut self, block: &Block, id: u32, base: usize, hot: Option<Hot>) -> Emitted {
         self.hot = hot;
         self.memos.clear();
         self.retry = None;
@@ -563,7 +572,9 @@ impl Emitter {
             }
             Op::ExitCond => match self.condition(x.aux) {
                 Some(c) => {
-                    self.save_now();
+                    if block.insts.get(self.i + 1).is_some_and(|next| next.op == Op::Exit) {
+                        self.save_now();
+                    }
                     self.leave_direct(block, x.imm, Some(c));
                 }
                 None => self.resume_here(),

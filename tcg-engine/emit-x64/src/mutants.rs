@@ -50,6 +50,7 @@ mutants! {
     PairEvict: "a temporary pair is not written to memory when its register is taken",
     PairReload: "a temporary pair is not taken back from memory after a slow path",
     Spill: "a vector register is not in memory when general code reads its word",
+    SideFlags: "flags are not saved where the middle of a block is left",
     Shrunk: "accesses rely on what the TLB has given up meanwhile",
     Apart: "only the first access of a group is looked at",
     NoRecipe: "flags that were not saved are not made when a fault shows them",

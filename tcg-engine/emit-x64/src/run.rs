@@ -15,7 +15,7 @@ use ir::{Env, PC, Regs, flags};
 
 use crate::asm::{Asm, RDX};
 use crate::budget::Budget;
-use crate::emit::{DirectExit, Emitter, Site};
+use crate::emit::{DirectExit, Emitter, Hot, Site};
 use crate::layout::{BANK, BIAS, CONTEXT, DEFAULT_MXCSR, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, RUNTIME, TEMP, VECTORS};
 use crate::memo::{Memos, Owner};
 use crate::mutants::{Mutant, on};
@@ -29,8 +29,6 @@ pub trait Host: Env {
     fn mode_bits(&self) -> u32;
     /// Whether the run loop must look before the next instruction.
     fn attention(&self, regs: &Regs) -> bool;
-    /// Whether it is in user mode: all of a block's accesses have the rights of [`mem::tlb::Bank::User`] then.
-    fn user(&self) -> bool;
     /// Whether another thread wants this vCPU to look up.
     fn asked(&self) -> bool;
 }
@@ -80,7 +78,7 @@ pub struct Stats {
     pub interpreted: u64,
     /// Times that code memory was cleared.
     pub clears: u64,
-    /// Blocks emitted again because they are hot.
+    /// Hot blocks emitted.
     pub hot: u64,
 }
 
@@ -98,7 +96,8 @@ struct HostBlock {
     linkable: bool,
     /// Distances in other blocks that lead here, and where they led before.
     incoming: Vec<(u32, u32)>,
-    /// Times that the budget ended at its head, until it is hot.
+    hot: bool,
+    /// Times that the budget ended at its head.
     heat: u8,
     /// The same since its memos were judged.
     ends: u64,
@@ -154,7 +153,9 @@ pub struct T1 {
     stats: Stats,
     /// How often the budget ends at the head of a block that is hot then.
     hot: u8,
-    /// Ends of the budget in user mode since memos were looked at, and instructions that ran between them.
+    /// See [`T1::take_warmed`].
+    warmed: Option<u32>,
+    /// Ends of the budget since memos were looked at, and instructions that ran between them.
     ends: u64,
     ran: u64,
 }
@@ -233,7 +234,7 @@ unsafe extern "sysv64" fn operation<E: Host>(rt: *mut Runtime<E>, site: u32) -> 
     let shrunk = unsafe { &mut *rt.memos }.settle(env.tlb().shrinks()) && !on(Mutant::Shrunk);
     match step {
         // What the block's accesses have found may be gone.
-        Step::Next if !(env.attention(regs) || shrunk && site.hot) => {
+        Step::Next if !(env.attention(regs) || shrunk && site.memos) => {
             flags::to_host(regs);
             sync(env, regs);
             0
@@ -282,6 +283,7 @@ impl T1 {
             charged: 0,
             stats: Stats::default(),
             hot: HOT,
+            warmed: None,
             ends: 0,
             ran: 0,
         })
@@ -317,6 +319,7 @@ impl T1 {
     /// Forget all code.
     pub fn clear(&mut self) {
         self.cursor = self.start;
+        self.warmed = None;
         self.blocks.clear();
         self.links.clear();
         self.memos.clear();
@@ -353,10 +356,11 @@ impl T1 {
         matches!(self.blocks.get(n as usize), Some(Some(_)))
     }
 
-    /// Emit block `n` of the cache, which is user mode's or not. There must be room. Answers whether it has code now.
-    pub fn translate(&mut self, cache: &Cache, n: u32, user: bool) -> bool {
-        let hot = (self.hot == 0 && user).then(Vec::new);
-        let Some(block) = self.emit(cache, n, hot) else { return false };
+    /// Emit block `n` of the cache, which is user mode's or not, and hot or not. There must be room. Answers whether it has code
+    /// now.
+    pub fn translate(&mut self, cache: &Cache, n: u32, user: bool, hot: bool) -> bool {
+        let hot = (hot || self.hot == 0).then(Vec::new);
+        let Some(block) = self.emit(cache, n, user, hot) else { return false };
         let n = n as usize;
         if self.blocks.len() <= n {
             self.blocks.resize(n + 1, None);
@@ -365,14 +369,25 @@ impl T1 {
         true
     }
 
-    /// Emit block `n`; with `hot`, accesses but for these operations get memos.
-    fn emit(&mut self, cache: &Cache, n: u32, hot: Option<Vec<u16>>) -> Option<HostBlock> {
+    /// Whether all blocks are hot.
+    pub fn all_hot(&self) -> bool {
+        self.hot == 0
+    }
+
+    /// The number of a block that is hot, at whose head the budget has just ended. It should be lifted and emitted again.
+    pub fn take_warmed(&mut self) -> Option<u32> {
+        self.warmed.take()
+    }
+
+    /// Emit block `n`, if it is hot with these restless operations.
+    fn emit(&mut self, cache: &Cache, n: u32, user: bool, restless: Option<Vec<u16>>) -> Option<HostBlock> {
         let id = cache.at(n)?;
         let (block, (at, second)) = (cache.block(id)?, cache.bytes(id)?);
         let (sites, base, first) = (self.emitter.sites.len(), self.cursor, self.memos.next());
-        let hot = hot.filter(|_| self.memos.has_room(block.insts.len()));
-        let restless = hot.clone().unwrap_or_default();
-        let e = self.emitter.emit(block, n, base, hot.map(|restless| (self.memos.place(first), restless)));
+        let memos = (user && self.memos.has_room(block.insts.len())).then(|| self.memos.place(first));
+        let hot = restless.map(|restless| Hot { memos, restless });
+        let (is_hot, restless) = (hot.is_some(), hot.as_ref().map_or_else(Vec::new, |hot| hot.restless.clone()));
+        let e = self.emitter.emit(block, n, base, hot);
         let len = self.emitter.a.buf.len();
         if len > LARGEST || !self.memory.write(base, &self.emitter.a.buf) {
             self.emitter.sites.truncate(sites);
@@ -383,6 +398,7 @@ impl T1 {
             self.memos.add(Owner { block: n, op: *op }, *last);
         }
         self.cursor += len.next_multiple_of(16);
+        self.stats.hot += u64::from(is_hot);
         self.stats.blocks += 1;
         self.stats.instructions += block.points.len() as u64;
         self.stats.guest_bytes += block.end_pc.wrapping_sub(block.pc) & 0xffff;
@@ -397,6 +413,7 @@ impl T1 {
             len,
             linkable: second.is_none(),
             incoming: Vec::new(),
+            hot: is_hot,
             heat: 0,
             ends: 0,
             failures: 0,
@@ -405,7 +422,7 @@ impl T1 {
         })
     }
 
-    /// The budget has ended at the head of block `n`, of user mode, after `ran` instructions: it may be hot.
+    /// The budget has ended at the head of block `n` after `ran` instructions: it may be hot.
     fn warm(&mut self, cache: &Cache, n: u32, ran: u64) {
         (self.ends, self.ran) = (self.ends + 1, self.ran + ran);
         if self.ends >= ENDS {
@@ -414,9 +431,7 @@ impl T1 {
         let Some(Some(b)) = self.blocks.get_mut(n as usize) else { return };
         b.heat = b.heat.saturating_add(1);
         b.ends += 1;
-        if b.heat == self.hot {
-            self.emit_again(cache, n, Vec::new());
-        }
+        self.warmed = (b.heat >= self.hot && !b.hot).then_some(n);
     }
 
     /// Accesses that go from page to page are better off without memos.
@@ -470,14 +485,13 @@ impl T1 {
         }
     }
 
-    /// Emit a block once more as a hot one; whatever led to its code leads to the new one. The old code is not run again.
+    /// Emit a hot block of user mode once more; whatever led to its code leads to the new one. The old code is not run again.
     fn emit_again(&mut self, cache: &Cache, n: u32, restless: Vec<u16>) {
         if !self.has_room() {
             return;
         }
-        let Some(mut new) = self.emit(cache, n, Some(restless)) else { return };
+        let Some(mut new) = self.emit(cache, n, true, Some(restless)) else { return };
         let Some(Some(b)) = self.blocks.get_mut(n as usize) else { return };
-        new.heat = u8::MAX;
         new.incoming = std::mem::take(&mut b.incoming);
         for (hole, _) in &new.incoming {
             Self::patch(&mut self.memory, *hole, new.head as u32);
@@ -488,7 +502,6 @@ impl T1 {
             j.code = code;
         }
         *b = new;
-        self.stats.hot += 1;
     }
 
     /// Let `exit` lead to block `n`, which is where the guest went from there.
@@ -596,9 +609,7 @@ impl T1 {
                     regs.set(PC, b.pc);
                     done -= i64::from(b.instructions);
                 }
-                if env.user() {
-                    self.warm(cache, low, done.max(0).cast_unsigned());
-                }
+                self.warm(cache, low, done.max(0).cast_unsigned());
                 Left::Budget
             }
             left::INDIRECT => {

@@ -262,11 +262,6 @@ impl<B: Bus> emit_x64::Host for Cpu<B> {
     }
 
     #[inline]
-    fn user(&self) -> bool {
-        self.mode.contains(Mode::USER)
-    }
-
-    #[inline]
     fn asked(&self) -> bool {
         self.bus.asked()
     }

@@ -41,6 +41,8 @@ pub struct Runner<B: Bus> {
     translated: i64,
     /// Times that a block was looked up outside of emitted code.
     lookups: u64,
+    /// The block that was just lifted because it is hot.
+    hot: Option<u32>,
 }
 
 /// Guest instructions that emitted code may run for each block of [`Runner::run`]'s budget.
@@ -98,6 +100,7 @@ impl<B: Bus> Runner<B> {
             translation_ns: 0,
             translated: 0,
             lookups: 0,
+            hot: None,
         }
     }
 
@@ -153,7 +156,8 @@ impl<B: Bus> Runner<B> {
             let one = stepping || shadow != Shadow::None;
             let before = std::mem::replace(&mut from, From::Anywhere);
             self.lookups += 1;
-            let why = match self.block(one) {
+            let found = self.block(one).and_then(|id| self.warmed(id, one));
+            let why = match found {
                 Ok(id) if !one && self.emitted(id, before) => {
                     let left = budget.min(1 << 20) as u32;
                     let (next, spent, why) = self.execute_t1(id, if blocks > 1 { left } else { 0 });
@@ -190,9 +194,10 @@ impl<B: Bus> Runner<B> {
             return false;
         }
         let n = id.number();
+        let hot = self.hot.take() == Some(n);
         if !t1.has(n) {
             let start = std::time::Instant::now();
-            if !t1.has_room() || !t1.translate(&self.cache, n, self.cpu.mode().contains(Mode::USER)) {
+            if !t1.has_room() || !t1.translate(&self.cache, n, self.cpu.mode().contains(Mode::USER), hot) {
                 return false;
             }
             self.translation_ns += start.elapsed().as_nanos() as u64;
@@ -292,18 +297,36 @@ impl<B: Bus> Runner<B> {
             self.cache.confirm(linear, context, id);
             return Ok(id);
         }
+        let max = if mode.contains(Mode::ONE) { 1 } else { MAX_INSTRUCTIONS };
+        let far = self.t1.as_ref().is_some_and(T1::all_hot);
+        self.lift(linear, max, far)
+    }
+
+    fn lift(&mut self, linear: u64, max: usize, far: bool) -> Result<Id, Stop> {
         if self.cache.is_full() || self.t1.as_ref().is_some_and(|t1| !t1.has_room()) {
             self.forget_code();
         }
-        let max = if mode.contains(Mode::ONE) { 1 } else { MAX_INSTRUCTIONS };
         let start = std::time::Instant::now();
-        let lift = self.cpu.lift(&self.regs.0, max)?;
+        let lift = self.cpu.lift(&self.regs.0, max, far)?;
         self.translation_ns += start.elapsed().as_nanos() as u64;
         self.translated += 1;
         let id = self.cache.insert(lift.key, lift.len, lift.second, lift.block);
         self.drop_gone();
         let context = self.cpu.tlb.context();
         self.cache.confirm(linear, context, id);
+        Ok(id)
+    }
+
+    /// The block that is to run, lifted anew if it has turned out to be hot: it goes further then.
+    #[inline]
+    fn warmed(&mut self, id: Id, one: bool) -> Result<Id, Stop> {
+        let warmed = self.t1.as_mut().and_then(T1::take_warmed);
+        if one || warmed != Some(id.number()) {
+            return Ok(id);
+        }
+        let linear = self.cpu.linear_pc(&self.regs.0);
+        let id = self.lift(linear, MAX_INSTRUCTIONS, true)?;
+        self.hot = Some(id.number());
         Ok(id)
     }
 

@@ -124,7 +124,7 @@ impl Rig {
         self.cpu.pending = None;
         self.regs.set(PC, CODE);
         while self.regs.get(PC) < CODE + bytes.len() as u64 {
-            let lift = self.cpu.lift(&self.regs, 1).unwrap();
+            let lift = self.cpu.lift(&self.regs, 1, false).unwrap();
             ir::verify::verify(&lift.block).unwrap();
             ir::t0::run(&lift.block, &mut self.regs, &mut self.cpu);
             if let Some(e) = self.cpu.pending {

@@ -107,7 +107,7 @@ fn emitted(t1: &mut T1, cache: &mut code::Cache, lift: Lift, regs: &mut Regs, cp
     t1.remove(&cache.take_gone());
     // Every second block as a hot one of user mode.
     t1.set_hot((id.number() % 2) as u8);
-    ensure!(t1.translate(cache, id.number(), true), "a block cannot be emitted");
+    ensure!(t1.translate(cache, id.number(), true, false), "a block cannot be emitted");
     Ok(match t1.run(cache, id.number(), regs, cpu, 0).0 {
         Left::Outcome(out) => out.exit,
         Left::Direct(_) | Left::Jump | Left::Budget => Exit::Indirect,
@@ -327,7 +327,7 @@ impl Guest {
             if self.cpu.has_stale() {
                 self.cpu.drop_stale(&mut self.cache);
             }
-            let Ok(mut lift) = self.cpu.lift(&self.regs, most) else { return Ok(self.fault()) };
+            let Ok(mut lift) = self.cpu.lift(&self.regs, most, true) else { return Ok(self.fault()) };
             if let Err(e) = verify::verify(&lift.block) {
                 return Ok(Err(format!("the verifier refuses the block: {e}\n{}", lift.block)));
             }

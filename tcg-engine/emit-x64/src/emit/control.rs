@@ -83,7 +83,8 @@ impl Emitter {
             }
         };
         let undone = (block.points.len() - block.point_of(self.i) - 1) as i32;
-        self.leaves.push(Leave { hole, pc, chain, undone });
+        let save = self.flags == Flags::Host && !on(Mutant::SideFlags);
+        self.leaves.push(Leave { hole, pc, chain, undone, save });
     }
 
     pub(super) fn resume_here(&mut self) {
@@ -136,16 +137,20 @@ impl Emitter {
         }
         self.finish_guards();
         for n in 0..self.leaves.len() {
-            let Leave { mut hole, pc, chain, undone } = self.leaves[n];
+            let Leave { mut hole, pc, chain, undone, save } = self.leaves[n];
             self.a.fill_here(hole);
+            if save {
+                self.a.save_flags();
+                self.a.store(Sz::D, word(FLAG_R), RAX);
+            }
             if undone != 0 {
                 let undone = if on(Mutant::Budget) { undone - 1 } else { undone };
                 self.a.mov(Sz::Q, RAX, word(TIER_BUDGET));
                 self.a.alu_imm(Alu::Add, Sz::D, at(RAX, 0), undone);
-                if chain {
-                    hole = self.a.jmp();
-                    self.a.fill_here(hole);
-                }
+            }
+            if chain && (save || undone != 0) {
+                hole = self.a.jmp();
+                self.a.fill_here(hole);
             }
             let unlinked = self.a.here();
             if chain {

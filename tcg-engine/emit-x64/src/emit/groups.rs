@@ -8,7 +8,7 @@ use ir::effects::effects;
 use ir::op::{Inst, MemRef, NONE, Op, Slot};
 use ir::{AluOp, Block};
 
-use super::Emitter;
+use super::{Emitter, Hot};
 
 /// Bytes from the first to the last of a group at most: seldom across two pages.
 const REACH: i64 = 256;
@@ -93,7 +93,7 @@ impl Emitter {
     /// Finds the groups of a hot block.
     pub(super) fn find_groups(&mut self, block: &Block) {
         self.parts.clear();
-        let Some((_, restless)) = &self.hot else { return };
+        let Some(Hot { memos: Some(_), restless }) = &self.hot else { return };
         let (mut values, mut open, mut done) = (Values::new(), Vec::<Group>::new(), Vec::new());
         let mut landings: Vec<usize> = Vec::new();
         for (i, x) in block.insts.iter().enumerate() {

@@ -4,7 +4,7 @@ use ir::op::{FLAG_R, Inst, MemRef, NONE, Slot, TIER_TAG};
 use ir::{AluOp, AtomicOp};
 
 use super::arithmetic::host_alu;
-use super::{Emitter, Flags, Part, Reload, Retry};
+use super::{Emitter, Flags, Hot, Part, Reload, Retry};
 use crate::asm::{Alu, Hole, Map, Mem, R14, R15, RAX, RBX, RCX, RDX, Shift, Sz, at, cc, indexed};
 use crate::layout::word;
 use crate::memo;
@@ -95,9 +95,9 @@ impl Emitter {
 
     /// The same by a memo, if the operation has one.
     fn remembered(&mut self, m: Mem, bytes: u64, write: bool) -> Option<Hole> {
-        let (first, without) = self.hot.as_ref()?;
+        let Hot { memos: Some(first), restless } = self.hot.as_ref()? else { return None };
         let op = self.i as u16;
-        if without.contains(&op) {
+        if restless.contains(&op) {
             return None;
         }
         let memo = first + self.memos.len() * memo::MEMO;

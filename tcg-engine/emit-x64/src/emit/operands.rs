@@ -186,7 +186,8 @@ impl Emitter {
 
     pub(super) fn site(&mut self, op: usize) -> u32 {
         self.mark_constants();
-        self.sites.push(Site { block: self.block, op: op as u16, temp: self.held, hot: self.hot.is_some() });
+        let memos = self.hot.as_ref().is_some_and(|hot| hot.memos.is_some());
+        self.sites.push(Site { block: self.block, op: op as u16, temp: self.held, memos });
         self.exits.push(None);
         (self.sites.len() - 1) as u32
     }

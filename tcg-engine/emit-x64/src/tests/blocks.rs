@@ -12,7 +12,7 @@ use ir::{AtomicOp, Block, BulkOp, BulkRef, Env, MemRef, PC, Regs, Slot, Stop, Th
 use super::random::{Random, block};
 use super::vectors::{control, float_word, xmm};
 use crate::asm::Asm;
-use crate::emit::Emitter;
+use crate::emit::{Emitter, Hot};
 use crate::mutants::{Mutant, plant};
 use crate::run::{Host, Left, T1};
 use crate::stubs::Stubs;
@@ -56,7 +56,7 @@ fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
         let b = block(&mut r, 0x4000);
         verify(&b).unwrap_or_else(|fault| panic!("block {n}: {fault}\n{b}"));
         let base = 0x1000 + 0x40 * r.below(1000) as usize;
-        let hot = (r.below(2) == 0).then(|| (1 << 20, Vec::new()));
+        let hot = (r.below(2) == 0).then(|| Hot { memos: Some(1 << 20), restless: Vec::new() });
         let at = e.emit(&b, n, base, hot);
         let (starts, targets) = decode(&e.a.buf, base);
         assert!(starts.contains(&(at.head as u64)) && starts.contains(&(at.body as u64)));
@@ -159,9 +159,6 @@ impl Host for Apart {
     fn asked(&self) -> bool {
         false
     }
-    fn user(&self) -> bool {
-        true
-    }
 }
 
 /// A block by both; what is different.
@@ -170,7 +167,7 @@ pub fn compare(r: &mut Random, b: Block) -> Vec<String> {
     t1.set_hot(r.below(2) as u8);
     let mut cache = Cache::default();
     let id = cache.insert(Key { at: b.pc, pc: b.pc, mode: 0 }, 0x20, None, b);
-    assert!(t1.translate(&cache, id.number(), true));
+    assert!(t1.translate(&cache, id.number(), true, false));
     let Some(b) = cache.block(id) else { return vec!["the block is gone".into()] };
     let mut list = Vec::new();
     for _ in 0..4 {

@@ -286,7 +286,7 @@ fn every_operation_on_every_corner_is_the_interpreters() {
             let mut t1 = T1::new::<Apart>(CodeMemory::new(256 << 10).unwrap()).unwrap();
             let mut cache = Cache::default();
             let id = cache.insert(Key { at: 0x4000, pc: 0x4000, mode: 0 }, 4, None, b.finish());
-            assert!(t1.translate(&cache, id.number(), true));
+            assert!(t1.translate(&cache, id.number(), true, false));
             let block = cache.block(id).unwrap();
             for &control in &controls {
                 for &(p, q) in &corners {

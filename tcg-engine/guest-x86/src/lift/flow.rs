@@ -24,6 +24,10 @@ impl Lifter {
     fn jcc(&mut self) -> Lifted {
         let (cc, target) = (self.condition()?, self.target()?);
         self.b.full(Op::ExitCond, cc, NONE, NONE, NONE, target);
+        if self.followed {
+            // The likely way is part of the block.
+            return Some(Flow::Next);
+        }
         let next = self.next;
         self.b.full(Op::Exit, 1, NONE, NONE, NONE, next);
         Some(Flow::End)

@@ -26,6 +26,11 @@ pub(super) fn ends_block(i: &Instruction) -> bool {
     i.flow_control() != FlowControl::Next
 }
 
+/// Whether it is a conditional jump that is likely not to be taken: compilers put the likely way behind it, but for loops.
+pub(super) fn goes_on(i: &Instruction) -> bool {
+    (i.is_jcc_short() || i.is_jcc_near()) && i.near_branch_target() > i.ip()
+}
+
 fn is_memory(kind: OpKind) -> bool {
     matches!(kind, OpKind::Memory)
 }

@@ -56,6 +56,8 @@ const WINDOW: usize = 256;
 const TRIES: usize = 64;
 /// Temporaries that one instruction may need.
 const TEMPS: usize = 48;
+/// Conditional jumps that a hot block goes on behind.
+const SIDES: u32 = 3;
 
 /// What follows a lifted instruction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -228,23 +230,24 @@ struct Window {
 }
 
 impl<B: Bus> Cpu<B> {
-    /// Lift the block at the current program counter and mode, at most `max` instructions.
+    /// Lift the block at the current program counter and mode, at most `max` instructions; `far` if it is worth going on behind
+    /// conditional jumps.
     ///
     /// # Errors
     /// [`Stop::Fault`] with an exception pending: the fetch of its first instruction faults.
-    pub fn lift(&mut self, regs: &Regs, max: usize) -> Result<Lift, Stop> {
-        let (mut lift, mut window) = self.lift_once(regs, max)?;
+    pub fn lift(&mut self, regs: &Regs, max: usize, far: bool) -> Result<Lift, Stop> {
+        let (mut lift, mut window) = self.lift_once(regs, max, far)?;
         // Once the lines are known no vCPU changes them while this one is at it; a process outside may, and gets what it deserves.
         for _ in 0..TRIES {
             if self.note_code(&lift, &window) {
                 break;
             }
-            (lift, window) = self.lift_once(regs, max)?;
+            (lift, window) = self.lift_once(regs, max, far)?;
         }
         Ok(lift)
     }
 
-    fn lift_once(&mut self, regs: &Regs, max: usize) -> Result<(Lift, Window), Stop> {
+    fn lift_once(&mut self, regs: &Regs, max: usize, far: bool) -> Result<(Lift, Window), Stop> {
         let pc = regs.get(ir::PC);
         let mut mode = self.mode();
         if max == 1 {
@@ -252,7 +255,8 @@ impl<B: Bus> Cpu<B> {
         }
         let mut window = self.fetch(self.linear_pc(regs), pc)?;
         let mut list = [Instruction::default(); MAX_INSTRUCTIONS];
-        let mut n = decode(&window, pc, mode, &mut list[..max.clamp(1, MAX_INSTRUCTIONS)]);
+        let sides = if far { SIDES } else { 0 };
+        let mut n = decode(&window, pc, mode, &mut list[..max.clamp(1, MAX_INSTRUCTIONS)], sides);
         if n == 0 {
             // Nothing complete: the first instruction straddles two pages, is too long, or is invalid.
             n = self.decode_first(&mut window, regs, mode, &mut list[0])?;
@@ -397,8 +401,8 @@ fn too_long(bytes: &[u8], pc: u64, mode: Mode) -> bool {
 }
 
 /// Decode up to the end of `out`, the end of the bytes or the end of the block. An invalid instruction is decoded as such
-/// (it becomes #UD); an incomplete one is left out.
-fn decode(w: &Window, pc: u64, mode: Mode, out: &mut [Instruction]) -> usize {
+/// (it becomes #UD); an incomplete one is left out. The block goes on behind so many conditional jumps.
+fn decode(w: &Window, pc: u64, mode: Mode, out: &mut [Instruction], mut sides: u32) -> usize {
     let mut d = Decoder::with_ip(mode.width(), &w.bytes[..w.len], pc, options(mode));
     let mut n = 0;
     while n < out.len() && d.can_decode() {
@@ -415,8 +419,12 @@ fn decode(w: &Window, pc: u64, mode: Mode, out: &mut [Instruction]) -> usize {
             }
             _ => break,
         }
-        if live::ends_block(&out[n - 1]) {
-            break;
+        let last = &out[n - 1];
+        if live::ends_block(last) {
+            if sides == 0 || !live::goes_on(last) {
+                break;
+            }
+            sides -= 1;
         }
     }
     n

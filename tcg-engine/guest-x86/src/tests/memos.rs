@@ -207,11 +207,11 @@ fn a_group_that_is_never_in_one_page_is_taken_apart() {
     for _ in 0..20 {
         assert_eq!(m.at(DATA + 0xff8), (Some(13), 0x3334));
     }
-    assert_eq!(hot(&m), 0);
+    let before = hot(&m);
     for _ in 0..40 {
         assert_eq!(m.at(DATA + 0xff8), (Some(13), 0x3334));
     }
-    assert_eq!(hot(&m), 1);
+    assert_eq!(hot(&m), before + 1);
 }
 
 #[test]
