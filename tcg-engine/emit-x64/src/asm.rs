@@ -4,6 +4,10 @@
 //! function ([`Asm::ins`]) knows prefixes and the bytes of addresses. Everything else is a table of opcodes above it. What
 //! comes out is decoded again by tests (Intel SDM vol. 2A, chapter 2).
 
+mod vex;
+
+pub use vex::Vex;
+
 /// A general register, by number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reg(pub u8);
@@ -127,6 +131,12 @@ pub enum Map {
     Of3Ax66,
     /// F2 0F 38.
     Of38xF2,
+    /// 0F 38.
+    Of38,
+    /// F3 0F 38.
+    Of38xF3,
+    /// F2 0F 3A.
+    Of3AxF2,
 }
 
 /// Two-operand arithmetic, numbered as in opcodes.
@@ -233,9 +243,9 @@ impl Asm {
         }
         match map {
             Map::Of66 | Map::Of38x66 | Map::Of3Ax66 => self.byte(0x66),
-            Map::OfF3 => self.byte(0xf3),
-            Map::OfF2 | Map::Of38xF2 => self.byte(0xf2),
-            Map::Plain | Map::Of => {}
+            Map::OfF3 | Map::Of38xF3 => self.byte(0xf3),
+            Map::OfF2 | Map::Of38xF2 | Map::Of3AxF2 => self.byte(0xf2),
+            Map::Plain | Map::Of | Map::Of38 => {}
         }
         let w = u8::from(sz == Sz::Q);
         let mut rex = w << 3 | (reg >> 3) << 2;
@@ -255,8 +265,8 @@ impl Asm {
         match map {
             Map::Plain => {}
             Map::Of | Map::Of66 | Map::OfF3 | Map::OfF2 => self.byte(0x0f),
-            Map::Of38x66 | Map::Of38xF2 => self.buf.extend_from_slice(&[0x0f, 0x38]),
-            Map::Of3Ax66 => self.buf.extend_from_slice(&[0x0f, 0x3a]),
+            Map::Of38 | Map::Of38x66 | Map::Of38xF2 | Map::Of38xF3 => self.buf.extend_from_slice(&[0x0f, 0x38]),
+            Map::Of3Ax66 | Map::Of3AxF2 => self.buf.extend_from_slice(&[0x0f, 0x3a]),
         }
         self.byte(op);
         self.modrm(reg & 7, rm);

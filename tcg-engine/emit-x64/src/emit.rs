@@ -17,9 +17,9 @@ use ir::op::{FIRST_TEMP, FLAG_R, FpRef, Inst, MemRef, NONE, Op, PRIVATE, Slot, T
 use ir::{AluOp, AluRef, Block};
 
 use crate::asm::{Alu, Asm, Hole, RAX, RCX, RDX, Shift, Sz, at, cc};
+use crate::features::Features;
 use crate::layout::{pinned, word};
 use crate::stubs::Stubs;
-use crate::vector::Features;
 use groups::Part;
 use recipe::Recipe;
 use simd::{Guard, Reload};
@@ -183,8 +183,8 @@ fn temp_index(s: Slot) -> Option<usize> {
 }
 
 impl Emitter {
-    /// An emitter whose code lies behind `stubs`.
-    pub fn new(stubs: Stubs) -> Self {
+    /// An emitter whose code lies behind `stubs`, for a host that has `features`.
+    pub fn new(stubs: Stubs, features: Features) -> Self {
         Emitter {
             a: Asm::default(),
             stubs,
@@ -203,7 +203,7 @@ impl Emitter {
             flags: Flags::Memory,
             block: 0,
             i: 0,
-            features: Features::of_host(),
+            features,
             vectors: false,
             float: false,
             changes_control: usize::MAX,
@@ -350,8 +350,7 @@ impl Emitter {
                 | Op::ExitEvent
                 | Op::Raise => (want, strong) = (true, true),
                 Op::Fp => {
-                    let sure = i < self.changes_control && self.features.all_float();
-                    let stops = !(sure && crate::vector::float(x.aux));
+                    let stops = i >= self.changes_control || !crate::vector::float(self.features, x.aux);
                     (want, strong) = (want | stops, strong | stops);
                 }
                 Op::Call => {

@@ -3,6 +3,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `asm` | the encoder |
+//! | `features` | which instruction sets of the host are used |
 //! | `layout` | which guest word is in which host register, private words |
 //! | `stubs` | the shared routines: into and out of emitted code, single operations, indirect jumps |
 //! | `emit`, `vector` | operations to instructions: `emit` the block, and below it operands, memory, arithmetic and control |
@@ -16,6 +17,7 @@
 pub mod asm;
 mod budget;
 mod emit;
+mod features;
 mod layout;
 mod memo;
 #[cfg(any(test, feature = "mutants"))]

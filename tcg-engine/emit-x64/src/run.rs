@@ -16,6 +16,7 @@ use ir::{Env, PC, Regs, flags};
 use crate::asm::{Asm, RDX};
 use crate::budget::Budget;
 use crate::emit::{DirectExit, Emitter, Hot, Site};
+use crate::features::Features;
 use crate::layout::{BANK, BIAS, CONTEXT, DEFAULT_MXCSR, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, RUNTIME, TEMP, VECTORS};
 use crate::memo::{Memos, Owner};
 use crate::mutants::{Mutant, on};
@@ -255,7 +256,12 @@ impl T1 {
     ///
     /// # Errors
     /// The memory is too small.
-    pub fn new<E: Host>(mut memory: CodeMemory) -> Result<T1, Error> {
+    pub fn new<E: Host>(memory: CodeMemory) -> Result<T1, Error> {
+        Self::with_features::<E>(memory, Features::of_host())
+    }
+
+    /// The same for a host that has `features`, no more than this one has.
+    pub(crate) fn with_features<E: Host>(mut memory: CodeMemory, features: Features) -> Result<T1, Error> {
         let mut a = Asm::default();
         a.start(0);
         let memos = Memos::new(&mut memory);
@@ -272,7 +278,7 @@ impl T1 {
             memory,
             memos,
             stubs,
-            emitter: Emitter::new(stubs),
+            emitter: Emitter::new(stubs, features),
             start,
             cursor: start,
             blocks: Vec::new(),

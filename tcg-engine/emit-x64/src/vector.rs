@@ -3,6 +3,8 @@
 //! A guest's ADDPS is the host's ADDPS as long as MXCSR is the guest's, which [`Emitter::guard_float`] has seen to. So these are
 //! tables: operation to opcode, by the shape of its operands.
 
+mod avx;
+
 use fp::sse::FpOp;
 use ir::flags::Kind;
 use ir::op::{Inst, Op};
@@ -11,37 +13,8 @@ use ir::{Block, NONE};
 
 use crate::asm::{Alu, Map, RAX, Reg, Rm, Sz};
 use crate::emit::Emitter;
+use crate::features::Features;
 use crate::layout::XS;
-
-/// Instruction sets of the host beyond the baseline.
-#[derive(Clone, Copy, Debug)]
-pub struct Features {
-    ssse3: bool,
-    sse41: bool,
-    sse42: bool,
-    /// POPCNT.
-    pub popcnt: bool,
-    /// CMPXCHG16B.
-    pub cx16: bool,
-}
-
-impl Features {
-    /// Those of this host.
-    pub fn of_host() -> Self {
-        Features {
-            ssse3: std::arch::is_x86_feature_detected!("sse3") && std::arch::is_x86_feature_detected!("ssse3"),
-            sse41: std::arch::is_x86_feature_detected!("sse4.1"),
-            sse42: std::arch::is_x86_feature_detected!("sse4.2"),
-            popcnt: std::arch::is_x86_feature_detected!("popcnt"),
-            cx16: std::arch::is_x86_feature_detected!("cmpxchg16b"),
-        }
-    }
-
-    /// Whether every operation that [`float`] names is there.
-    pub fn all_float(self) -> bool {
-        self.ssse3 && self.sse41
-    }
-}
 
 /// Map and opcode of `d = a op b`.
 fn two(op: VecOp) -> Option<(Map, u8)> {
@@ -218,24 +191,12 @@ fn mask(op: VecOp) -> Option<(Map, u8)> {
     })
 }
 
-/// Whether the host has the instruction.
-fn there(f: Features, map: Map, op: u8) -> bool {
-    match (map, op) {
-        (Map::Of38x66, 0x37) => f.sse42,
-        (Map::Of38x66, ..=0x1e) | (Map::Of3Ax66, 0x0f) => f.ssse3,
-        (Map::Of38x66 | Map::Of3Ax66, _) => f.sse41,
-        // Those of SSE3.
-        (Map::OfF2 | Map::OfF3 | Map::Of66, 0x12 | 0x16 | 0x7c | 0x7d | 0xd0) => f.ssse3,
-        _ => true,
-    }
-}
-
 /// Emit `x`; answers whether it could.
 pub fn vec(e: &mut Emitter, block: &Block, x: &Inst) -> bool {
     let Some(op) = VecOp::from_u8(x.aux) else { return false };
     let f = e.features;
     let imm = x.imm as u8;
-    let can = |code: &(Map, u8)| there(f, code.0, code.1);
+    let can = |code: &(Map, u8)| f.sse(code.0, code.1);
     if let Some((map, code)) = two(op).filter(can) {
         e.pairs(x, map, code, None);
     } else if let Some((map, code)) = two_imm(op).filter(can) {
@@ -271,6 +232,8 @@ pub fn vec(e: &mut Emitter, block: &Block, x: &Inst) -> bool {
         e.a.sse(Map::Of3Ax66, 0x63, a.0, b);
         e.a.byte(imm);
         e.index_and_flags_done(x.d);
+    } else if let Some(code) = avx::two(op).filter(|c| f.vex(*c)) {
+        avx::pairs(e, x, code, None);
     } else if op == VecOp::InsertPs && f.sse41 {
         // From memory it would be another instruction.
         if !matches!(e.pair_at(x.b), Rm::R(_)) {
@@ -404,23 +367,24 @@ fn to_flags(op: FpOp) -> Option<(Map, u8)> {
 }
 
 /// Whether the operation `aux` of [`Op::Fp`] is run by the host. The MMX forms are not.
-pub fn float(aux: u8) -> bool {
+pub fn float(f: Features, aux: u8) -> bool {
     FpOp::from_u8(aux).is_some_and(|op| {
-        arithmetic(op).is_some() || from_integer(op).is_some() || to_integer(op).is_some() || to_flags(op).is_some()
+        arithmetic(op).is_some_and(|(map, code, _)| f.sse(map, code))
+            || from_integer(op).is_some()
+            || to_integer(op).is_some()
+            || to_flags(op).is_some()
+            || avx::float(op).is_some_and(|code| f.vex(code))
     })
 }
 
 /// Emit `x`; answers whether it could.
 pub fn fp(e: &mut Emitter, block: &Block, x: &Inst) -> bool {
     let Some(op) = FpOp::from_u8(x.aux) else { return false };
-    if !float(x.aux) || x.a == NONE || x.b == NONE {
+    if !float(e.features, x.aux) || x.a == NONE || x.b == NONE {
         return false;
     }
     let imm = x.imm as u8;
     if let Some((map, code, with_imm)) = arithmetic(op) {
-        if !there(e.features, map, code) {
-            return false;
-        }
         e.guard_float();
         // The bits that the instruction looks at: a predicate, a rounding mode, lanes.
         let imm = match code {
@@ -464,6 +428,9 @@ pub fn fp(e: &mut Emitter, block: &Block, x: &Inst) -> bool {
         e.a.ins(Sz::D, Map::Of, 0xb6, RAX.0, Rm::R(Reg(4)), (false, false));
         e.a.alu_imm(Alu::And, Sz::D, RAX, 0x45);
         e.word_done(x.d);
+    } else if let Some(code) = avx::float(op) {
+        e.guard_float();
+        avx::fp(e, x, code);
     }
     true
 }

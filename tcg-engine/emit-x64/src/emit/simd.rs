@@ -56,7 +56,7 @@ impl Emitter {
         for (i, x) in block.insts.iter().enumerate() {
             self.vectors |= named(x.d) || named(x.a) || named(x.b);
             match x.op {
-                Op::Fp if crate::vector::float(x.aux) => {
+                Op::Fp if crate::vector::float(self.features, x.aux) => {
                     self.float |= i < self.changes_control;
                     self.vectors = true;
                 }
@@ -189,7 +189,7 @@ impl Emitter {
     }
 
     /// Put the temporary pair into memory if anything from operation `from` on reads it.
-    pub(super) fn pair_evict(&mut self, from: usize) {
+    pub(crate) fn pair_evict(&mut self, from: usize) {
         let s = self.pair;
         if s == NONE {
             return;

@@ -393,3 +393,55 @@ fn vectors() {
         }
     }
 }
+
+/// Instructions of two and three vectors, and of general registers, in every map; on 128 and on 256 bits, with W set or not.
+#[test]
+fn vex() {
+    use Mnemonic::*;
+    // Map, opcode, W, whether there is a second operand, and on how many bytes of memory it works at 128 and 256 bits.
+    const LIST: [(Map, u8, bool, Mnemonic, bool, [usize; 2]); 10] = [
+        (Map::Of, 0x28, false, Vmovaps, false, [16, 32]),
+        (Map::Of, 0x58, false, Vaddps, true, [16, 32]),
+        (Map::Of66, 0x58, false, Vaddpd, true, [16, 32]),
+        (Map::OfF3, 0x6f, false, Vmovdqu, false, [16, 32]),
+        (Map::OfF2, 0xd0, false, Vaddsubps, true, [16, 32]),
+        (Map::Of38x66, 0x98, false, Vfmadd132ps, true, [16, 32]),
+        (Map::Of38x66, 0xb8, true, Vfmadd231pd, true, [16, 32]),
+        (Map::Of38x66, 0x47, true, Vpsllvq, true, [16, 32]),
+        (Map::Of38x66, 0x13, false, Vcvtph2ps, false, [8, 16]),
+        (Map::Of38x66, 0x00, false, Vpshufb, true, [16, 32]),
+    ];
+    for rm in operands() {
+        for d in 0..16u8 {
+            let a = (7 * d + 5) & 15;
+            for (map, op, w, name, second, sizes) in LIST {
+                for wide in [false, true] {
+                    let file = if wide { Register::YMM0 } else { Register::XMM0 };
+                    let from = if op == 0x13 { Register::XMM0 } else { file };
+                    let last = match rm {
+                        Rm::R(r) => Want::Reg(from + u32::from(r.0)),
+                        Rm::M(m) => Want::Mem(m, sizes[usize::from(wide)]),
+                    };
+                    let (d_want, a_want) = (Want::Reg(file + u32::from(d)), Want::Reg(file + u32::from(a)));
+                    let code = Vex::new(map, op).w(w).wide(wide);
+                    let (ops, vvvv) = if second { (vec![d_want, a_want, last], a) } else { (vec![d_want, last], 0) };
+                    check(name, &ops, |x| x.vex(code, d, vvvv, rm));
+                }
+            }
+            let half = match rm {
+                Rm::R(r) => Want::Reg(Register::XMM0 + u32::from(r.0)),
+                Rm::M(m) => Want::Mem(m, 16),
+            };
+            let [y, z] = [d, a].map(|n| Want::Reg(Register::YMM0 + u32::from(n)));
+            check(Vinsertf128, &[y, z, half, Want::Imm(1, 8)], |x| {
+                x.vex(Vex::new(Map::Of3Ax66, 0x18).wide(true), d, a, rm);
+                x.byte(1);
+            });
+            check(Vextractf128, &[half, y, Want::Imm(1, 8)], |x| {
+                x.vex(Vex::new(Map::Of3Ax66, 0x19).wide(true), d, 0, rm);
+                x.byte(1);
+            });
+        }
+    }
+    check(Vzeroupper, &[], Asm::vzeroupper);
+}

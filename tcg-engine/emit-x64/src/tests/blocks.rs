@@ -13,6 +13,7 @@ use super::random::{Random, block};
 use super::vectors::{control, float_word, xmm};
 use crate::asm::Asm;
 use crate::emit::{Emitter, Hot};
+use crate::features::Features;
 use crate::mutants::{Mutant, plant};
 use crate::run::{Host, Left, T1};
 use crate::stubs::Stubs;
@@ -50,7 +51,7 @@ fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
     {
         assert!(stub_starts.contains(&(entry as u64)), "a stub at {entry:#x}");
     }
-    let mut e = Emitter::new(stubs);
+    let mut e = Emitter::new(stubs, Features::of_host());
     let mut r = Random(1);
     for n in 0..5000 {
         let b = block(&mut r, 0x4000);
@@ -163,7 +164,12 @@ impl Host for Apart {
 
 /// A block by both; what is different.
 pub fn compare(r: &mut Random, b: Block) -> Vec<String> {
-    let mut t1 = T1::new::<Apart>(CodeMemory::new(256 << 10).unwrap()).unwrap();
+    compare_on(Features::of_host(), r, b)
+}
+
+/// The same as on a host that has `features`.
+fn compare_on(features: Features, r: &mut Random, b: Block) -> Vec<String> {
+    let mut t1 = T1::with_features::<Apart>(CodeMemory::new(256 << 10).unwrap(), features).unwrap();
     t1.set_hot(r.below(2) as u8);
     let mut cache = Cache::default();
     let id = cache.insert(Key { at: b.pc, pc: b.pc, mode: 0 }, 0x20, None, b);
@@ -216,12 +222,12 @@ pub fn compare(r: &mut Random, b: Block) -> Vec<String> {
     list
 }
 
-fn compare_many(blocks: u64) -> Result<(), String> {
+fn compare_many(features: Features, blocks: u64) -> Result<(), String> {
     for n in 0..blocks {
         let mut r = Random((n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let b = block(&mut r, 0x4000);
         let text = format!("{b}");
-        let list = compare(&mut r, b);
+        let list = compare_on(features, &mut r, b);
         if !list.is_empty() {
             return Err(format!("block {n}: {}\n{text}", list.join("\n")));
         }
@@ -233,7 +239,14 @@ fn compare_many(blocks: u64) -> Result<(), String> {
 #[test]
 fn random_blocks_do_what_the_interpreter_does() {
     let blocks = if std::env::var_os("ATOLL_LONG").is_some() { 500_000 } else { 3000 };
-    if let Err(text) = compare_many(blocks) {
+    if let Err(text) = compare_many(Features::of_host(), blocks) {
+        panic!("{text}");
+    }
+}
+
+#[test]
+fn random_blocks_do_so_on_a_host_without_v3_too() {
+    if let Err(text) = compare_many(Features::of_host().without_v3(), 1000) {
         panic!("{text}");
     }
 }
@@ -260,7 +273,7 @@ fn planted_bugs_are_found() {
         Mutant::Refill,
     ] {
         plant(Some(mutant));
-        let found = compare_many(2000);
+        let found = compare_many(Features::of_host(), 2000);
         plant(None);
         assert!(found.is_err(), "{mutant:?} is not found");
     }

@@ -8,6 +8,7 @@ use ir::{Builder, MemRef, Op, Regs, Slot, flags, t0};
 
 use super::blocks::Apart;
 use super::random::{Gen, Random};
+use crate::features::Features;
 use crate::run::{Left, T1};
 
 /// Values of FPC: mostly every exception masked; any rounding, flushing of denormals, and sticky flags.
@@ -259,14 +260,28 @@ const THIRD: u64 = FpRef::with_third(xmm(3));
 
 #[test]
 fn every_operation_on_every_corner_is_the_interpreters() {
+    every_operation(Features::of_host(), FpOp::ALL);
+}
+
+/// Those that a host may lack: they are interpreted, between others that are not.
+#[test]
+fn what_the_host_lacks_is_the_interpreters_too() {
+    let v3: Vec<FpOp> = FpOp::ALL.iter().copied().filter(|op| *op as u8 >= FpOp::VcmpPs as u8).collect();
+    every_operation(Features::of_host().without_v3(), &v3);
+}
+
+fn every_operation(features: Features, list: &[FpOp]) {
     let (corners, controls) = (corners(), controls());
     let mut r = Random(1);
     let (mut env0, mut env1) = (Apart::new(&mut r), Apart::new(&mut r));
     let (mut x, mut y) = (Box::new(Regs::default()), Box::new(Regs::default()));
-    for &op in FpOp::ALL {
+    let predicates: Vec<u64> = (0..32).collect();
+    for &op in list {
         let name = format!("{op:?}");
         let imms: &[u64] = match () {
-            () if name.starts_with("Cmp") => &[0, 1, 2, 3, 4, 5, 6, 7],
+            () if name.starts_with("Cmp") => &predicates[..8],
+            () if name.starts_with("Vcmp") => &predicates,
+            () if op == FpOp::CvtPs2Ph => &predicates[..8],
             () if name.starts_with("Round") => &[0, 1, 2, 3, 4, 8, 12],
             () if name.starts_with("Dp") => &[0x31, 0xff, 0x53],
             () if op.is_fused() => &[THIRD],
@@ -283,29 +298,35 @@ fn every_operation_on_every_corner_is_the_interpreters() {
                 b.op(Op::Mov, Slot(8), d, NONE);
             }
             b.op_imm(Op::Exit, NONE, NONE, 0x4004);
-            let mut t1 = T1::new::<Apart>(CodeMemory::new(256 << 10).unwrap()).unwrap();
+            let mut t1 = T1::with_features::<Apart>(CodeMemory::new(256 << 10).unwrap(), features).unwrap();
             let mut cache = Cache::default();
             let id = cache.insert(Key { at: 0x4000, pc: 0x4000, mode: 0 }, 4, None, b.finish());
             assert!(t1.translate(&cache, id.number(), true, false));
             let block = cache.block(id).unwrap();
             for &control in &controls {
-                for &(p, q) in &corners {
+                for (n, &(p, q)) in corners.iter().enumerate() {
+                    let third = corners[(7 * n + 3) % corners.len()].0;
                     for w in [&mut x, &mut y] {
                         w.set128(xmm(1), p);
                         w.set128(xmm(2), q);
-                        w.set128(xmm(3), q);
+                        w.set128(xmm(3), third);
                         w.set(Slot(8), 0);
                         w.set(FPC, control);
                     }
                     (env0.raised, env1.raised) = (0, 0);
                     let out = t0::run(block, &mut x, &mut env0);
+                    let before = t1.stats().interpreted;
                     let (left, done) = t1.run(&cache, id.number(), &mut y, &mut env1, 0);
+                    if control & 0x1f80 == 0x1f80 {
+                        let interpreted = t1.stats().interpreted != before;
+                        assert_eq!(interpreted, !crate::vector::float(features, op as u8), "{op:?} {imm:#x}");
+                    }
                     let stopped = matches!(left, Left::Outcome(o) if o.exit == t0::Exit::Fault);
                     let see = |w: &Regs| (w.get128(xmm(1)), w.get(Slot(8)), w.get(FPC), w.get(ir::PC));
                     assert_eq!(
                         (see(&x), env0.raised, out.exit == t0::Exit::Fault, u64::from(out.instructions)),
                         (see(&y), env1.raised, stopped, done),
-                        "{op:?} {imm:#x} of {p:#034x} and {q:#034x} under {control:#x}"
+                        "{op:?} {imm:#x} of {p:#034x}, {q:#034x} and {third:#034x} under {control:#x}"
                     );
                 }
             }
