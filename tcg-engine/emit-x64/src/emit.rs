@@ -6,6 +6,7 @@
 //! interpreter, one operation at a time, through [`Stubs::op`](crate::stubs::Stubs::op).
 
 mod arithmetic;
+mod bits;
 mod control;
 mod groups;
 mod memory;
@@ -438,6 +439,9 @@ impl Emitter {
                     self.fused = done;
                     return;
                 }
+                if let Some(high) = self.high_half_follows(block, x) {
+                    return self.multiply_twice(x, &high);
+                }
                 self.clobber();
                 self.load_into(RAX, x.a);
                 let b = self.rm(x.b, RCX);
@@ -476,6 +480,7 @@ impl Emitter {
                 self.set(x.d, RAX);
             }
             Op::Ctz | Op::Clz => self.count_zeros(x),
+            Op::Pdep | Op::Pext => self.by_mask(x),
             Op::Popcnt if self.features.popcnt => {
                 self.clobber();
                 let a = self.rm(x.a, RAX);

@@ -18,6 +18,8 @@ pub struct Features {
     pub fma: bool,
     /// F16C.
     pub f16c: bool,
+    /// BMI1, BMI2 and LZCNT.
+    pub bmi: bool,
 }
 
 impl Features {
@@ -33,6 +35,9 @@ impl Features {
             avx2,
             fma: avx2 && std::arch::is_x86_feature_detected!("fma"),
             f16c: avx2 && std::arch::is_x86_feature_detected!("f16c"),
+            bmi: std::arch::is_x86_feature_detected!("bmi1")
+                && std::arch::is_x86_feature_detected!("bmi2")
+                && std::arch::is_x86_feature_detected!("lzcnt"),
         }
     }
 
@@ -40,7 +45,7 @@ impl Features {
     #[cfg(test)]
     #[must_use]
     pub fn without_v3(self) -> Self {
-        Features { avx2: false, fma: false, f16c: false, ..self }
+        Features { avx2: false, fma: false, f16c: false, bmi: false, ..self }
     }
 
     /// Whether the host has the SSE instruction.

@@ -39,6 +39,7 @@ mutants! {
     Remembered: "jumps to a block that is gone are still found",
     Context: "jumps are found in every address space",
     Across: "exits to another page are linked",
+    BitFlags: "the flags of bit manipulation are lost",
     Remainder: "a division loses its remainder",
     VectorsLost: "vector registers are not written to memory before the interpreter runs",
     StickyLost: "the sticky flags of MXCSR are not read back",

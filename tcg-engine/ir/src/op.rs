@@ -176,6 +176,10 @@ pub enum Op {
     Ctz,
     /// Number of ones in 64 bits.
     Popcnt,
+    /// The low bits of `a` to where `b` has ones, from the lowest one on; zeros elsewhere.
+    Pdep,
+    /// The bits of `a` where `b` has ones, next to each other from bit 0 on.
+    Pext,
     /// Byte swap of the low `aux` (16, 32, 64) bits, zero-extended.
     Bswap,
     /// Bit reverse of the low `aux` (32, 64) bits, zero-extended.
@@ -329,10 +333,27 @@ pub enum AluOp {
     Rol = 16,
     /// Rotate right, likewise.
     Ror = 17,
+    /// `!a & b`, of 32 or 64 bits like the others up to [`AluOp::Bzhi`]. From here on: CF as said, ZF and SF of the result, all
+    /// other flags clear.
+    Andn = 18,
+    /// The lowest one of `a` alone; CF = `a` is not 0.
+    Blsi = 19,
+    /// `a` without its lowest one; CF = `a` is 0.
+    Blsr = 20,
+    /// Ones up to the lowest one of `a`; CF = `a` is 0.
+    Blsmsk = 21,
+    /// Bits of `a` from number `b` bits 7:0 on, as many as `b` bits 15:8 say; SF is clear.
+    Bextr = 22,
+    /// `a` with the bits from number `b` bits 7:0 on clear; CF = there are none.
+    Bzhi = 23,
+    /// Trailing zeros of `a`, the size if there is no one; CF = `a` is 0, SF is clear.
+    Tzcnt = 24,
+    /// Leading zeros, likewise.
+    Lzcnt = 25,
 }
 
 impl AluOp {
-    const ALL: [AluOp; 18] = [
+    const ALL: [AluOp; 26] = [
         AluOp::Add,
         AluOp::Or,
         AluOp::Adc,
@@ -351,6 +372,14 @@ impl AluOp {
         AluOp::Bt,
         AluOp::Rol,
         AluOp::Ror,
+        AluOp::Andn,
+        AluOp::Blsi,
+        AluOp::Blsr,
+        AluOp::Blsmsk,
+        AluOp::Bextr,
+        AluOp::Bzhi,
+        AluOp::Tzcnt,
+        AluOp::Lzcnt,
     ];
 
     /// From its number; what is none is the last.
@@ -374,6 +403,18 @@ impl AluOp {
                 | AluOp::Rol
                 | AluOp::Ror
         )
+    }
+
+    /// Flags that the architecture leaves undefined, so that a host may have others than the interpreter.
+    pub const fn undefined(self) -> u64 {
+        use crate::flags::x86::{AF, OF, PF, SF};
+        match self {
+            AluOp::Shl | AluOp::Shr | AluOp::Sar | AluOp::Rol | AluOp::Ror => OF,
+            AluOp::Andn | AluOp::Blsi | AluOp::Blsr | AluOp::Blsmsk | AluOp::Bzhi => AF | PF,
+            AluOp::Bextr => AF | PF | SF,
+            AluOp::Tzcnt | AluOp::Lzcnt => AF | PF | SF | OF,
+            _ => 0,
+        }
     }
 
     /// Whether there is no result.

@@ -4,6 +4,8 @@
 //! of its operation. Precision costs nothing in the hot path: an operation that stops looks its guest instruction up in the
 //! block's side table.
 
+mod bits;
+
 use crate::block::Block;
 use crate::flags::{self, Cond, Kind};
 use crate::op::{
@@ -260,6 +262,8 @@ fn interpret<'a, E: Env, const ALONE: bool>(
                 let v = regs.get(x.a).trailing_zeros().min(u32::from(x.aux));
                 regs.set(x.d, u64::from(v));
             }
+            Op::Pdep => regs.set(x.d, bits::scatter(regs.get(x.a), regs.get(x.b))),
+            Op::Pext => regs.set(x.d, bits::gather(regs.get(x.a), regs.get(x.b))),
             Op::Popcnt => imm64!(x, |a: u64, _| u64::from(a.count_ones())),
             Op::Bswap => {
                 let v = regs.get(x.a).swap_bytes() >> (64 - u32::from(x.aux.clamp(1, 64)));
@@ -509,6 +513,18 @@ fn alu_result(regs: &Regs, r: AluRef, a: u64, b: u64) -> (u64, Recorded) {
             }
         }
         AluOp::Rol | AluOp::Ror => return rotate(regs, r, a, b),
+        AluOp::Andn
+        | AluOp::Blsi
+        | AluOp::Blsr
+        | AluOp::Blsmsk
+        | AluOp::Bextr
+        | AluOp::Bzhi
+        | AluOp::Tzcnt
+        | AluOp::Lzcnt => {
+            let (v, f) = bits::manipulate(r.op, u32::from(bits), a & mask, b);
+            let value = if bits >= 32 { v } else { a & !mask | v };
+            return (value, Some([flags::kind_word(Kind::X86Explicit, 64), 0, 0, f]));
+        }
         AluOp::Bt => {
             let cf = a >> (b & u64::from(bits - 1)) & 1;
             let f = flags::materialise(regs) & !flags::x86::CF | cf;

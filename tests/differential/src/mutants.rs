@@ -12,7 +12,7 @@ use guest_x86::state::{FPU_TAG, RSP, Seg, seg_base, ymm_upper};
 use ir::flags::Kind;
 use ir::op::{AtomicOp, BulkRef, FpRef, MemRef};
 use ir::vec::VecOp;
-use ir::{Inst, NONE, Op, Rel};
+use ir::{AluOp, AluRef, Inst, NONE, Op, Rel};
 
 use crate::build::Made;
 use crate::case::Outcome;
@@ -85,9 +85,13 @@ pub static MUTANTS_V3: &[Mutant] = &[
     ("arithmetic shift of lanes shifts in zeros", |i| when(i, i.op == Op::Vec && i.aux == VecOp::SarV32 as u8, |i| i.aux = VecOp::ShrV32 as u8)),
     ("predicates beyond SSE's taken for SSE's", |i| when(i, i.op == Op::Fp && i.aux == FpOp::VcmpPs as u8, |i| i.aux = FpOp::CmpPs as u8)),
     ("operands of a helper swapped", |i| when(i, i.op == Op::Call, |i| std::mem::swap(&mut i.a, &mut i.b))),
-    ("leading zeros counted for trailing ones", |i| op(i, Op::Ctz, Op::Clz)),
-    ("select the wrong way", |i| when(i, i.op == Op::Select, |i| (i.b, i.imm) = (ir::Slot(i.imm as u16), u64::from(i.b.0)))),
+    ("leading zeros counted for trailing ones", |i| when(i, is_alu(i, AluOp::Tzcnt), |i| i.aux += 1)),
+    ("bits gathered where they are to be scattered", |i| op(i, Op::Pdep, Op::Pext)),
 ];
+
+fn is_alu(i: &Inst, op: AluOp) -> bool {
+    i.op == Op::Alu && AluRef::unpack(i.aux).op == op
+}
 
 fn is_upper(s: ir::Slot) -> bool {
     (0..16).any(|n| s == ymm_upper(n) || s.0 == ymm_upper(n).0 + 1)

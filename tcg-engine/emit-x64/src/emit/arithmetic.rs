@@ -5,7 +5,7 @@ use ir::op::{FLAG_A, FLAG_R, Inst, NONE, Op, Rel, Slot};
 use ir::{AluOp, AluRef, Block};
 
 use super::{Emitter, Flags, Reload};
-use crate::asm::{Alu, Map, Mem, RAX, RCX, RDX, Rm, Shift, Sz, at, cc, indexed};
+use crate::asm::{Alu, Mem, RAX, RCX, RDX, Rm, Shift, Sz, at, cc, indexed};
 use crate::layout::{pinned, word};
 use crate::mutants::{Mutant, on};
 
@@ -102,20 +102,11 @@ impl Emitter {
         self.set(x.d, RAX);
     }
 
-    pub(super) fn shift(&mut self, op: Shift, sz: Sz, x: &Inst) {
-        self.clobber();
-        self.load_into(RCX, x.b);
-        self.load_into(RAX, x.a);
-        if sz == Sz::D {
-            // Also where the count is zero the upper half goes.
-            self.a.mov(Sz::D, RAX, RAX);
-        }
-        self.a.shift_cl(op, sz, RAX);
-        self.set(x.d, RAX);
-    }
-
     pub(super) fn shift_imm(&mut self, op: Shift, sz: Sz, x: &Inst) {
         let n = x.imm as u8 & if sz == Sz::Q { 63 } else { 31 };
+        if op == Shift::Rol && n != 0 && self.features.bmi {
+            return self.rotate(sz, n, x);
+        }
         if n != 0 {
             self.clobber();
         }
@@ -139,6 +130,9 @@ impl Emitter {
     /// x86 arithmetic with its flags.
     pub(super) fn alu(&mut self, x: &Inst) {
         let r = AluRef::unpack(x.aux);
+        if r.op as u8 >= AluOp::Andn as u8 {
+            return self.manipulate(x, r);
+        }
         if r.op == AluOp::Bt && r.log2 == 0 {
             // The host has none of bytes.
             return self.interpret(x);
@@ -457,34 +451,6 @@ impl Emitter {
         }
         let down = if x.op == Op::Extract { Shift::Shr } else { Shift::Sar };
         self.a.shift_imm(down, Sz::Q, RAX, 64 - len);
-        self.set(x.d, RAX);
-    }
-
-    /// BSF and BSR, with the answer for nothing found put in first.
-    pub(super) fn count_zeros(&mut self, x: &Inst) {
-        let bits = x.aux;
-        if !matches!(bits, 16 | 32 | 64) {
-            return self.interpret(x);
-        }
-        self.clobber();
-        self.load_into(RCX, x.a);
-        match bits {
-            16 => self.a.movzx(Sz::W, RCX, RCX),
-            32 => self.a.mov(Sz::D, RCX, RCX),
-            _ => {}
-        }
-        if x.op == Op::Ctz {
-            self.a.ins(Sz::Q, Map::Of, 0xbc, RAX.0, RCX.into(), (false, false));
-            self.a.mov_imm(RCX, u64::from(bits));
-            self.a.cmov(cc::E, Sz::Q, RAX, RCX);
-        } else {
-            self.a.ins(Sz::Q, Map::Of, 0xbd, RAX.0, RCX.into(), (false, false));
-            // bits - 1 - index; an index of -1 stands for nothing found.
-            self.a.mov_imm(RCX, u64::MAX);
-            self.a.cmov(cc::E, Sz::Q, RAX, RCX);
-            self.a.group3(3, Sz::Q, RAX);
-            self.a.alu_imm(Alu::Add, Sz::Q, RAX, i32::from(bits) - 1);
-        }
         self.set(x.d, RAX);
     }
 

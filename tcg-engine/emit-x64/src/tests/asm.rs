@@ -445,3 +445,47 @@ fn vex() {
     }
     check(Vzeroupper, &[], Asm::vzeroupper);
 }
+
+/// BMI and LZCNT, on 32 and on 64 bits.
+#[test]
+fn bits() {
+    use Mnemonic::*;
+    // Where the three operands are: as said, or the last two exchanged.
+    const LIST: [(Map, u8, Mnemonic, bool); 9] = [
+        (Map::Of38, 0xf2, Andn, false),
+        (Map::Of38xF2, 0xf5, Pdep, false),
+        (Map::Of38xF3, 0xf5, Pext, false),
+        (Map::Of38xF2, 0xf6, Mulx, false),
+        (Map::Of38, 0xf5, Bzhi, true),
+        (Map::Of38, 0xf7, Bextr, true),
+        (Map::Of38x66, 0xf7, Shlx, true),
+        (Map::Of38xF2, 0xf7, Shrx, true),
+        (Map::Of38xF3, 0xf7, Sarx, true),
+    ];
+    for rm in operands() {
+        for d in 0..16u8 {
+            let a = (7 * d + 5) & 15;
+            for sz in [Sz::D, Sz::Q] {
+                let w = sz == Sz::Q;
+                let [d_want, a_want] = [d, a].map(|n| Want::Reg(gpr(sz, Reg(n))));
+                for (map, op, name, exchanged) in LIST {
+                    let ops = if exchanged { [d_want, want(sz, rm), a_want] } else { [d_want, a_want, want(sz, rm)] };
+                    check(name, &ops, |x| x.vex(Vex::new(map, op).w(w), d, a, rm));
+                }
+                for (ext, name) in [(1, Blsr), (2, Blsmsk), (3, Blsi)] {
+                    check(name, &[d_want, want(sz, rm)], |x| x.vex(Vex::new(Map::Of38, 0xf3).w(w), ext, d, rm));
+                }
+                check(Rorx, &[d_want, want(sz, rm), Want::Imm(7, 8)], |x| {
+                    x.vex(Vex::new(Map::Of3AxF2, 0xf0).w(w), d, 0, rm);
+                    x.byte(7);
+                });
+            }
+            for sz in WIDE {
+                for (op, name) in [(0xbc, Tzcnt), (0xbd, Lzcnt)] {
+                    let ops = [Want::Reg(gpr(sz, Reg(d))), want(sz, rm)];
+                    check(name, &ops, |x| x.ins(sz, Map::OfF3, op, d, rm, (false, false)));
+                }
+            }
+        }
+    }
+}

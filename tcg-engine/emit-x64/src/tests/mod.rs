@@ -1,6 +1,7 @@
 //! What is emitted decodes back to what was meant, and does what the interpreter does.
 
 mod asm;
+mod bits;
 mod blocks;
 mod random;
 mod vectors;

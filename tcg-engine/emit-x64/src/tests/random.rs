@@ -32,7 +32,9 @@ impl Random {
     }
 }
 
-const TWO: [Op; 22] = [
+const TWO: [Op; 24] = [
+    Op::Pdep,
+    Op::Pext,
     Op::Add64,
     Op::Add32,
     Op::Sub64,
@@ -105,6 +107,10 @@ const ALU: [AluOp; 13] = [
     AluOp::Neg,
     AluOp::Bt,
 ];
+
+/// Bit manipulation, whose flags are compared elsewhere.
+pub const BITS: [AluOp; 8] =
+    [AluOp::Andn, AluOp::Blsi, AluOp::Blsr, AluOp::Blsmsk, AluOp::Bextr, AluOp::Bzhi, AluOp::Tzcnt, AluOp::Lzcnt];
 
 pub struct Gen<'a> {
     pub r: &'a mut Random,
@@ -255,6 +261,9 @@ impl Gen<'_> {
     }
 
     fn arithmetic(&mut self, d: Slot, a: Slot, b: Slot, v: u64) {
+        if self.r.below(3) == 0 {
+            return self.manipulation(d, a, b, v);
+        }
         let op = ALU[self.r.below(ALU.len() as u64) as usize];
         let bits = 8 << self.r.below(4);
         if op.compares() {
@@ -267,6 +276,25 @@ impl Gen<'_> {
         } else {
             self.b.alu_imm(op, bits, d, a, v);
         }
+    }
+
+    fn manipulation(&mut self, d: Slot, a: Slot, b: Slot, v: u64) {
+        let op = BITS[self.r.below(BITS.len() as u64) as usize];
+        let bits = if matches!(op, AluOp::Tzcnt | AluOp::Lzcnt) { 16 } else { 32 } << self.r.below(2);
+        match self.r.below(4) {
+            _ if matches!(op, AluOp::Blsi | AluOp::Blsr | AluOp::Blsmsk | AluOp::Tzcnt | AluOp::Lzcnt) => {
+                self.b.alu(op, bits, d, a, NONE);
+            }
+            0 => self.b.alu_imm(op, bits, d, a, v),
+            // What controls a field is mostly small.
+            1 if op != AluOp::Andn => {
+                let control = self.b.constant(self.r.below(70) | self.r.below(70) << 8);
+                self.b.alu(op, bits, d, a, control);
+            }
+            _ => self.b.alu(op, bits, d, a, b),
+        }
+        // Flags that hosts may have others of are nobody's.
+        self.b.alu(AluOp::Test, 64, NONE, d, d);
     }
 
     /// Something that changes a guest word.

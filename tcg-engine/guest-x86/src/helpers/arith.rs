@@ -100,34 +100,6 @@ pub(super) fn crc32<B: Bus>(_: &mut Cpu<B>, _: &mut Regs, a: u64, b: u64, bits: 
     done(u64::from(crc))
 }
 
-/// PDEP: the low bits of `v` where `mask` has ones.
-pub(super) fn deposit_bits<B: Bus>(_: &mut Cpu<B>, _: &mut Regs, v: u64, mask: u64, _: u32) -> Ret {
-    let (mut left, mut from, mut out) = (mask, v, 0);
-    while left != 0 {
-        let lowest = left & left.wrapping_neg();
-        if from & 1 != 0 {
-            out |= lowest;
-        }
-        from >>= 1;
-        left ^= lowest;
-    }
-    done(out)
-}
-
-/// PEXT: the bits of `v` where `mask` has ones, side by side.
-pub(super) fn gather_bits<B: Bus>(_: &mut Cpu<B>, _: &mut Regs, v: u64, mask: u64, _: u32) -> Ret {
-    let (mut left, mut to, mut out) = (mask, 1_u64, 0);
-    while left != 0 {
-        let lowest = left & left.wrapping_neg();
-        if v & lowest != 0 {
-            out |= to;
-        }
-        to <<= 1;
-        left ^= lowest;
-    }
-    done(out)
-}
-
 /// Remainders of one byte modulo the polynomial 1EDC6F41h, bit-reversed.
 static CRC: [u32; 256] = {
     let mut table = [0; 256];

@@ -113,10 +113,6 @@ helpers! {
     RotateCarryFlags: WRITE => arith::rotate_carry_flags;
     /// CRC-32C of a with imm bits of b.
     Crc32: 0 => arith::crc32;
-    /// PDEP of a by mask b.
-    Deposit: 0 => arith::deposit_bits;
-    /// PEXT of a by mask b.
-    Gather: 0 => arith::gather_bits;
     /// DAA, or DAS if imm.
     Daa: WRITE => arith::daa;
     /// AAA, or AAS if imm.

@@ -1,10 +1,10 @@
-//! Bit manipulation of x86-64-v3: BMI1, BMI2, LZCNT and MOVBE. All of it is integer operations; PDEP and PEXT are helpers.
+//! Bit manipulation of x86-64-v3: BMI1, BMI2, LZCNT and MOVBE. What sets flags is arithmetic
+//! ([`ir::AluOp`]), the rest integer operations.
 
 use iced_x86::{EncodingKind, Mnemonic};
-use ir::{AluOp, NONE, Op, Rel, Slot};
+use ir::{AluOp, NONE, Op, Slot};
 
 use super::{Flow, Lifted, Lifter};
-use crate::helpers::Helper;
 use crate::mode::Mode;
 
 /// Lift one of this file's instructions.
@@ -19,15 +19,17 @@ pub(super) fn lift(l: &mut Lifter) -> Lifted {
         return None;
     }
     match l.i.mnemonic() {
-        Mnemonic::Andn => and_not(l),
-        Mnemonic::Blsi | Mnemonic::Blsr | Mnemonic::Blsmsk => lowest_set(l),
-        Mnemonic::Bextr => extract(l),
-        Mnemonic::Bzhi => zero_high(l),
-        Mnemonic::Tzcnt => count_zeros(l, Op::Ctz),
-        Mnemonic::Lzcnt => count_zeros(l, Op::Clz),
+        Mnemonic::Andn => with_flags(l, AluOp::Andn, 1, Some(2)),
+        Mnemonic::Blsi => with_flags(l, AluOp::Blsi, 1, None),
+        Mnemonic::Blsr => with_flags(l, AluOp::Blsr, 1, None),
+        Mnemonic::Blsmsk => with_flags(l, AluOp::Blsmsk, 1, None),
+        Mnemonic::Bextr => with_flags(l, AluOp::Bextr, 1, Some(2)),
+        Mnemonic::Bzhi => with_flags(l, AluOp::Bzhi, 1, Some(2)),
+        Mnemonic::Tzcnt => with_flags(l, AluOp::Tzcnt, 1, None),
+        Mnemonic::Lzcnt => with_flags(l, AluOp::Lzcnt, 1, None),
         Mnemonic::Mulx => multiply(l),
-        Mnemonic::Pdep => scatter(l, Helper::Deposit),
-        Mnemonic::Pext => scatter(l, Helper::Gather),
+        Mnemonic::Pdep => by_mask(l, Op::Pdep),
+        Mnemonic::Pext => by_mask(l, Op::Pext),
         Mnemonic::Rorx => rotate(l),
         Mnemonic::Sarx => shift(l, Op::Sar32, Op::Sar64),
         Mnemonic::Shlx => shift(l, Op::Shl32, Op::Shl64),
@@ -45,113 +47,15 @@ impl Lifter {
         self.write(0, v);
         Some(Flow::Next)
     }
-
-    fn is(&mut self, rel: Rel, a: Slot, imm: u64) -> Slot {
-        let t = self.b.temp();
-        self.b.full(Op::SetRelI, rel as u8, t, a, NONE, imm);
-        t
-    }
-
-    /// SF and ZF of `r` (zero-extended), the given CF, everything else clear.
-    fn sign_zero_carry(&mut self, r: Slot, bits: u32, carry: Slot) {
-        let zero = self.is(Rel::Eq, r, 0);
-        let zero = self.b.new_imm(Op::Shl64I, zero, 6);
-        let sign = self.b.new_imm(Op::Shr64I, r, u64::from(bits - 1));
-        let sign = self.b.new_imm(Op::Shl64I, sign, 7);
-        let both = self.b.new2(Op::Or, zero, sign);
-        let all = self.b.new2(Op::Or, both, carry);
-        self.explicit_flags(all);
-    }
 }
 
-fn and_not(l: &mut Lifter) -> Lifted {
-    let bits = l.bits(0);
-    let b = l.read(2);
-    let a = l.read(1);
-    let r = if l.flags_live() {
-        let inverse = l.b.new_imm(Op::Not, a, 0);
-        let t = l.b.temp();
-        l.b.alu(AluOp::And, bits, t, inverse, b);
-        t
-    } else {
-        let t = l.b.new2(Op::AndNot, b, a);
-        l.zext(t, bits)
-    };
-    l.put(r)
-}
-
-/// BLSI, BLSR, BLSMSK: what the source makes with the source minus one, or with its negative.
-fn lowest_set(l: &mut Lifter) -> Lifted {
-    let bits = l.bits(0);
-    let v = l.read_zx(1);
-    let (other, op) = match l.i.mnemonic() {
-        Mnemonic::Blsi => (l.b.new_imm(Op::Neg64, v, 0), Op::And),
-        Mnemonic::Blsr => (l.b.new_imm(Op::Sub64I, v, 1), Op::And),
-        _ => (l.b.new_imm(Op::Sub64I, v, 1), Op::Xor),
-    };
-    let t = l.b.new2(op, v, other);
-    let r = l.zext(t, bits);
-    if l.flags_live() {
-        let rel = if l.i.mnemonic() == Mnemonic::Blsi { Rel::Ne } else { Rel::Eq };
-        let carry = l.is(rel, v, 0);
-        l.sign_zero_carry(r, bits, carry);
-    }
-    l.put(r)
-}
-
-/// `v & ((1 << n) - 1)`, with all of `v` if `n` is 64 or more.
-fn low_bits(l: &mut Lifter, v: Slot, n: Slot) -> Slot {
-    let one = l.constant(1);
-    let power = l.b.new2(Op::Shl64, one, n);
-    let mask = l.b.new_imm(Op::Sub64I, power, 1);
-    let masked = l.b.new2(Op::And, v, mask);
-    let less = l.is(Rel::Ltu, n, 64);
-    l.select(less, masked, v)
-}
-
-fn extract(l: &mut Lifter) -> Lifted {
-    let v = l.read_zx(1);
-    let control = l.read(2);
-    let start = l.b.new_imm(Op::Extract, control, 8 << 8);
-    let len = l.b.new_imm(Op::Extract, control, 8 | 8 << 8);
-    let shifted = l.b.new2(Op::Shr64, v, start);
-    let within = l.is(Rel::Ltu, start, 64);
-    let zero = l.constant(0);
-    let shifted = l.select(within, shifted, zero);
-    let r = low_bits(l, shifted, len);
-    if l.flags_live() {
-        let bits = l.bits(0);
-        // SF is undefined.
-        l.sign_zero_carry(r, bits, zero);
-    }
-    l.put(r)
-}
-
-fn zero_high(l: &mut Lifter) -> Lifted {
-    let bits = l.bits(0);
-    let v = l.read_zx(1);
-    let control = l.read(2);
-    let n = l.b.new_imm(Op::Zext8, control, 0);
-    let r = low_bits(l, v, n);
-    if l.flags_live() {
-        let fits = l.is(Rel::Ltu, n, u64::from(bits));
-        let beyond = l.b.new_imm(Op::XorI, fits, 1);
-        l.sign_zero_carry(r, bits, beyond);
-    }
-    l.put(r)
-}
-
-fn count_zeros(l: &mut Lifter, op: Op) -> Lifted {
-    let bits = l.bits(0);
-    let v = l.read_zx(1);
-    let n = l.b.temp();
-    l.b.full(op, bits as u8, n, v, NONE, 0);
-    if l.flags_live() {
-        let carry = l.is(Rel::Eq, v, 0);
-        // The sign bit of a count is never set.
-        l.sign_zero_carry(n, 64, carry);
-    }
-    l.put(n)
+/// What has one operation, which sets the flags.
+fn with_flags(l: &mut Lifter, op: AluOp, a: u32, b: Option<u32>) -> Lifted {
+    let b = b.map_or(NONE, |n| l.read(n));
+    let a = l.read(a);
+    let t = l.b.temp();
+    l.b.alu(op, l.bits(0), t, a, b);
+    l.put(t)
 }
 
 /// MULX: the high half to the first operand, the low half to the second; no flags.
@@ -167,10 +71,10 @@ fn multiply(l: &mut Lifter) -> Lifted {
     Some(Flow::Next)
 }
 
-fn scatter(l: &mut Lifter, helper: Helper) -> Lifted {
+fn by_mask(l: &mut Lifter, op: Op) -> Lifted {
     let mask = l.read_zx(2);
-    let v = l.read_zx(1);
-    let r = l.call_value(helper, v, mask, 0);
+    let v = l.read(1);
+    let r = l.b.new2(op, v, mask);
     l.put(r)
 }
 

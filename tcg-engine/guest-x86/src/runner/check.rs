@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use code::Id;
 use ir::op::{FIRST_TEMP, FLAG_KIND, FLAG_R, TIER_BUDGET, TIER_TAG};
 use ir::t0::{self, Exit};
-use ir::{AluOp, AluRef, AtomicOp, BulkOp, BulkRef, Env, MemRef, Op, PC, Regs, Slot, Stop, Then, flags};
+use ir::{AluRef, AtomicOp, BulkOp, BulkRef, Env, MemRef, Op, PC, Regs, Slot, Stop, Then, flags};
 
 use super::{From, Runner, Why};
 use crate::bus::Bus;
@@ -112,10 +112,6 @@ impl<B: Bus> Env for Apart<'_, B> {
     fn raise_fp(&mut self, _: u32) {}
 }
 
-fn is_shift(aux: u8) -> bool {
-    matches!(AluRef::unpack(aux).op, AluOp::Shl | AluOp::Shr | AluOp::Sar | AluOp::Rol | AluOp::Ror)
-}
-
 /// Words that are compared as they are: not the flags' and not a tier's own.
 fn compared(n: u16) -> bool {
     !(FLAG_KIND.0..=FLAG_R.0).contains(&n) && n != TIER_TAG.0 && n != TIER_BUDGET.0
@@ -140,10 +136,11 @@ impl<B: Bus> Runner<B> {
                     }
                 }
                 let (a, b) = (flags::materialise(&regs), flags::materialise(&self.regs.0));
-                // OF of a shift by more than one is undefined, and the host's is not the interpreter's.
-                let defined = self.cache.block(id).map_or(u64::MAX, |b| {
-                    if b.insts.iter().any(|x| x.op == Op::Alu && is_shift(x.aux)) { !flags::x86::OF } else { u64::MAX }
-                });
+                let arithmetic = |b: &ir::Block| -> u64 {
+                    let list = b.insts.iter().filter(|x| x.op == Op::Alu);
+                    list.fold(0, |all, x| all | AluRef::unpack(x.aux).op.undefined())
+                };
+                let defined = !self.cache.block(id).map_or(0, arithmetic);
                 if (a ^ b) & defined != 0 {
                     wrong.push(format!("flags: T0 {a:#x}, T1 {b:#x}"));
                 }
