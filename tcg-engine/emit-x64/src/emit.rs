@@ -9,10 +9,12 @@ mod arithmetic;
 mod bits;
 mod control;
 mod groups;
+mod guard;
 mod memory;
 mod operands;
 mod recipe;
 mod simd;
+mod ymm;
 
 use ir::op::{FIRST_TEMP, FLAG_R, FpRef, Inst, MemRef, NONE, Op, PRIVATE, Slot, TIER_BUDGET, call_flags};
 use ir::{AluOp, AluRef, Block};
@@ -22,8 +24,11 @@ use crate::features::Features;
 use crate::layout::{pinned, word};
 use crate::stubs::Stubs;
 use groups::Part;
+use guard::Guard;
 use recipe::Recipe;
-use simd::{Guard, Reload};
+use simd::Reload;
+
+pub(crate) use ymm::INSERT_UPPER;
 
 /// What is known about a place in emitted code that can be left or calls out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,6 +104,8 @@ struct Cold {
     recipe: Option<Recipe>,
     back: usize,
     site: u32,
+    /// Operations that follow it there, each a site.
+    more: u32,
     /// What to take from memory afterwards.
     reload: Reload,
     /// Constants to put into memory first: a range of the emitter's list.
@@ -149,6 +156,8 @@ pub struct Emitter {
     pub(crate) features: Features,
     /// Whether the block uses vector registers, which are the guest's in it.
     vectors: bool,
+    /// Whether it names upper halves of YMM registers, which are then in registers.
+    wide: bool,
     /// Whether it has floating point that the host runs, which wants MXCSR to be the guest's.
     float: bool,
     /// The first operation that may write MXCSR.
@@ -158,6 +167,8 @@ pub struct Emitter {
     guards: Vec<Guard>,
     /// The temporary pair that [`crate::layout::XT`] holds and memory does not.
     pair: Slot,
+    /// The pair that it holds in its upper half.
+    pair_upper: Slot,
     /// Operations from the one at hand on that were done with one before.
     fused: u8,
     /// How to make the guest's flags, which are not in memory, if a fault wants them.
@@ -206,11 +217,13 @@ impl Emitter {
             i: 0,
             features,
             vectors: false,
+            wide: false,
             float: false,
             changes_control: usize::MAX,
             unsure: false,
             guards: Vec::new(),
             pair: NONE,
+            pair_upper: NONE,
             fused: 0,
             recipe: None,
             skips: Vec::new(),
@@ -377,6 +390,10 @@ impl Emitter {
         if !self.needed[self.i] {
             self.recipe = None;
         }
+        if self.wide && self.whole(block, x) {
+            return;
+        }
+        self.pair_narrow(self.i);
         self.control_word(x);
         if self.maybe_simd(x) && self.simd(block, x) {
             return;

@@ -3,7 +3,8 @@
 //! RBP points into the register file, so that the first 32 words (program counter, flags, general registers, segment bases)
 //! are one byte of displacement away. Nine guest words live in host registers while emitted code runs; R14 holds one
 //! temporary; RAX, RCX and RDX belong to single operations; R15 is the TLB's current bank. Fourteen guest XMM registers live in
-//! the host's of the same numbers, but only from the first block on that uses any: [`VECTORS`] says so.
+//! the host's of the same numbers, but only from the first block on that uses any: [`VECTORS`] says so. So do their upper halves, from
+//! the first block on that names one.
 
 use ir::Slot;
 use ir::op::PRIVATE;
@@ -41,6 +42,10 @@ pub mod live {
     pub const XMM: i32 = 1;
     /// MXCSR; the word in memory lacks sticky flags.
     pub const MXCSR: i32 = 2;
+    /// The upper halves of the same registers.
+    pub const YMM: i32 = 4;
+    /// All.
+    pub const ALL: i32 = XMM | MXCSR | YMM;
 }
 
 /// Word of XMM0; the others follow at a distance of [`XMM_STEP`].
@@ -59,6 +64,14 @@ pub const XT: Reg = R15;
 pub fn xmm(s: Slot) -> Option<(Reg, bool)> {
     let at = s.0.wrapping_sub(XMM);
     (at < XMM_STEP * XMM_PINNED && at % XMM_STEP < 2).then_some((Reg((at / XMM_STEP) as u8), at % XMM_STEP == 1))
+}
+
+/// The host YMM register in whose upper half a word of a guest one's is while that is in registers at all, and whether it is the
+/// higher word of the two.
+#[inline]
+pub fn upper(s: Slot) -> Option<(Reg, bool)> {
+    let at = s.0.wrapping_sub(XMM);
+    (at < XMM_STEP * XMM_PINNED && at % XMM_STEP >= 2).then_some((Reg((at / XMM_STEP) as u8), at % XMM_STEP == 3))
 }
 
 /// The word of a slot in memory.

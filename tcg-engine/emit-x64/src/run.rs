@@ -265,7 +265,7 @@ impl T1 {
         let mut a = Asm::default();
         a.start(0);
         let memos = Memos::new(&mut memory);
-        let stubs = Stubs::emit(&mut a, operation::<E> as *const () as u64, memos.place(0));
+        let stubs = Stubs::emit(&mut a, operation::<E> as *const () as u64, memos.place(0), features.avx2);
         if !memory.write(0, &a.buf) || memory.len() < 4 * LARGEST {
             return Err(Error::Kernel {
                 what: "too small",

@@ -10,8 +10,9 @@ use ir::op::{FPC, TIER_TAG};
 use ir::{PC, Slot};
 
 use crate::asm::{
-    Alu, Asm, Map, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, Reg, Shift, Sz, at, cc, indexed,
+    Alu, Asm, Map, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, Reg, Shift, Sz, Vex, at, cc, indexed,
 };
+use crate::emit::INSERT_UPPER;
 use crate::layout::{
     BANK, CONTEXT, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, PINNED, RUNTIME, TEMP, VECTORS, XMM, XMM_PINNED, XMM_STEP, live,
     word,
@@ -50,8 +51,12 @@ pub struct Stubs {
     pub op: usize,
     /// The same for blocks that use vector registers: they are the guest's afterwards.
     pub op_vectors: usize,
+    /// The same for blocks that use upper halves of YMM registers.
+    pub op_wide: usize,
     /// Make vector registers the guest's, and MXCSR if it may be: called, changes RAX.
     pub vectors: usize,
+    /// The same with the upper halves of YMM registers.
+    pub wide: usize,
     /// Leave by an unlinked direct exit: site in EAX.
     pub direct: usize,
     /// Leave at a block's head: block in EAX.
@@ -86,14 +91,35 @@ fn xmm_words() -> impl Iterator<Item = (u8, Slot)> {
     (0..XMM_PINNED).map(|n| (n as u8, Slot(XMM + XMM_STEP * n)))
 }
 
-/// Vector registers and MXCSR become the host's. Changes no register of another kind.
-fn park(a: &mut Asm) {
+/// A whole YMM register from memory or to it.
+const LOAD_WIDE: Vex = Vex::new(Map::Of, 0x10).wide(true);
+const STORE_WIDE: Vex = Vex::new(Map::Of, 0x11).wide(true);
+
+/// Vector registers and MXCSR become the host's. Changes no register of another kind. What is not emitted may use SSE, which is
+/// slow while upper halves are not clear.
+fn park(a: &mut Asm, avx: bool) {
     a.alu_imm(Alu::Cmp, Sz::D, word(VECTORS), 0);
     let nothing = a.jcc(cc::E);
+    let mut both = None;
+    if avx {
+        a.test_imm(Sz::B, word(VECTORS), live::YMM);
+        let narrow = a.jcc(cc::E);
+        for (r, s) in xmm_words() {
+            if !on(Mutant::UppersLost) {
+                a.vex(STORE_WIDE, r, 0, word(s));
+            }
+        }
+        a.vzeroupper();
+        both = Some(a.jmp());
+        a.fill_here(narrow);
+    }
     for (r, s) in xmm_words() {
         if !on(Mutant::VectorsLost) {
             a.sse(Map::Of, 0x29, r, word(s).into());
         }
+    }
+    if let Some(both) = both {
+        a.fill_here(both);
     }
     a.test_imm(Sz::B, word(VECTORS), live::MXCSR);
     let own = a.jcc(cc::E);
@@ -109,8 +135,9 @@ fn park(a: &mut Asm) {
 }
 
 impl Stubs {
-    /// Emit them; `op` is the address of the function behind [`Stubs::op`], `memos` the offset of the first memo.
-    pub fn emit(a: &mut Asm, op: u64, memos: usize) -> Stubs {
+    /// Emit them; `op` is the address of the function behind [`Stubs::op`], `memos` the offset of the first memo, and `avx` says
+    /// whether the host has YMM registers.
+    pub fn emit(a: &mut Asm, op: u64, memos: usize, avx: bool) -> Stubs {
         let enter = a.here();
         for r in SAVED {
             a.push(r);
@@ -124,7 +151,7 @@ impl Stubs {
         // Everything leaves through here, RAX saying why.
         let leave = a.here();
         save(a);
-        park(a);
+        park(a, avx);
         let leave_saved = a.here();
         a.alu_imm(Alu::Add, Sz::Q, RSP, 8);
         for r in SAVED.iter().rev() {
@@ -139,13 +166,31 @@ impl Stubs {
         Self::because(a, left::RESUME, leave);
 
         let vectors = Self::vectors(a);
-        let op_vectors = Self::operation(a, op, leave_saved, Some(vectors));
-        let op = Self::operation(a, op, leave_saved, None);
+        let wide = if avx { Self::wide(a, vectors) } else { vectors };
+        let [op_vectors, op_wide, op] = [Some(vectors), Some(wide), None].map(|refill| {
+            let here = a.here();
+            Self::operation(a, op, avx, leave_saved, refill);
+            here
+        });
         let jump = Self::jump(a, leave);
         let recall_read = Self::recall(a, memos, false);
         let recall_write = Self::recall(a, memos, true);
         let end = a.here();
-        Stubs { enter, op, op_vectors, vectors, direct, budget, resume, jump, recall_read, recall_write, end }
+        Stubs {
+            enter,
+            op,
+            op_vectors,
+            op_wide,
+            vectors,
+            wide,
+            direct,
+            budget,
+            resume,
+            jump,
+            recall_read,
+            recall_write,
+            end,
+        }
     }
 
     fn because(a: &mut Asm, why: u64, leave: usize) -> usize {
@@ -165,7 +210,7 @@ impl Stubs {
             a.sse(Map::Of, 0x28, r, word(s).into());
         }
         a.fill_here(there);
-        a.store_imm(Sz::D, word(VECTORS), live::XMM);
+        a.alu_imm(Alu::Or, Sz::D, word(VECTORS), live::XMM);
         a.mov(Sz::D, RAX, word(FPC));
         a.alu_imm(Alu::And, Sz::D, RAX, !0xe07f);
         a.alu_imm(Alu::Cmp, Sz::D, RAX, 0x1f80);
@@ -173,20 +218,49 @@ impl Stubs {
         if !on(Mutant::Control) {
             a.ldmxcsr(word(FPC));
         }
-        a.store_imm(Sz::D, word(VECTORS), live::XMM | live::MXCSR);
+        a.alu_imm(Alu::Or, Sz::D, word(VECTORS), live::MXCSR);
         a.fill_here(unmasked);
         if on(Mutant::Unmasked) {
-            a.store_imm(Sz::D, word(VECTORS), live::XMM | live::MXCSR);
+            a.alu_imm(Alu::Or, Sz::D, word(VECTORS), live::MXCSR);
         }
         a.ret();
         here
     }
 
-    fn operation(a: &mut Asm, function: u64, leave_saved: usize, vectors: Option<usize>) -> usize {
+    /// MXCSR is left alone if it is the guest's: the word in memory lacks sticky flags.
+    fn wide(a: &mut Asm, vectors: usize) -> usize {
         let here = a.here();
+        a.alu_imm(Alu::Cmp, Sz::D, word(VECTORS), 0);
+        let some = a.jcc(cc::NE);
+        for (r, s) in xmm_words() {
+            a.vex(LOAD_WIDE, r, 0, word(s));
+        }
+        a.store_imm(Sz::D, word(VECTORS), live::XMM | live::YMM);
+        a.jmp_to(vectors);
+        a.fill_here(some);
+        a.test_imm(Sz::B, word(VECTORS), live::YMM);
+        let there = a.jcc(cc::NE);
+        for (r, s) in xmm_words() {
+            if !on(Mutant::UppersOld) {
+                a.vex(INSERT_UPPER, r, r, word(Slot(s.0 + 2)));
+                a.byte(1);
+            }
+        }
+        a.alu_imm(Alu::Or, Sz::D, word(VECTORS), live::YMM);
+        a.fill_here(there);
+        a.test_imm(Sz::B, word(VECTORS), live::MXCSR);
+        let done = a.jcc(cc::NE);
+        a.jmp_to(vectors);
+        a.fill_here(done);
+        a.ret();
+        here
+    }
+
+    /// `refill` is the routine that gives the guest its vector registers back.
+    fn operation(a: &mut Asm, function: u64, avx: bool, leave_saved: usize, refill: Option<usize>) {
         a.alu_imm(Alu::Sub, Sz::Q, RSP, 8);
         save(a);
-        park(a);
+        park(a, avx);
         a.store(Sz::Q, word(TEMP), R14);
         a.mov(Sz::Q, RDI, word(RUNTIME));
         a.mov(Sz::D, RSI, RAX);
@@ -194,8 +268,8 @@ impl Stubs {
         a.call_indirect(RAX);
         a.test(Sz::Q, RAX, RAX);
         let out = a.jcc(cc::NE);
-        if let Some(vectors) = vectors {
-            a.call_to(vectors);
+        if let Some(refill) = refill {
+            a.call_to(refill);
         }
         load(a);
         a.alu_imm(Alu::Add, Sz::Q, RSP, 8);
@@ -204,7 +278,6 @@ impl Stubs {
         a.fill_here(out);
         a.alu_imm(Alu::Add, Sz::Q, RSP, 16);
         a.jmp_to(leave_saved);
-        here
     }
 
     fn recall(a: &mut Asm, memos: usize, write: bool) -> usize {

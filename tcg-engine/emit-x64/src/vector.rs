@@ -5,6 +5,8 @@
 
 mod avx;
 
+pub use avx::{Form, float_form, integer_form, joined};
+
 use fp::sse::FpOp;
 use ir::flags::Kind;
 use ir::op::{Inst, Op};

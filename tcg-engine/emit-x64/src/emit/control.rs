@@ -97,7 +97,7 @@ impl Emitter {
 
     pub(super) fn finish(&mut self, spent: Hole) {
         for n in 0..self.cold.len() {
-            let Cold { from: [miss, other], retry, recipe, back, site, reload, constants } = self.cold[n];
+            let Cold { from: [miss, other], retry, recipe, back, site, more, reload, constants } = self.cold[n];
             if let Some(miss) = miss {
                 self.a.fill_here(miss);
             }
@@ -118,19 +118,26 @@ impl Emitter {
                 self.follow(recipe);
             }
             self.put_marked(constants);
-            self.a.mov_imm(RAX, u64::from(site));
             if retry.is_some_and(|r| r.must) {
+                self.a.mov_imm(RAX, u64::from(site));
                 let to = self.stubs.resume;
                 self.a.jmp_to(to);
                 continue;
             }
             let to = self.op_stub();
-            self.a.call_to(to);
+            for site in site..=site + more {
+                self.a.mov_imm(RAX, u64::from(site));
+                self.a.call_to(to);
+            }
             match reload {
                 Reload::Nothing => {}
                 Reload::Temp(s) if on(Mutant::Reload) => debug_assert!(s.is_temp()),
                 Reload::Temp(s) => self.a.mov(Sz::Q, R14, word(s)),
                 Reload::Pair(r, s) => self.a.sse(Map::Of, 0x28, r.0, word(s).into()),
+                Reload::Wide(r, low, upper) => {
+                    self.a.sse(Map::Of, 0x28, r.0, word(low).into());
+                    self.insert_upper(r, word(upper).into());
+                }
                 Reload::Word(r, s) => self.a.sse(Map::OfF3, 0x7e, r.0, word(s).into()),
             }
             self.a.jmp_to(back);

@@ -139,7 +139,20 @@ impl Emitter {
 
     /// What the operation at hand is in its group, if it is in one.
     pub(super) fn part(&self) -> Option<Part> {
-        self.parts.iter().find(|(op, _)| usize::from(*op) == self.i).map(|(_, part)| *part)
+        self.part_of(self.i)
+    }
+
+    fn part_of(&self, i: usize) -> Option<Part> {
+        self.parts.iter().find(|(op, _)| usize::from(*op) == i).map(|(_, part)| *part)
+    }
+
+    /// Whether what is made sure for the operation at hand goes for the next one too.
+    pub(super) fn with_next(&self) -> bool {
+        match self.part() {
+            None => true,
+            Some(Part::First { .. }) => self.part_of(self.i + 1) == Some(Part::Other(self.i as u16)),
+            other => self.part_of(self.i + 1) == other,
+        }
     }
 
     /// The memo of the operation at hand if another one has made sure that it may be done.

@@ -228,7 +228,21 @@ impl Emitter {
         let back = self.a.here();
         let retry = self.retry.take();
         let recipe = self.recipe.filter(|_| self.needed[self.i] && !on(Mutant::NoRecipe));
-        self.cold.push(Cold { from, retry, recipe, back, site, reload, constants: self.cold_mark });
+        self.cold.push(Cold { from, retry, recipe, back, site, more: 0, reload, constants: self.cold_mark });
+    }
+
+    /// The same for several operations: this one, which is `site`, and the `more` behind it.
+    pub(super) fn cold_several(&mut self, from: [Option<Hole>; 2], reload: Reload, site: u32, more: usize) {
+        if from == [None, None] {
+            return;
+        }
+        for n in 0..more {
+            self.site(self.i + 1 + n);
+        }
+        self.cold(from, reload, site);
+        if let Some(last) = self.cold.last_mut() {
+            last.more = if on(Mutant::WideMiss) { 0 } else { more as u32 };
+        }
     }
 
     /// Constants that the interpreter may need from this operation on, as they are now.

@@ -12,7 +12,7 @@ use ir::{AluOp, AluRef, Block};
 use super::arithmetic::host_alu;
 use super::{Emitter, Flags, temp_index};
 use crate::asm::{Alu, Map, RAX, RCX, RDX, Rm, Sz, cc};
-use crate::layout::{word, xmm};
+use crate::layout::{upper, word, xmm};
 use crate::mutants::{Mutant, on};
 
 /// What flags are made from.
@@ -33,7 +33,7 @@ pub(super) enum Operand {
 
 /// A guest's word that holds what it should wherever code is left.
 fn lasting(s: Slot) -> bool {
-    s.0 >= 8 && s.0 < FIRST_TEMP && xmm(s).is_none()
+    s.0 >= 8 && s.0 < FIRST_TEMP && xmm(s).is_none() && upper(s).is_none()
 }
 
 impl Emitter {

@@ -1,4 +1,4 @@
-//! Vector registers: where pairs are, moves between them, general registers and memory, and what guards their use.
+//! Vector registers: where pairs are, and moves between them, general registers and memory.
 //!
 //! The idea: a block that names a vector register makes sure at its head that they are the guest's ([`Stubs::vectors`]); from
 //! there on the first fourteen are simply in the host's of the same numbers, and so it stays when blocks lead to each other. A
@@ -9,11 +9,12 @@
 
 use ir::Block;
 use ir::effects::effects;
-use ir::op::{FPC, FpRef, Inst, MemRef, NONE, Op, Slot, call_flags};
+use ir::op::{FpRef, Inst, MemRef, NONE, Op, Slot, call_flags};
 
+use super::guard::writes_control;
 use super::{Emitter, Flags, temp_index};
-use crate::asm::{Alu, Hole, Map, Mem, RAX, RCX, RDX, Reg, Rm, Sz, cc};
-use crate::layout::{HOST_MXCSR, VECTORS, XS, XT, live, word, xmm};
+use crate::asm::{Hole, Map, Mem, RAX, RCX, RDX, Reg, Rm, Sz, cc};
+use crate::layout::{XS, XT, upper, word, xmm};
 use crate::mutants::{Mutant, on};
 
 /// What a slow path takes back from memory.
@@ -27,41 +28,40 @@ pub(super) enum Reload {
     Pair(Reg, Slot),
     /// An XMM register: a word, and zeros above it.
     Word(Reg, Slot),
+    /// A YMM register: two pairs.
+    Wide(Reg, Slot, Slot),
 }
 
-/// A look at whether floating point may be run by the host: the branch when it seems not, and where it is decided.
-pub(super) struct Guard {
-    from: Hole,
-    back: usize,
-    /// Operation to go on with in the interpreter if it may not be; for vectors alone there is nothing to decide.
-    site: Option<u32>,
-    constants: (usize, usize),
-}
-
-/// Whether `x` has MXCSR as its result. (A store names its value there.)
-fn writes_control(x: &Inst) -> bool {
-    x.d == FPC && x.op != Op::Store
+/// The slots that `x` names.
+fn all_named(x: &Inst) -> [Slot; 4] {
+    let third = match x.op {
+        Op::Select | Op::Cas | Op::Bulk => Slot(x.imm as u16 & 0x3ff),
+        Op::Fp => FpRef::third(x.imm),
+        _ => NONE,
+    };
+    [x.d, x.a, x.b, third]
 }
 
 impl Emitter {
     /// Notes what the block wants of vector registers.
     pub(super) fn look_at_vectors(&mut self, block: &Block) {
-        let named = |s: Slot| xmm(s).is_some();
-        self.vectors = false;
+        let avx = self.features.avx2;
+        let named = |s: Slot| xmm(s).is_some() || avx && upper(s).is_some();
+        let named_upper = |s: Slot| avx && upper(s).is_some();
+        self.wide = block.insts.iter().any(|x| all_named(x).into_iter().any(named_upper));
+        self.vectors = self.wide;
         self.float = false;
         self.unsure = false;
         self.changes_control = usize::MAX;
-        self.pair = NONE;
+        (self.pair, self.pair_upper) = (NONE, NONE);
         self.fused = 0;
         for (i, x) in block.insts.iter().enumerate() {
-            self.vectors |= named(x.d) || named(x.a) || named(x.b);
+            self.vectors |= all_named(x).into_iter().any(named);
             match x.op {
                 Op::Fp if crate::vector::float(self.features, x.aux) => {
                     self.float |= i < self.changes_control;
                     self.vectors = true;
                 }
-                Op::Select | Op::Cas | Op::Bulk => self.vectors |= named(Slot(x.imm as u16 & 0x3ff)),
-                Op::Fp => self.vectors |= named(FpRef::third(x.imm)),
                 Op::Call if x.aux & call_flags::WRITES_STATE != 0 => self.changes_control = self.changes_control.min(i),
                 _ if writes_control(x) => self.changes_control = self.changes_control.min(i),
                 _ => {}
@@ -69,121 +69,53 @@ impl Emitter {
         }
     }
 
-    /// The head of a block that uses vector registers.
-    pub(super) fn guard_head(&mut self) {
-        if self.float {
-            let site = self.site(0);
-            self.guard(Some(site));
-        } else if self.vectors {
-            self.guard(None);
-        }
-    }
-
-    fn guard(&mut self, site: Option<u32>) {
-        match site {
-            Some(_) => self.a.test_imm(Sz::B, word(VECTORS), live::MXCSR),
-            None => self.a.alu_imm(Alu::Cmp, Sz::B, word(VECTORS), 0),
-        }
-        let from = self.a.jcc(cc::E);
-        let back = self.a.here();
-        self.guards.push(Guard { from, back, site, constants: self.cold_mark });
-    }
-
-    /// Before floating point by the host: looks again if MXCSR may have been written.
-    pub(crate) fn guard_float(&mut self) {
-        if self.unsure {
-            self.pair_evict(self.i);
-            self.save_all();
-            let site = self.site(self.i);
-            self.guard(Some(site));
-            self.flags = Flags::Memory;
-            self.unsure = !self.skips.is_empty();
-        }
-    }
-
-    /// What guards do when they find the host's registers.
-    pub(super) fn finish_guards(&mut self) {
-        for n in 0..self.guards.len() {
-            let Guard { from, back, site, constants } = self.guards[n];
-            self.a.fill_here(from);
-            let to = self.stubs.vectors;
-            self.a.call_to(to);
-            let Some(site) = site else {
-                self.a.jmp_to(back);
-                continue;
-            };
-            self.a.test_imm(Sz::B, word(VECTORS), live::MXCSR);
-            let good = self.a.jcc(cc::NE);
-            self.a.fill(good, back);
-            self.put_marked(constants);
-            self.a.mov_imm(RAX, u64::from(site));
-            let to = self.stubs.resume;
-            self.a.jmp_to(to);
-        }
-        self.guards.clear();
-    }
-
     /// The stub for single operations that this block calls.
     pub(super) fn op_stub(&self) -> usize {
-        if self.vectors { self.stubs.op_vectors } else { self.stubs.op }
-    }
-
-    /// Around operations that name MXCSR as a word.
-    pub(super) fn control_word(&mut self, x: &Inst) {
-        if x.op == Op::Call && x.aux & call_flags::WRITES_STATE != 0 {
-            self.unsure = true;
+        match (self.vectors, self.wide) {
+            (_, true) => self.stubs.op_wide,
+            (true, false) => self.stubs.op_vectors,
+            (false, false) => self.stubs.op,
         }
-        if x.op == Op::Fp || ![x.d, x.a, x.b].contains(&FPC) {
-            return;
-        }
-        let written = writes_control(x);
-        self.unsure |= written;
-        self.settle_flags();
-        self.a.test_imm(Sz::B, word(VECTORS), live::MXCSR);
-        let own = self.a.jcc(cc::E);
-        self.a.stmxcsr(word(FPC));
-        if written && !on(Mutant::OldControl) {
-            self.a.ldmxcsr(word(HOST_MXCSR));
-            self.a.store_imm(Sz::D, word(VECTORS), live::XMM);
-        }
-        self.a.fill_here(own);
-    }
-
-    fn settle_flags(&mut self) {
-        if self.flags == Flags::Host && (self.needed[self.i] || self.needed[self.i + 1]) {
-            self.a.save_flags();
-            self.a.store(Sz::D, word(ir::op::FLAG_R), RAX);
-        }
-        self.flags = Flags::Memory;
     }
 
     /// Vector registers that `x` names as words go to memory; answers those that it writes.
     pub(super) fn spill(&mut self, x: &Inst) -> [Option<Slot>; 2] {
         let e = effects(x);
-        let pair = |s: &Slot| xmm(*s).map(|(r, _)| (r, Slot(s.0 & !1)));
+        let pair = |s: &Slot| (xmm(*s).is_some() || self.upper(*s).is_some()).then_some(Slot(s.0 & !1));
         let mut done = [NONE; 12];
         for (n, s) in e.reads.iter().chain(&e.writes).enumerate() {
-            if let Some((r, p)) = pair(s)
-                && !done.contains(&p)
-            {
-                done[n] = p;
-                if !on(Mutant::Spill) {
-                    self.a.sse(Map::Of, 0x29, r.0, word(p).into());
-                }
+            done[n] = pair(s).filter(|p| !done.contains(p)).unwrap_or(NONE);
+        }
+        let mut written = e.writes.iter().filter_map(pair);
+        let first = written.next();
+        let list = [first, written.find(|s| Some(*s) != first)];
+        for p in done {
+            if p != NONE && !on(Mutant::Spill) {
+                self.pair_to_memory(p);
             }
         }
-        let mut written = e.writes.iter().filter_map(|s| pair(s).map(|(_, p)| p));
-        let first = written.next();
-        [first, written.find(|s| Some(*s) != first)]
+        list
+    }
+
+    /// A pair in a vector register goes to memory too.
+    pub(super) fn pair_to_memory(&mut self, p: Slot) {
+        if let Some((r, _)) = xmm(p) {
+            self.a.sse(Map::Of, 0x29, r.0, word(p).into());
+        } else if let Some((r, _)) = self.upper(p) {
+            self.extract_upper(r, word(p).into());
+        }
     }
 
     /// Take vector registers back from memory.
     pub(super) fn refill(&mut self, list: [Option<Slot>; 2]) {
         for s in list.into_iter().flatten() {
-            if let Some((r, _)) = xmm(s)
-                && !on(Mutant::Refill)
-            {
+            if on(Mutant::Refill) {
+                continue;
+            }
+            if let Some((r, _)) = xmm(s) {
                 self.a.sse(Map::Of, 0x28, r.0, word(s).into());
+            } else if let Some((r, _)) = self.upper(s) {
+                self.insert_upper(r, word(s).into());
             }
         }
     }
@@ -194,11 +126,16 @@ impl Emitter {
         if s == NONE {
             return;
         }
-        let wanted = [s, Slot(s.0 | 1)].iter().any(|s| temp_index(*s).is_some_and(|t| self.last[t] as usize >= from));
-        if wanted && !on(Mutant::PairEvict) {
+        if self.pair_wanted(s, from) && !on(Mutant::PairEvict) {
             self.a.sse(Map::Of, 0x29, XT.0, word(s).into());
         }
+        self.pair_narrow(from);
         self.pair = NONE;
+    }
+
+    /// Whether anything from operation `from` on reads a word of temporary pair `s`.
+    pub(super) fn pair_wanted(&self, s: Slot, from: usize) -> bool {
+        [s, Slot(s.0 | 1)].iter().any(|s| temp_index(*s).is_some_and(|t| self.last[t] as usize >= from))
     }
 
     /// Where a pair is.
@@ -208,7 +145,11 @@ impl Emitter {
         } else if s == self.pair {
             Rm::R(XT)
         } else {
-            self.pair_in_memory(s);
+            if self.upper(s).is_some() {
+                self.pair_to_memory(s);
+            } else {
+                self.pair_in_memory(s);
+            }
             Rm::M(word(s))
         }
     }
@@ -239,6 +180,9 @@ impl Emitter {
                 self.a.sse(Map::Of, 0x28, own.0, r.into());
             }
             return;
+        }
+        if let Some((own, _)) = self.upper(d) {
+            return self.insert_upper(own, r.into());
         }
         self.pair_written(d);
         if temp_index(d).is_some() && self.skips.is_empty() {
@@ -351,11 +295,7 @@ impl Emitter {
 
     /// Whether it names a word of a vector register that is in one of the host's.
     pub(super) fn names_vector(&self, x: &Inst) -> bool {
-        let third = match x.op {
-            Op::Select | Op::Cas | Op::Bulk => Slot(x.imm as u16 & 0x3ff),
-            _ => NONE,
-        };
-        self.vectors && [x.d, x.a, x.b, third].iter().any(|s| xmm(*s).is_some())
+        self.vectors && all_named(x).iter().any(|s| xmm(*s).is_some() || self.upper(*s).is_some())
     }
 
     /// The temporary pair goes to memory if `x` names one of its words.
@@ -412,6 +352,9 @@ impl Emitter {
     /// A word between vector registers, and between them and general ones.
     fn move_word(&mut self, block: &Block, x: &Inst) -> bool {
         let half = x.op == Op::Zext32;
+        if self.upper(x.d).is_some() || self.upper(x.a).is_some() {
+            return false;
+        }
         match (xmm(x.d), xmm(x.a)) {
             (Some((d, false)), Some((s, false))) if !half => {
                 if self.clears_high(block, x.d) {
@@ -448,11 +391,9 @@ impl Emitter {
     }
 
     /// For accesses: addresses that are words of vector registers, which nobody makes but the rules allow, are read from memory.
-    fn spill_address(&mut self, x: &Inst) {
+    pub(super) fn spill_address(&mut self, x: &Inst) {
         for s in [x.a, x.b] {
-            if let Some((r, _)) = xmm(s) {
-                self.a.sse(Map::Of, 0x29, r.0, word(Slot(s.0 & !1)).into());
-            }
+            self.pair_to_memory(Slot(s.0 & !1));
         }
     }
 
@@ -536,7 +477,7 @@ impl Emitter {
         self.save_for_access();
         self.pair_evict(self.i);
         self.spill_address(x);
-        if write && xmm(x.d).is_none() {
+        if write && xmm(x.d).is_none() && self.upper(x.d).is_none() {
             self.pair_in_memory(x.d);
         }
         let place = self.address(x, m, 16);
@@ -547,8 +488,10 @@ impl Emitter {
         if write {
             // movups
             let r = xmm(x.d).map_or(XS, |(r, _)| r);
-            if r == XS {
-                self.a.sse(Map::Of, 0x28, r.0, word(x.d).into());
+            match self.upper(x.d) {
+                Some((own, _)) => self.extract_upper(own, XS.into()),
+                None if r == XS => self.a.sse(Map::Of, 0x28, r.0, word(x.d).into()),
+                None => {}
             }
             self.a.sse(Map::Of, 0x11, r.0, there.into());
             self.cold([miss, odd], Reload::Nothing, site);
@@ -588,6 +531,7 @@ impl Emitter {
             self.a.ins(Sz::Q, Map::Of66, 0x7e, XT.0, RCX.into(), (false, false));
             Rm::R(RCX)
         } else {
+            self.pair_to_memory(Slot(s.0 & !1));
             self.rm(s, RCX)
         }
     }

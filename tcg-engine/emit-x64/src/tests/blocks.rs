@@ -41,14 +41,23 @@ fn decode(code: &[u8], base: usize) -> (BTreeSet<u64>, Vec<u64>) {
 fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
     let mut a = Asm::default();
     a.start(0);
-    let stubs = Stubs::emit(&mut a, 0x1234_5678_9abc, 1 << 20);
+    let stubs = Stubs::emit(&mut a, 0x1234_5678_9abc, 1 << 20, Features::of_host().avx2);
     let (stub_starts, targets) = decode(&a.buf, 0);
     for t in targets {
         assert!(stub_starts.contains(&t), "a stub branches to {t:#x}");
     }
-    for entry in
-        [stubs.enter, stubs.op, stubs.op_vectors, stubs.vectors, stubs.direct, stubs.budget, stubs.resume, stubs.jump]
-    {
+    for entry in [
+        stubs.enter,
+        stubs.op,
+        stubs.op_vectors,
+        stubs.op_wide,
+        stubs.vectors,
+        stubs.wide,
+        stubs.direct,
+        stubs.budget,
+        stubs.resume,
+        stubs.jump,
+    ] {
         assert!(stub_starts.contains(&(entry as u64)), "a stub at {entry:#x}");
     }
     let mut e = Emitter::new(stubs, Features::of_host());
@@ -168,7 +177,7 @@ pub fn compare(r: &mut Random, b: Block) -> Vec<String> {
 }
 
 /// The same as on a host that has `features`.
-fn compare_on(features: Features, r: &mut Random, b: Block) -> Vec<String> {
+pub fn compare_on(features: Features, r: &mut Random, b: Block) -> Vec<String> {
     let mut t1 = T1::with_features::<Apart>(CodeMemory::new(256 << 10).unwrap(), features).unwrap();
     t1.set_hot(r.below(2) as u8);
     let mut cache = Cache::default();
@@ -262,6 +271,9 @@ fn planted_bugs_are_found() {
         Mutant::Carry,
         Mutant::Reload,
         Mutant::VectorsLost,
+        Mutant::UppersLost,
+        Mutant::WideMiss,
+        Mutant::Twin,
         Mutant::StickyLost,
         Mutant::Control,
         Mutant::Unmasked,

@@ -5,3 +5,4 @@ mod bits;
 mod blocks;
 mod random;
 mod vectors;
+mod wide;

@@ -174,6 +174,7 @@ impl Gen<'_> {
         match self.r.below(5) {
             0 | 1 => self.access(),
             4 => self.divide(),
+            2 if self.vectors && self.r.below(2) == 0 => self.wide_effect(),
             2 if self.vectors => self.vector_effect(),
             3 if self.vectors && self.r.below(2) == 0 => self.vector_compare(),
             _ => {}
@@ -187,7 +188,7 @@ impl Gen<'_> {
             if self.r.below(4) == 0 {
                 self.skip(false);
             } else if self.vectors && self.r.below(2) == 0 {
-                self.vector_guest();
+                if self.r.below(3) == 0 { self.wide_guest() } else { self.vector_guest() }
             } else {
                 self.guest();
             }

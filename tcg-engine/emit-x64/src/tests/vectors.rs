@@ -65,8 +65,9 @@ pub const fn xmm(n: u64) -> Slot {
 
 impl Gen<'_> {
     fn any_xmm(&mut self) -> Slot {
-        // The last two are not in registers.
-        xmm([0, 1, 2, 3, 7, 13, 14, 15][self.r.below(8) as usize])
+        // The last two are not in registers. Now and then it is an upper half.
+        let low = xmm([0, 1, 2, 3, 7, 13, 14, 15][self.r.below(8) as usize]);
+        if self.r.below(12) == 0 { Slot(low.0 + 2) } else { low }
     }
 
     fn pair(&mut self) -> Slot {

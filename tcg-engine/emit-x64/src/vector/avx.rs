@@ -1,6 +1,8 @@
-//! Operations that only VEX-coded instructions do: shifts by lanes, all predicates, fused multiply-add, half precision.
+//! Operations that only VEX-coded instructions do (shifts by lanes, all predicates, fused multiply-add, half precision), and the
+//! VEX-coded forms of all others.
 //!
-//! Such an instruction clears what its destination's register has above 128 bits, so results are computed in scratch.
+//! Such an instruction clears what its destination's register has above 128 bits. Where the guest's does not, results are computed
+//! in scratch.
 
 use fp::sse::FpOp;
 use ir::op::{FpRef, Inst};
@@ -44,6 +46,121 @@ fn fused(op: FpOp) -> Option<Vex> {
     let n = (op as u8).checked_sub(FpOp::FmaddPs as u8)?;
     let code = if n < 16 { 0x98 + n / 4 * 2 + n / 2 % 2 } else { 0x96 + (n - 16) / 2 };
     Some(Vex::new(Map::Of38x66, code).w(n & 1 != 0))
+}
+
+/// Where a VEX-coded instruction has its operands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// Two, of which the second may be in memory.
+    Two,
+    /// The same, and the second is of 128 bits in any case.
+    Count,
+    /// One, which may be in memory.
+    One,
+    /// One in a register, shifted by an immediate; the opcode's extension.
+    Shift(u8),
+}
+
+/// The instruction of an operation on integers, and whether it has an immediate.
+pub fn integer_form(op: VecOp) -> Option<(Vex, Form, bool)> {
+    if let Some((map, code)) = super::two(op) {
+        let shift = map == Map::Of66 && matches!(code, 0xd1..=0xd3 | 0xe1 | 0xe2 | 0xf1..=0xf3);
+        return Some((Vex::new(map, code), if shift { Form::Count } else { Form::Two }, false));
+    }
+    if let Some((map, code)) = super::two_imm(op) {
+        return Some((Vex::new(map, code), Form::Two, true));
+    }
+    if let Some((map, code)) = super::one(op) {
+        return Some((Vex::new(map, code), Form::One, false));
+    }
+    if let Some((map, code)) = super::shuffle(op) {
+        return Some((Vex::new(map, code), Form::One, true));
+    }
+    if let Some((code, extension)) = super::shift(op) {
+        return Some((Vex::new(Map::Of66, code), Form::Shift(extension), true));
+    }
+    two(op).map(|code| (code, Form::Two, false))
+}
+
+/// The immediate of an instruction on 256 bits, if it does on the halves what `op` does with these.
+pub fn joined(op: VecOp, low: u64, upper: u64) -> Option<u64> {
+    let fields = |bits: u32| {
+        let mask = (1 << bits) - 1;
+        Some(low & mask | (upper & mask) << bits)
+    };
+    match op {
+        VecOp::ShufflePd | VecOp::Blend64 => fields(2),
+        VecOp::MultiSad8 => fields(3),
+        VecOp::Blend32 => fields(4),
+        // The lanes of one half become longer than fit into it; and the smallest lane of all.
+        VecOp::Sext8To16
+        | VecOp::Sext8To32
+        | VecOp::Sext8To64
+        | VecOp::Sext16To32
+        | VecOp::Sext16To64
+        | VecOp::Sext32To64
+        | VecOp::Zext8To16
+        | VecOp::Zext8To32
+        | VecOp::Zext8To64
+        | VecOp::Zext16To32
+        | VecOp::Zext16To64
+        | VecOp::Zext32To64
+        | VecOp::MinPosU16 => None,
+        _ => (low == upper).then_some(low),
+    }
+}
+
+/// The VEX-coded instruction of a floating-point operation between vectors.
+#[derive(Clone, Copy, Debug)]
+pub struct FloatForm {
+    /// The instruction, on 128 bits.
+    pub code: Vex,
+    /// It has one operand, the operation's second.
+    pub one: bool,
+    /// It has three operands.
+    pub fused: bool,
+    /// What it has on 256 bits is the same on each half.
+    pub wide: bool,
+    /// It works on the lowest lane.
+    pub scalar: bool,
+    /// The bits of its immediate, if it has one.
+    pub imm: Option<u8>,
+}
+
+/// The instruction of a floating-point operation, if it has a VEX-coded form and its destination is a register.
+pub fn float_form(op: FpOp) -> Option<FloatForm> {
+    use FpOp as F;
+    if let Some(code) = fused(op) {
+        // The scalar ones are the odd opcodes, but for those that alternate.
+        let scalar = code.op >= 0x98 && code.op & 1 != 0;
+        return Some(FloatForm { code, one: false, fused: true, wide: !scalar, scalar, imm: None });
+    }
+    let longer_or_shorter =
+        matches!(op, F::CvtPs2Pd | F::CvtPd2Ps | F::CvtDq2Pd | F::CvtPd2Dq | F::CvttPd2Dq | F::CvtPh2Ps);
+    let one = longer_or_shorter
+        || matches!(op, F::SqrtPs | F::SqrtPd | F::RcpPs | F::RsqrtPs | F::RoundPs | F::RoundPd)
+        || matches!(op, F::CvtDq2Ps | F::CvtPs2Dq | F::CvttPs2Dq);
+    let form = |code: Vex, imm| {
+        let packed = matches!(code.map, Map::Of | Map::Of66) || matches!(code.op, 0x7c | 0x7d | 0xd0);
+        // Of 66 0F 3A: ROUNDPS, ROUNDPD, DPPS.
+        let packed = packed || code.map == Map::Of3Ax66 && matches!(code.op, 0x08 | 0x09 | 0x40) || one;
+        let wide = packed && !longer_or_shorter;
+        FloatForm { code, one, fused: false, wide, scalar: !packed, imm }
+    };
+    if let Some(code) = comparison(op) {
+        return Some(form(code, Some(31)));
+    }
+    if op == F::CvtPh2Ps {
+        return Some(form(WIDEN, None));
+    }
+    let (map, code, _) = super::arithmetic(op)?;
+    let imm = match (map, code) {
+        (_, 0xc2) => Some(7),
+        (Map::Of3Ax66, 0x08..=0x0b) => Some(15),
+        (Map::Of3Ax66, _) => Some(0xff),
+        _ => None,
+    };
+    Some(form(Vex::new(map, code), imm))
 }
 
 const WIDEN: Vex = Vex::new(Map::Of38x66, 0x13);

@@ -348,7 +348,7 @@ impl Gen<'_> {
         let rm = if self.r.below(2) == 0 { self.mem() } else { Operand::Reg(self.r.below(16) as u8) };
         let pick = |r: &mut Random, list: &[u8]| list[r.below(list.len() as u64) as usize];
         let n = [self.r.next() as u8];
-        let (map, prefix, op, second, imm): (u8, u8, u8, u8, &[u8]) = match self.r.below(9) {
+        let (map, prefix, op, second, imm): (u8, u8, u8, u8, &[u8]) = match self.r.below(13) {
             0 | 1 => (1, 1, pick(self.r, &INTEGER), second, &[]),
             2 | 3 => {
                 // Loads and stores, aligned or not.
@@ -359,18 +359,42 @@ impl Gen<'_> {
             4 => (1, self.r.below(4) as u8, pick(self.r, &[0x58, 0x59, 0x5c, 0x5d, 0x5e, 0x5f]), second, &[]),
             5 => {
                 // VPSHUFB, VPERMD, variable shifts, VPMASKMOVD, fused operations.
-                let list = [0x00, 0x36, 0x45, 0x46, 0x47, 0x8c, 0x8e, 0x98, 0xa9, 0xba, 0xa6, 0xb7];
+                let list = [0x00, 0x36, 0x45, 0x46, 0x47, 0x8c, 0x8e, 0x98, 0x99, 0xa9, 0xab, 0xba, 0xbd, 0xa6, 0xb7];
                 (2, 1, pick(self.r, &list), second, &[])
             }
             // VPMOVSX and VPMOVZX, VPABS, broadcasts.
             6 => (2, 1, pick(self.r, &[0x20, 0x23, 0x31, 0x33, 0x1c, 0x1e, 0x58, 0x59, 0x78, 0x18]), 0, &[]),
             7 => (3, 1, pick(self.r, &[0x02, 0x06, 0x0f, 0x38, 0x46]), second, &n),
-            // VEXTRACTI128; VZEROUPPER has no operands.
-            _ if self.r.below(3) != 0 => (3, 1, 0x39, 0, &n),
-            _ => return self.c.raw(&[0xc5, 0xf8, 0x77]),
+            // VSQRTPS, conversions, VCVTPH2PS.
+            8 => [
+                (1, 0, 0x51, 0, &[][..]),
+                (1, 0, 0x5a, 0, &[]),
+                (1, 1, 0x5b, 0, &[]),
+                (1, 1, 0xe6, 0, &[]),
+                (2, 1, 0x13, 0, &[]),
+            ][self.r.below(5) as usize],
+            // Comparisons, VSHUFPS, VSHUFPD, VPSHUFD, VBLENDPS, VROUNDPD, VCVTPS2PH.
+            9 => [
+                (1, 0, 0xc2, second, &n[..]),
+                (1, 3, 0xc2, second, &n),
+                (1, 0, 0xc6, second, &n),
+                (1, 1, 0xc6, second, &n),
+            ][self.r.below(4) as usize],
+            10 => [(1, 1, 0x70, 0, &n[..]), (3, 1, 0x0c, second, &n), (3, 1, 0x09, 0, &n), (3, 1, 0x1d, 0, &n)]
+                [self.r.below(4) as usize],
+            // Shifts by one count.
+            11 => (1, 1, pick(self.r, &[0xd1, 0xd2, 0xd3, 0xe1, 0xe2, 0xf1, 0xf2, 0xf3]), second, &[]),
+            // VEXTRACTI128; VZEROUPPER and VZEROALL have no operands.
+            _ => match self.r.below(6) {
+                0 => return self.c.raw(&[0xc5, 0xf8, 0x77]),
+                1 => return self.c.raw(&[0xc5, 0xfc, 0x77]),
+                _ => (3, 1, 0x39, 0, &n),
+            },
         };
         let i = Ins { size: 4, prefixes: &[], op: &[op], reg, rm, imm, rex: false };
-        self.c.vex(i, Vex { map, prefix, w: false, wide, second });
+        // Fused operations on doubles.
+        let w = map == 2 && op >= 0x96 && self.r.below(2) == 0;
+        self.c.vex(i, Vex { map, prefix, w, wide, second });
     }
 
     /// The VEX-coded instructions on general registers, and MOVBE.
