@@ -2,18 +2,21 @@
 //!
 //! The idea: a row has a fixed amount of work, times it with the guest's own monotonic clock, and says what came out of it, so that
 //! engines can be compared and none can have computed anything else. The program is one binary for guest and host, compiled for
-//! plain x86-64 (SSE2): no row asks what the CPU offers, nor leaves a choice to the C library. Work and names are in one table,
+//! plain x86-64 (SSE2): no row asks what the CPU offers, nor leaves a choice to the C library, but for those of `avx`, which run only
+//! where they are asked for. Work and names are in one table,
 //! [`ROWS`], which the bench reads too.
 //!
 //! | file | owns |
 //! |---|---|
 //! | `integer` | checksums, sorting, calls, an interpreter |
 //! | `memory` | copying, setting, dependent reads |
+//! | `avx` | vectors of 256 bits, fused multiply-add |
 //! | `float` | scalar and packed floating point |
 //! | `kernel` | system calls, processes, page faults |
 //! | `code` | code that is written and run |
 //! | `watch` | the clock, and the lines that are printed |
 
+mod avx;
 mod code;
 mod float;
 mod integer;
@@ -35,6 +38,8 @@ pub enum Group {
     Strings,
     /// Scalar and packed floating point.
     Float,
+    /// What x86-64-v3 has beyond x86-64-v2.
+    Avx,
     /// What a kernel does for a program.
     Kernel,
     /// Code that is written and run.
@@ -45,8 +50,16 @@ pub enum Group {
 
 impl Group {
     /// All of them, as they are printed.
-    pub const ALL: [Group; 7] =
-        [Group::Integer, Group::Memory, Group::Strings, Group::Float, Group::Kernel, Group::Code, Group::Pair];
+    pub const ALL: [Group; 8] = [
+        Group::Integer,
+        Group::Memory,
+        Group::Strings,
+        Group::Float,
+        Group::Avx,
+        Group::Kernel,
+        Group::Code,
+        Group::Pair,
+    ];
 
     /// As it is asked for.
     #[must_use]
@@ -56,6 +69,7 @@ impl Group {
             Group::Memory => "memory",
             Group::Strings => "strings",
             Group::Float => "float",
+            Group::Avx => "avx",
             Group::Kernel => "kernel",
             Group::Code => "code",
             Group::Pair => "pair",
@@ -103,6 +117,8 @@ pub const ROWS: &[Row] = &[
     row("n-body", Group::Float, "five bodies, scalar f64", float::n_body),
     row("mandelbrot", Group::Float, "the Mandelbrot set, scalar f64", float::mandelbrot),
     row("vector", Group::Float, "a x + y over 4096 f32, four at a time (SSE)", float::vector),
+    row("avx2", Group::Avx, "4096 integers mixed, eight at a time", avx::integers),
+    row("fma", Group::Avx, "a x + y over 4096 f32, eight at a time and fused", avx::fused),
     row("getppid", Group::Kernel, "a system call that does nothing", kernel::getppid),
     row("pipe", Group::Kernel, "a byte to another process and back", kernel::pipe),
     row("fault", Group::Kernel, "mmap, a write to each page, munmap", kernel::fault),
@@ -114,7 +130,8 @@ pub const ROWS: &[Row] = &[
     row("pair-two", Group::Pair, "SHA-256 in two processes at once", kernel::pair::<2>),
 ];
 
-/// The rows that `names` (of rows and groups, separated by commas) ask for, in the order of [`ROWS`]; all but pairs for none.
+/// The rows that `names` (of rows and groups, separated by commas) ask for, in the order of [`ROWS`]; for none all but pairs, and
+/// those that not every CPU can run.
 ///
 /// # Errors
 /// The first name that is neither.
@@ -125,7 +142,7 @@ pub fn rows(names: &str) -> Result<Vec<&'static Row>, String> {
         return Err((*wrong).to_owned());
     }
     let asked = |row: &&Row| match names.is_empty() {
-        true => row.group != Group::Pair,
+        true => !matches!(row.group, Group::Pair | Group::Avx),
         false => names.iter().any(|name| is(row, name)),
     };
     Ok(ROWS.iter().filter(asked).collect())
@@ -152,7 +169,8 @@ mod tests {
         assert_eq!(names("jit,crc32"), ["crc32", "jit"]);
         assert_eq!(names("strings"), ["rep-copy", "rep-set"]);
         assert_eq!(names("pair"), ["pair-one", "pair-two"]);
-        assert_eq!(names("").len(), ROWS.len() - 2);
+        assert_eq!(names("avx"), ["avx2", "fma"]);
+        assert_eq!(names("").len(), ROWS.len() - 4);
         assert_eq!(rows("jit,nothing").unwrap_err(), "nothing");
     }
 

@@ -19,6 +19,8 @@ pub struct Job<'a> {
     pub memory: &'a str,
     /// vCPUs.
     pub cpus: u32,
+    /// Atoll's CPU model, if not the usual one.
+    pub cpu_model: Option<&'static str>,
     /// The kernel's command line.
     pub words: String,
 }
@@ -91,6 +93,7 @@ impl Qemu {
 pub fn atoll(rig: &Rig, name: &str, job: &Job<'_>) -> Command {
     let cpus = job.cpus.to_string();
     let mut command = rig.command(["run", "--name", name, "--engine", "tcg", "--memory", job.memory, "--cpus", &cpus]);
+    command.args(job.cpu_model.iter().flat_map(|model| ["--cpu-model", model]));
     command.arg("--kernel").arg(job.kernel).arg("--initrd").arg(job.initrd).args(["--cmdline", &job.words]);
     command
 }
@@ -136,6 +139,7 @@ mod tests {
             initrd: Path::new("/a/initrd"),
             memory: "1G",
             cpus: 2,
+            cpu_model: None,
             words: "console=ttyS0 panic=-1".into(),
         };
         let qemu = Qemu { path: "/bin/qemu".into(), version: String::new() };

@@ -17,7 +17,7 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
 use bench::machines::{self, CONFIGS, Config, Job, Qemu};
-use bench_guest::Row;
+use bench_guest::{Group, Row};
 use guest::{Guest, Mode};
 use rig::Rig;
 
@@ -49,7 +49,7 @@ impl Asked {
         let others: Vec<&str> = names.iter().map(String::as_str).filter(|name| !own.contains(name)).collect();
         let rows = match others.is_empty() {
             // All with no name at all, also the pairs.
-            true if names.is_empty() => bench_guest::ROWS.iter().collect(),
+            true if names.is_empty() => bench_guest::ROWS.iter().filter(|row| row.group != Group::Avx).collect(),
             true => Vec::new(),
             false => match bench_guest::rows(&others.join(",")) {
                 Ok(rows) => rows,
@@ -86,14 +86,15 @@ impl Bench {
     /// A boot to a shell that nobody uses.
     fn boot_job(&self, cpus: u32, more: &str) -> Job<'_> {
         let words = format!("{} {more}", guest::COMMAND_LINE).trim_end().to_owned();
-        Job { kernel: &self.guest.kernel, initrd: &self.guest.initrd, memory: "512M", cpus, words }
+        Job { kernel: &self.guest.kernel, initrd: &self.guest.initrd, memory: "512M", cpus, cpu_model: None, words }
     }
 
     /// A run of rows.
     fn rows_job(&self, cpus: u32, rows: &[&Row]) -> Job<'_> {
         let names: Vec<&str> = rows.iter().map(|row| row.name).collect();
         let words = format!("{} quiet atoll.rows={}", Mode::Bench.command_line(), names.join(","));
-        Job { kernel: &self.guest.kernel, initrd: &self.initrd, memory: "1G", cpus, words }
+        let cpu_model = rows.iter().any(|row| row.group == Group::Avx).then_some("atoll-v3");
+        Job { kernel: &self.guest.kernel, initrd: &self.initrd, memory: "1G", cpus, cpu_model, words }
     }
 
     /// What is compared, so that a figure can be had again.

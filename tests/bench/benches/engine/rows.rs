@@ -38,7 +38,7 @@ fn goal(group: Group) -> Option<Goal> {
         Group::Float => Some(Goal::AtLeast(5.0)),
         Group::Kernel => Some(Goal::AtLeast(1.5)),
         Group::Code => Some(Goal::AtLeast(1.0)),
-        Group::Strings | Group::Pair => None,
+        Group::Strings | Group::Avx | Group::Pair => None,
     }
 }
 
@@ -145,7 +145,8 @@ fn pairs(bench: &Bench, config: Config) -> Result<()> {
 
 /// All rows that are asked for.
 pub fn compare(bench: &Bench, config: Config, rows: &[&'static Row]) -> Result<()> {
-    let alone: Vec<&'static Row> = rows.iter().copied().filter(|row| row.group != Group::Pair).collect();
+    let apart = |row: &&Row| matches!(row.group, Group::Pair | Group::Avx);
+    let alone: Vec<&'static Row> = rows.iter().copied().filter(|row| !apart(row)).collect();
     println!("\nuser space, 1 vCPU, 1 GiB; qemu: {} (median of {} pairs)", config.name(), bench.pairs);
     if !alone.is_empty() {
         let times = measure(bench, config, &alone, 1)?;
@@ -155,7 +156,12 @@ pub fn compare(bench: &Bench, config: Config, rows: &[&'static Row]) -> Result<(
             }
         }
     }
-    if rows.len() > alone.len() {
+    let wide: Vec<&'static Row> = rows.iter().copied().filter(|row| row.group == Group::Avx).collect();
+    if !wide.is_empty() {
+        let times = measure(bench, Config { cpu: "max", ..config }, &wide, 1)?;
+        print_group(Group::Avx, &wide, &times);
+    }
+    if rows.len() > alone.len() + wide.len() {
         pairs(bench, config)?;
     }
     Ok(())
