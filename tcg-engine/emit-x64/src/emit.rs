@@ -10,6 +10,7 @@ mod bits;
 mod control;
 mod groups;
 mod guard;
+mod lanes;
 mod memory;
 mod operands;
 mod recipe;

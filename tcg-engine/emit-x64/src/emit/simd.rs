@@ -13,7 +13,7 @@ use ir::op::{FpRef, Inst, MemRef, NONE, Op, Slot, call_flags};
 
 use super::guard::writes_control;
 use super::{Emitter, Flags, temp_index};
-use crate::asm::{Hole, Map, Mem, RAX, RCX, RDX, Reg, Rm, Sz, cc};
+use crate::asm::{Hole, Map, Mem, RAX, RCX, RDX, Reg, Rm, Sz, Vex, cc};
 use crate::layout::{XS, XT, upper, word, xmm};
 use crate::mutants::{Mutant, on};
 
@@ -154,12 +154,21 @@ impl Emitter {
         }
     }
 
+    /// A move of a pair or of a word. In scratch registers nobody wants what is above it, and SSE would wait for it.
+    fn move_to(&mut self, map: Map, op: u8, r: Reg, from: Rm) {
+        if self.wide && (r == XS || r == XT) {
+            self.a.vex(Vex::new(map, op), r.0, 0, from);
+        } else {
+            self.a.sse(map, op, r.0, from);
+        }
+    }
+
     /// A pair in an XMM register: its own, or `scratch`.
     pub(crate) fn pair_in(&mut self, s: Slot, scratch: Reg) -> Reg {
         match self.pair_at(s) {
             Rm::R(r) => r,
             m => {
-                self.a.sse(Map::Of, 0x28, scratch.0, m);
+                self.move_to(Map::Of, 0x28, scratch, m);
                 scratch
             }
         }
@@ -190,7 +199,7 @@ impl Emitter {
                 self.pair_evict(self.i + 1);
             }
             if r != XT {
-                self.a.sse(Map::Of, 0x28, XT.0, r.into());
+                self.move_to(Map::Of, 0x28, XT, r.into());
             }
             self.pair = d;
             return;
@@ -428,7 +437,7 @@ impl Emitter {
             Some(_) => XS,
             None => XT,
         };
-        self.a.sse(zeroed.0, zeroed.1, r.0, from.into());
+        self.move_to(zeroed.0, zeroed.1, r, from.into());
         let reload =
             if fused && own.is_some() && on(Mutant::HighHalf) { Reload::Nothing } else { Reload::Word(r, x.d) };
         self.cold([miss, None], reload, site);
@@ -502,7 +511,7 @@ impl Emitter {
             None if temp_index(x.d).is_some() => (XT, Reload::Pair(XT, x.d)),
             None => (XS, Reload::Pair(XS, x.d)),
         };
-        self.a.sse(Map::Of, 0x10, r.0, there.into());
+        self.move_to(Map::Of, 0x10, r, there.into());
         let reload = if on(Mutant::PairReload) { Reload::Nothing } else { reload };
         self.cold([miss, odd], reload, site);
         self.pair_done(x.d, r);

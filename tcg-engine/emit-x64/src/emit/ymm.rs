@@ -34,7 +34,7 @@ const XOR: Vex = Vex::new(Map::Of, 0x57);
 const REGISTERS: u16 = 16;
 
 /// The pair of the upper half of the guest vector register whose lower half is `s`.
-fn guest_upper(s: Slot) -> Option<Slot> {
+pub(super) fn guest_upper(s: Slot) -> Option<Slot> {
     let at = s.0.wrapping_sub(XMM);
     (at < XMM_STEP * REGISTERS && at.is_multiple_of(XMM_STEP)).then_some(Slot(s.0 + 2))
 }
@@ -49,7 +49,7 @@ fn clear(group: &[Inst], at: usize, s: Slot) -> bool {
 }
 
 /// Whether operations from `at` on clear the upper half of a register whose lower half `low` is in one of the host's.
-fn clears_upper(group: &[Inst], at: usize, low: Slot) -> bool {
+pub(super) fn clears_upper(group: &[Inst], at: usize, low: Slot) -> bool {
     xmm(low).is_some_and(|(_, high)| !high) && guest_upper(low).is_some_and(|s| clear(group, at, s))
 }
 
@@ -90,10 +90,18 @@ impl Emitter {
     pub(super) fn whole(&mut self, block: &Block, x: &Inst) -> bool {
         let group = self.group(block);
         let done = match x.op {
-            Op::Vec => self.whole_integer(group),
+            Op::Vec => {
+                let halves = self.whole_integer(group);
+                halves.or_else(|| self.whole_longer(group)).or_else(|| self.whole_broadcast(group))
+            }
             // Looking at MXCSR again takes temporaries out of their register.
             Op::Fp if self.unsure => None,
-            Op::Fp => self.whole_float(group).or_else(|| self.whole_scalar(group)),
+            Op::Fp => {
+                let halves = self.whole_float(group);
+                halves.or_else(|| self.whole_scalar(group)).or_else(|| self.whole_shorter(group))
+            }
+            Op::Mov => self.whole_permutation(group),
+            Op::Load => self.whole_word(group),
             Op::Mov128 => self.whole_move(group),
             Op::Load128 => self.whole_load(group).or_else(|| self.whole_store(group)),
             Op::Store128 => self.whole_store(group),
@@ -107,7 +115,7 @@ impl Emitter {
     }
 
     /// The upper half of what `low` is the lower one of, where both are in one place.
-    fn partner(&self, low: Slot) -> Option<Slot> {
+    pub(super) fn partner(&self, low: Slot) -> Option<Slot> {
         if low == self.pair && self.pair_upper != NONE {
             return Some(self.pair_upper);
         }
@@ -115,12 +123,12 @@ impl Emitter {
     }
 
     /// Whether `other` is the upper half of what `low` is the lower one of.
-    fn partners(&self, low: Slot, other: Slot) -> bool {
+    pub(super) fn partners(&self, low: Slot, other: Slot) -> bool {
         self.partner(low) == Some(other) || on(Mutant::Twin) && self.partner(low).is_some()
     }
 
     /// Where an operand is, of 256 bits if `wide`.
-    fn operand(&mut self, s: Slot, wide: bool) -> Rm {
+    pub(super) fn operand(&mut self, s: Slot, wide: bool) -> Rm {
         match xmm(s) {
             Some((r, _)) => Rm::R(r),
             None if wide && s == self.pair => Rm::R(XT),
@@ -165,7 +173,7 @@ impl Emitter {
         self.vex_done(d, r, wide);
     }
 
-    fn vex_done(&mut self, d: Slot, r: Reg, wide: bool) {
+    pub(super) fn vex_done(&mut self, d: Slot, r: Reg, wide: bool) {
         if xmm(d).is_none() {
             self.a.vex(STORE.wide(wide), r.0, 0, word(d));
         }
@@ -388,6 +396,25 @@ impl Emitter {
         self.vex_done(last.d, r, true);
         self.cold_several(from, Reload::Nothing, site, 2);
         Some(3)
+    }
+
+    /// A doubleword or a quadword into a register whose rest is cleared.
+    fn whole_word(&mut self, group: &[Inst]) -> Option<u8> {
+        let (x, n) = (group.first()?, group.get(1)?);
+        let m = MemRef::unpack(x.aux, x.imm);
+        // VMOVD and VMOVQ.
+        let code = match m.log2 {
+            2 => Vex::new(Map::Of66, 0x6e),
+            3 => Vex::new(Map::OfF3, 0x7e),
+            _ => return None,
+        };
+        let plain = Self::plain(m) && !m.aligned && !m.signed;
+        let (r, _) = xmm(x.d).filter(|_| plain && zeroes(n, Slot(x.d.0 | 1)) && clears_upper(group, 2, x.d))?;
+        let (place, from) = self.vector_place(x, m.bytes(), false);
+        self.a.vex(code, r.0, 0, place);
+        let site = self.site(self.i);
+        self.cold_several(from, Reload::Nothing, site, 3);
+        Some(4)
     }
 
     /// 256 bits to memory, and the looks at both halves that may be before it.

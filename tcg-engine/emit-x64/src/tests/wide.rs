@@ -84,6 +84,63 @@ fn scalar(b: &mut Builder, op: FpOp, d: Slot, [a, v, c]: [Slot; 3]) {
     clear_upper(b, d);
 }
 
+/// Lanes that get longer: those of the upper half from the upper part of 128 bits.
+fn longer(b: &mut Builder, op: VecOp, bytes: u64, d: Slot, a: Slot) {
+    let t = b.temp128();
+    b.full(Op::Vec, VecOp::ShrBytes as u8, t, a, NONE, bytes);
+    b.full(Op::Vec, op as u8, upper(d), t, NONE, 0);
+    b.full(Op::Vec, op as u8, d, a, NONE, 0);
+}
+
+/// The same of floating point.
+fn longer_float(b: &mut Builder, op: FpOp, d: Slot, a: Slot) {
+    let (t, low) = (b.temp128(), b.temp128());
+    b.full(Op::Vec, VecOp::ShrBytes as u8, t, a, NONE, 8);
+    b.full(Op::Fp, op as u8, low, a, a, FpRef::MORE);
+    b.full(Op::Fp, op as u8, upper(d), t, t, 0);
+    b.op(Op::Mov128, d, low, NONE);
+}
+
+fn shorter(b: &mut Builder, op: FpOp, d: Slot, a: Wide) {
+    let (low, high) = (b.temp128(), b.temp128());
+    b.full(Op::Fp, op as u8, low, a.0, a.0, FpRef::MORE);
+    b.full(Op::Fp, op as u8, high, a.1, a.1, 0);
+    b.full(Op::Vec, VecOp::UnpackLo64 as u8, d, low, high, 0);
+    clear_upper(b, d);
+}
+
+fn broadcast(b: &mut Builder, op: VecOp, d: Slot, a: Slot, wide: bool) {
+    let t = b.temp128();
+    b.full(Op::Vec, op as u8, t, a, NONE, 0);
+    b.op(Op::Mov128, d, t, NONE);
+    match wide {
+        true => b.op(Op::Mov128, upper(d), t, NONE),
+        false => clear_upper(b, d),
+    }
+}
+
+fn permute(b: &mut Builder, d: Slot, a: Wide, imm: u64) {
+    let words = [a.0, Slot(a.0.0 + 1), a.1, Slot(a.1.0 + 1)];
+    let list = [0, 1, 2, 3].map(|n| {
+        let t = b.temp();
+        b.op(Op::Mov, t, words[(imm >> (2 * n) & 3) as usize], NONE);
+        t
+    });
+    for (n, t) in (0..).zip(list) {
+        b.op(Op::Mov, Slot(d.0 + n), t, NONE);
+    }
+}
+
+/// A word from memory, and zeros above it.
+fn load_word(b: &mut Builder, d: Slot, a: Slot, disp: i32, log2: u8) {
+    b.load(d, a, NONE, MemRef { disp, ..MemRef::new(log2) });
+    b.op_imm(Op::MovI, Slot(d.0 + 1), NONE, 0);
+    clear_upper(b, d);
+}
+
+const LONGER: [(VecOp, u64); 4] =
+    [(VecOp::Sext8To16, 8), (VecOp::Zext8To32, 4), (VecOp::Zext16To64, 4), (VecOp::Sext8To64, 2)];
+
 fn zero_uppers(b: &mut Builder) {
     for n in 0..16 {
         clear_upper(b, xmm(n));
@@ -116,7 +173,18 @@ impl Gen<'_> {
         let (d, base) = (self.low(), self.word());
         let disp = self.r.below(0x100) as i32 - 0x80;
         let aligned = self.r.below(3) == 0;
-        match self.r.below(6) {
+        match self.r.below(9) {
+            6 => {
+                let op = [FpOp::CvtPs2Pd, FpOp::CvtDq2Pd, FpOp::CvtPh2Ps][self.r.below(3) as usize];
+                let a = self.low();
+                longer_float(&mut self.b, op, d, a);
+            }
+            7 => {
+                let op = [FpOp::CvtPd2Ps, FpOp::CvtPd2Dq, FpOp::CvttPd2Dq][self.r.below(3) as usize];
+                let a = if aligned { load(&mut self.b, base, disp, false) } else { self.halves() };
+                shorter(&mut self.b, op, d, a);
+            }
+            8 => load_word(&mut self.b, d, base, disp, 2 + self.r.below(2) as u8),
             0 => {
                 let s = self.halves();
                 store(&mut self.b, s, base, disp, !aligned);
@@ -169,7 +237,16 @@ impl Gen<'_> {
         let (d, a, v) = (self.low(), self.halves(), self.halves());
         let op = VecOp::ALL[self.r.below(VecOp::ALL.len() as u64) as usize];
         let (imm, other) = (self.r.below(256), self.r.below(256));
-        match self.r.below(10) {
+        match self.r.below(13) {
+            10 => {
+                let (op, bytes) = LONGER[self.r.below(4) as usize];
+                longer(&mut self.b, op, if self.r.below(6) == 0 { 8 } else { bytes }, d, a.0);
+            }
+            11 => {
+                let op = [VecOp::Shuffle32, VecOp::DupLo64][self.r.below(2) as usize];
+                broadcast(&mut self.b, op, d, a.0, self.r.below(2) == 0);
+            }
+            12 => permute(&mut self.b, d, a, imm),
             0 => zero_uppers(&mut self.b),
             1 => clear_upper(&mut self.b, d),
             2 => {
@@ -289,6 +366,13 @@ fn an_instruction_of_the_guest_is_one_of_the_host() {
     for looks in [false, true] {
         one(&block(|b| store(b, rx, Slot(8), 0x20, looks)), Mnemonic::Vmovups);
     }
+    one(&block(|b| longer(b, VecOp::Zext16To64, 4, x, y)), Mnemonic::Vpmovzxwq);
+    one(&block(|b| longer_float(b, FpOp::CvtPs2Pd, x, y)), Mnemonic::Vcvtps2pd);
+    one(&block(|b| shorter(b, FpOp::CvttPd2Dq, x, ry)), Mnemonic::Vcvttpd2dq);
+    one(&block(|b| broadcast(b, VecOp::Shuffle32, x, y, true)), Mnemonic::Vpbroadcastd);
+    one(&block(|b| broadcast(b, VecOp::DupLo64, x, y, false)), Mnemonic::Vpbroadcastq);
+    one(&block(|b| permute(b, x, ry, 0x1b)), Mnemonic::Vpermq);
+    one(&block(|b| load_word(b, x, Slot(8), 4, 3)), Mnemonic::Vmovq);
     let sum = block(|b| {
         let v = load(b, Slot(8), 0x20, false);
         float(b, FpOp::AddPs, x, [ry, v, v], 0);
