@@ -415,7 +415,7 @@ fn linked() -> Vec<u64> {
         }
         b.op_imm(Op::Exit, NONE, NONE, pc + 16);
         let id = cache.insert(Key { at: pc, pc, mode: 0 }, 4, None, b.finish());
-        assert!(t1.translate(&cache, id.number(), true));
+        assert!(t1.translate(&cache, id.number(), true, false));
         id
     });
     let mut env = Apart::new(&mut Random(1));
