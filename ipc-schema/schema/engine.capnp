@@ -226,7 +226,8 @@ struct EngineFacts {
 
 struct Counter {
   name @0 :Text;
-  value @1 :UInt64;
+  value @1 :UInt64;                # of an engine: the sum over its vCPUs
+  perVcpu @2 :List(UInt64);        # of an engine: each vCPU's; empty elsewhere
 }
 
 struct RegisterCounter {

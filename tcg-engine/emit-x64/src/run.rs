@@ -75,6 +75,12 @@ pub struct Stats {
     pub direct: u64,
     /// Left by jumps that missed.
     pub jumps: u64,
+    /// Left at a block's head, the budget being used up.
+    pub budgets: u64,
+    /// Left by an operation: a fault, or something that the run loop has to look at.
+    pub stopped: u64,
+    /// Left so that the rest of a block is interpreted.
+    pub resumed: u64,
     /// Operations that emitted code had interpreted.
     pub interpreted: u64,
     /// Times that code memory was cleared.
@@ -611,6 +617,7 @@ impl T1 {
                 Left::Direct(Exit { site: low, clears: self.clears })
             }
             left::BUDGET => {
+                self.stats.budgets += 1;
                 if let Some(Some(b)) = self.blocks.get(low as usize) {
                     regs.set(PC, b.pc);
                     done -= i64::from(b.instructions);
@@ -623,6 +630,8 @@ impl T1 {
                 Left::Jump
             }
             why => {
+                let count = if why == left::OP { &mut self.stats.stopped } else { &mut self.stats.resumed };
+                *count += 1;
                 let left = self.leave_block(cache, low, why, rt.outcome, regs, env, &mut done);
                 if why == left::RESUME {
                     self.failed(cache, low);
@@ -661,6 +670,11 @@ impl T1 {
             *done += i64::from(out.instructions) - block.points.len() as i64;
         }
         Left::Outcome(out)
+    }
+
+    /// Bytes of code memory that are in use, and all of them.
+    pub fn memory_use(&self) -> (usize, usize) {
+        (self.cursor, self.memory.len())
     }
 
     /// The stubs as they are in code memory, from its start on.

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::time::Instant;
 
 use doorbell::{Attributes, Space, Unanswered};
 use guest_memory::{VcpuEnd, VcpuState};
@@ -15,7 +16,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use vcpu_devices::{Action, Lapic};
 
-use crate::machine::Machine;
+use crate::machine::{Machine, RegisterPath, VcpuCounters};
 use crate::park::{LOOK, Request};
 
 /// A vCPU's bus.
@@ -180,6 +181,23 @@ impl VcpuBus {
         self.wait_for_device(request, |park| self.machine.board.interrupt_acknowledge(self.index, park)).ok()
     }
 
+    /// An access to a register: what it costs belongs to `path`.
+    fn register<T>(&mut self, path: fn(&VcpuCounters) -> &RegisterPath, access: impl FnOnce(&mut Self) -> T) -> T {
+        let start = Instant::now();
+        let answer = access(self);
+        if let Some(counters) = self.machine.counters.get(usize::from(self.index)) {
+            path(counters).add(start);
+        }
+        answer
+    }
+
+    fn apic_write(&mut self, register: u32, value: u32) -> Then {
+        let now = self.now();
+        let action = self.lapic.write(register, value, now);
+        self.publish();
+        self.act(action)
+    }
+
     fn window_read(&self, space: Space, address: u64, width: u8, user: bool) -> Result<u64, Stop> {
         let ones = u64::MAX >> (64 - 8 * u32::from(width.clamp(1, 8)));
         let Some(w) = self.machine.windows.find(space, address, width) else { return Ok(ones) };
@@ -203,18 +221,15 @@ impl VcpuBus {
 impl Bus for VcpuBus {
     fn mmio_read(&mut self, gpa: u64, bytes: u8, attrs: Attrs) -> Result<u64, Stop> {
         if self.in_apic(gpa) {
-            let now = self.now();
-            return Ok(u64::from(self.lapic.read(gpa as u32 & 0xfff, now)));
+            let register = gpa as u32 & 0xfff;
+            return Ok(self.register(|c| &c.apic, |bus| bus.lapic.read(register, bus.now()).into()));
         }
-        self.window_read(Space::Memory, gpa, bytes, attrs.user)
+        self.register(|c| &c.registers, |bus| bus.window_read(Space::Memory, gpa, bytes, attrs.user))
     }
 
     fn mmio_write(&mut self, gpa: u64, bytes: u8, value: u64, attrs: Attrs) -> Result<Then, Stop> {
         if self.in_apic(gpa) {
-            let now = self.now();
-            let action = self.lapic.write(gpa as u32 & 0xfff, value as u32, now);
-            self.publish();
-            return Ok(self.act(action));
+            return Ok(self.register(|c| &c.apic, |bus| bus.apic_write(gpa as u32 & 0xfff, value as u32)));
         }
         // A write to the interrupt message range is a message.
         if gpa >> 20 == 0xfee && bytes == 4 {
@@ -223,7 +238,7 @@ impl Bus for VcpuBus {
             }
             return Ok(Then::Continue);
         }
-        self.window_write(Space::Memory, gpa, bytes, value, attrs.user)?;
+        self.register(|c| &c.registers, |bus| bus.window_write(Space::Memory, gpa, bytes, value, attrs.user))?;
         Ok(Then::Continue)
     }
 
@@ -239,11 +254,13 @@ impl Bus for VcpuBus {
     }
 
     fn io_read(&mut self, port: u16, bytes: u8) -> Result<u32, Stop> {
-        self.window_read(Space::Port, u64::from(port), bytes, false).map(|v| v as u32)
+        let read = |bus: &mut Self| bus.window_read(Space::Port, u64::from(port), bytes, false);
+        self.register(|c| &c.registers, read).map(|v| v as u32)
     }
 
     fn io_write(&mut self, port: u16, bytes: u8, value: u32) -> Result<Then, Stop> {
-        self.window_write(Space::Port, u64::from(port), bytes, u64::from(value), false)?;
+        let write = |bus: &mut Self| bus.window_write(Space::Port, u64::from(port), bytes, u64::from(value), false);
+        self.register(|c| &c.registers, write)?;
         Ok(Then::Continue)
     }
 
@@ -259,15 +276,18 @@ impl Bus for VcpuBus {
     }
 
     fn x2apic_read(&mut self, index: u32) -> Result<u64, Refused> {
-        let now = self.now();
-        self.lapic.read_msr(index as u8, now).map_err(|_| Refused)
+        self.register(|c| &c.apic, |bus| bus.lapic.read_msr(index as u8, bus.now())).map_err(|_| Refused)
     }
 
     fn x2apic_write(&mut self, index: u32, value: u64) -> Result<Then, Refused> {
-        let now = self.now();
-        let action = self.lapic.write_msr(index as u8, value, now).map_err(|_| Refused)?;
-        self.publish();
-        Ok(self.act(action))
+        self.register(
+            |c| &c.apic,
+            |bus| {
+                let action = bus.lapic.write_msr(index as u8, value, bus.now()).map_err(|_| Refused)?;
+                bus.publish();
+                Ok(bus.act(action))
+            },
+        )
     }
 
     fn cr8(&self) -> u8 {
@@ -284,10 +304,14 @@ impl Bus for VcpuBus {
     }
 
     fn set_tsc_deadline(&mut self, value: u64) -> Then {
-        let action = self.lapic.set_tsc_deadline(value);
-        if action == Action::Timer {
-            self.update_deadline();
-        }
+        self.register(
+            |c| &c.apic,
+            |bus| {
+                if bus.lapic.set_tsc_deadline(value) == Action::Timer {
+                    bus.update_deadline();
+                }
+            },
+        );
         Then::Continue
     }
 
@@ -375,6 +399,25 @@ mod tests {
         let then = bus.mmio_write(0xfee0_00b0, 4, 0, Attrs { user: false }).unwrap();
         assert!(then == Then::FinishInstruction && asked(&bus), "the run loop must look");
         assert_eq!(bus.lapic.acknowledge(), Some(0x22));
+    }
+
+    #[test]
+    fn accesses_are_counted_by_whose_registers_they_are() {
+        let mut bus = bus();
+        let counts = |bus: &VcpuBus| {
+            let c = &bus.machine.counters[0];
+            [&c.registers, &c.apic].map(|path| path.accesses.load(std::sync::atomic::Ordering::Relaxed))
+        };
+        let [_, apic] = counts(&bus);
+        // A port that nobody has, and the latch of the PCI index port.
+        bus.io_read(0x1234, 1).unwrap();
+        bus.io_write(0xcf8, 4, 0x8000_0000).unwrap();
+        assert_eq!(counts(&bus), [2, apic]);
+        bus.mmio_read(0xfee0_0030, 4, Attrs { user: false }).unwrap();
+        assert_eq!(bus.x2apic_read(0x803), Err(Refused), "not in that mode, but the guest has asked");
+        bus.set_tsc_deadline(0);
+        assert_eq!(counts(&bus), [2, apic + 3]);
+        assert!(bus.machine.counters[0].apic.ns.load(std::sync::atomic::Ordering::Relaxed) > 0);
     }
 
     #[test]

@@ -350,31 +350,7 @@ impl Control {
     }
 
     fn statistics(&self, engine: &Engine, id: u64) -> Result<()> {
-        let m = &engine.machine;
-        let registers = m.windows.counts();
-        self.reply(id, |r| {
-            let mut s = r.init_statistics();
-            let sum = |f: fn(&crate::machine::VcpuCounters) -> u64| m.counters.iter().map(f).sum();
-            s.set_instructions(sum(|c| c.instructions.load(std::sync::atomic::Ordering::Relaxed)));
-            s.set_run_nanoseconds(sum(|c| c.run_ns.load(std::sync::atomic::Ordering::Relaxed)));
-            let counters: Vec<_> = m.counters.iter().flat_map(|c| c.list()).collect();
-            let mut list = s.reborrow().init_counters(counters.len() as u32);
-            for (n, (name, value)) in counters.into_iter().enumerate() {
-                let mut c = list.reborrow().get(n as u32);
-                c.set_name(name);
-                c.set_value(value);
-            }
-            let mut list = s.init_registers(registers.len() as u32);
-            for (n, c) in registers.iter().enumerate() {
-                let mut to = list.reborrow().get(n as u32);
-                to.set_device(format!("area{}", c.device));
-                to.set_window(&c.window);
-                to.set_offset(c.offset);
-                to.set_write(c.write);
-                to.set_synchronous(c.synchronous);
-                to.set_local(c.local);
-            }
-        })
+        self.reply(id, |r| crate::statistics::fill(&engine.machine, r.init_statistics()))
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use cpu_model::Model;
 use doorbell::layout::MAX_LINES;
 use doorbell::{DeviceClient, Header, Route};
+use guest_x86::runner::COUNTERS;
 use mem::Memory;
 use vcpu_devices::{Delivery, Destination, Inbox, Message, inbox};
 
@@ -27,38 +29,51 @@ pub struct VcpuCounters {
     pub halts: AtomicU64,
     /// Nanoseconds spent neither halted nor parked.
     pub run_ns: AtomicU64,
-    /// What emitted code and the runner count, in the order of [`TIER_COUNTERS`].
-    pub tier: [AtomicU64; TIER_COUNTERS.len()],
+    /// Accesses to registers of devices.
+    pub registers: RegisterPath,
+    /// Accesses to registers of its local APIC.
+    pub apic: RegisterPath,
+    /// What the runner counts, in the order of [`COUNTERS`].
+    pub runner: [AtomicU64; COUNTERS.len()],
 }
 
-/// Names of the counters of [`VcpuCounters::tier`].
-pub const TIER_COUNTERS: [&str; 12] = [
-    "code-blocks",
-    "code-instructions",
-    "code-guest-bytes",
-    "code-host-bytes",
-    "code-entries",
-    "code-exits-unlinked",
-    "code-exits-jump",
-    "code-interpreted",
-    "code-clears",
-    "blocks-interpreted",
-    "translation-ns",
-    "lookups",
-];
+/// What a vCPU's accesses to registers have cost.
+#[derive(Debug, Default)]
+pub struct RegisterPath {
+    /// Accesses.
+    pub accesses: AtomicU64,
+    /// Nanoseconds in them, waiting for the device included.
+    pub ns: AtomicU64,
+}
+
+impl RegisterPath {
+    /// An access has taken the time since `start`. For the vCPU's thread alone.
+    pub fn add(&self, start: Instant) {
+        add(&self.accesses, 1);
+        add(&self.ns, start.elapsed().as_nanos() as u64);
+    }
+}
+
+/// Add to a counter that only this thread writes.
+pub fn add(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+}
 
 impl VcpuCounters {
-    /// Names and values, for statistics.
-    pub fn list(&self) -> Vec<(&'static str, u64)> {
-        let get = |a: &AtomicU64| a.load(Ordering::Relaxed);
-        let mut list = vec![
-            ("blocks-lifted", get(&self.lifted)),
-            ("blocks-dropped", get(&self.dropped)),
-            ("interrupts", get(&self.interrupts)),
-            ("halts", get(&self.halts)),
+    /// Names and values, for statistics: always the same names in the same order.
+    pub fn list(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let own = [
+            ("blocks-lifted", &self.lifted),
+            ("blocks-dropped", &self.dropped),
+            ("interrupts", &self.interrupts),
+            ("halts", &self.halts),
+            ("register-accesses", &self.registers.accesses),
+            ("register-ns", &self.registers.ns),
+            ("apic-accesses", &self.apic.accesses),
+            ("apic-ns", &self.apic.ns),
         ];
-        list.extend(TIER_COUNTERS.iter().zip(&self.tier).map(|(name, value)| (*name, get(value))));
-        list
+        let all = own.into_iter().chain(COUNTERS.into_iter().zip(&self.runner));
+        all.map(|(name, value)| (name, value.load(Ordering::Relaxed)))
     }
 }
 

@@ -16,6 +16,7 @@ mod saved;
 mod setup;
 mod sleep;
 mod state;
+mod statistics;
 #[cfg(test)]
 mod stress;
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! clock; whatever asks for attention — an interrupt, a pause, a timer — goes through those two. No lock of the engine is
 //! held across a register access except the vCPU's own, which is the definition of running.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use vcpu_devices::inbox;
 
 use crate::bus::VcpuBus;
 use crate::control::Event;
-use crate::machine::{Machine, VcpuCounters};
+use crate::machine::{Machine, VcpuCounters, add};
 use crate::park::{BEAT, HARVEST, LOOK, ORDER, PARK, Request};
 
 /// Blocks between two looks at requests and the clock, when they are interpreted; emitted code runs some hundred instructions
@@ -244,7 +244,7 @@ impl Vcpu {
         counters.instructions.store(self.runner.instructions, Ordering::Relaxed);
         counters.lifted.store(stats.inserted, Ordering::Relaxed);
         counters.dropped.store(stats.invalidated, Ordering::Relaxed);
-        for (counter, value) in counters.tier.iter().zip(self.runner.counters()) {
+        for (counter, value) in counters.runner.iter().zip(self.runner.counters()) {
             counter.store(value, Ordering::Relaxed);
         }
         if let Some(check) = &mut self.runner.check {
@@ -332,11 +332,6 @@ fn account(counters: &VcpuCounters, started: &mut Instant) {
     let now = Instant::now();
     add(&counters.run_ns, now.duration_since(*started).as_nanos() as u64);
     *started = now;
-}
-
-/// Add to a counter that only this thread writes.
-fn add(counter: &AtomicU64, n: u64) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
 /// The thread of vCPU `index`, which says what happens through `report`.

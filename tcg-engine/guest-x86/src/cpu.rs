@@ -10,6 +10,7 @@ use mem::{Bank, Memory, Tlb};
 use crate::bus::{Bus, Order};
 use crate::exception::Exception;
 use crate::flags;
+use crate::memory::Misses;
 use crate::mode::Mode;
 use crate::state::{EFLAGS, Seg, Segment, Shadow, SysState, cr0, cr4, seg_base};
 
@@ -32,6 +33,8 @@ pub struct Cpu<B: Bus> {
     pub bus: B,
     /// Software TLB.
     pub tlb: Tlb,
+    /// How its misses ended.
+    pub(crate) misses: Misses,
     /// RAM, its layout and marks.
     pub mem: Arc<Memory>,
     /// The exception that stopped the last operation with [`ir::Stop::Fault`]; taken by [`Cpu::deliver_pending`].
@@ -69,6 +72,7 @@ impl<B: Bus> Cpu<B> {
             sys: SysState::reset(model),
             bus,
             tlb,
+            misses: Misses::default(),
             mem,
             pending: None,
             stale: Vec::new(),

@@ -4,9 +4,11 @@
 //! caller decides about interrupts between two calls, so a call runs at most as many blocks as it is told to.
 
 mod check;
+mod counters;
 
 pub use check::Check;
 use code::{Cache, CodeMemory, Found, Id, Key};
+pub use counters::COUNTERS;
 use emit_x64::{Left, T1};
 use ir::t0::{self, Exit};
 use ir::{PC, Regs, Stop};
@@ -111,27 +113,6 @@ impl<B: Bus> Runner<B> {
     pub fn use_t1(&mut self, memory: CodeMemory) -> Result<(), code::Error> {
         self.t1 = Some(T1::new::<Cpu<B>>(memory)?);
         Ok(())
-    }
-
-    /// Blocks, guest instructions, guest bytes and host bytes of emitted code; stays in it, exits by unlinked exits and by
-    /// unknown jumps, operations that it had interpreted, times it was cleared; blocks interpreted, nanoseconds of
-    /// translation, and blocks looked up.
-    pub fn counters(&self) -> [u64; 12] {
-        let s = self.t1.as_ref().map(T1::stats).unwrap_or_default();
-        [
-            s.blocks,
-            s.instructions,
-            s.guest_bytes,
-            s.host_bytes,
-            s.entries,
-            s.direct,
-            s.jumps,
-            s.interpreted,
-            s.clears,
-            self.interpreted,
-            self.translation_ns,
-            self.lookups,
-        ]
     }
 
     /// Forget every block.

@@ -143,6 +143,10 @@ fn write_counters(from: &[Counter], mut to: capnp::struct_list::Builder<'_, coun
         let mut row = to.reborrow().get(index);
         row.set_name(&counter.name);
         row.set_value(counter.value);
+        let mut each = row.init_per_vcpu(count(counter.per_vcpu.len()));
+        for (index, value) in (0..).zip(&counter.per_vcpu) {
+            each.set(index, *value);
+        }
     }
 }
 
@@ -151,7 +155,11 @@ fn write_counters(from: &[Counter], mut to: capnp::struct_list::Builder<'_, coun
 /// # Errors
 /// The message is malformed.
 pub fn read_counters(from: capnp::struct_list::Reader<'_, counter::Owned>) -> Result<Vec<Counter>> {
-    from.iter().map(|row| Ok(Counter { name: text(row.get_name())?, value: row.get_value() })).collect()
+    let read = |row: counter::Reader<'_>| {
+        let per_vcpu = row.get_per_vcpu()?.iter().collect();
+        Ok(Counter { name: text(row.get_name())?, value: row.get_value(), per_vcpu })
+    };
+    from.iter().map(read).collect()
 }
 
 fn write_statistics(from: &Statistics, mut to: engine_statistics::Builder<'_>) {

@@ -49,7 +49,7 @@ impl Toy {
 }
 
 fn inspection(status: Status) -> Inspection {
-    let counter = |name: &str, value| Counter { name: name.into(), value };
+    let counter = |name: &str, value| Counter { name: name.into(), value, per_vcpu: Vec::new() };
     Inspection {
         name: "debian".into(),
         version: "0.1.0".into(),
@@ -75,7 +75,7 @@ fn inspection(status: Status) -> Inspection {
         statistics: Statistics {
             instructions: 9,
             run_nanoseconds: 8,
-            counters: vec![counter("blocks", 3)],
+            counters: vec![Counter { per_vcpu: vec![1, 2], ..counter("blocks", 3) }],
             registers: vec![RegisterCounter {
                 device: "board".into(),
                 window: "pit".into(),

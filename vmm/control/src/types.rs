@@ -214,8 +214,11 @@ pub struct Job {
 pub struct Counter {
     /// What is counted.
     pub name: String,
-    /// How many.
+    /// How many; of an engine the sum over its vCPUs.
     pub value: u64,
+    /// Of an engine, each vCPU's; empty elsewhere.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub per_vcpu: Vec<u64>,
 }
 
 /// A process of a VM.

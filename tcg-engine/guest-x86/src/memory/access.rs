@@ -8,7 +8,7 @@ use std::sync::atomic::{Ordering, fence};
 use ir::{Stop, Then};
 use mem::{Fill, PAGE, PAGE_MASK, Place};
 
-use super::Right;
+use super::{Miss, Right};
 use crate::bus::{Attrs, Bus, Order};
 use crate::cpu::Cpu;
 use crate::exception::{self, Exception};
@@ -62,7 +62,10 @@ impl<B: Bus> Cpu<B> {
     pub(crate) fn locate(&mut self, va: u64, right: Right) -> Result<Target, Stop> {
         let w = match self.walk(va, right, self.tlb.bank()) {
             Ok(w) => w,
-            Err(code) => return self.fault(Exception::page(va, code)),
+            Err(code) => {
+                self.misses.count(Miss::Faulted);
+                return self.fault(Exception::page(va, code));
+            }
         };
         let fill = |offset, write| Fill {
             va,
@@ -74,7 +77,9 @@ impl<B: Bus> Cpu<B> {
             user: w.user,
             size: w.size,
         };
-        match self.mem.place(w.gpa) {
+        let place = self.mem.place(w.gpa);
+        self.misses.count(if place == Place::Outside { Miss::Device } else { Miss::Walked });
+        match place {
             Place::Ram(at) => {
                 let write = right == Right::Write;
                 if write {
@@ -105,6 +110,7 @@ impl<B: Bus> Cpu<B> {
         if self.tlb.recall(va)
             && let Some(at) = hit(&self.tlb)
         {
+            self.misses.count(Miss::Recalled);
             return Ok(Target::Ram(at));
         }
         self.locate(va, right)

@@ -3,11 +3,13 @@
 mod access;
 mod bulk;
 mod env;
+mod misses;
 mod segment;
 mod system;
 mod walk;
 
 pub(crate) use access::Target;
+pub(crate) use misses::{Miss, Misses};
 pub(crate) use segment::within;
 pub(crate) use walk::Right;
 

@@ -121,29 +121,56 @@ fn engine_memory(inspection: &Value) -> Result<f64> {
     Ok(resident_without(&smaps, "/memfd:ram") as f64)
 }
 
-/// What the engine has spent on translation, and what it holds, after a boot.
-pub fn engine(bench: &Bench, translation: bool, memory_use: bool) -> Result<()> {
-    let mut rows: [Vec<f64>; 4] = Default::default();
+/// What is to be said of the engine's own account.
+#[derive(Clone, Copy)]
+pub struct Account {
+    /// What translation has cost.
+    pub translation: bool,
+    /// What it has in memory.
+    pub memory_use: bool,
+    /// What accesses to registers have cost: of devices, and of the local APIC.
+    pub registers: bool,
+}
+
+impl Account {
+    /// Whether there is anything.
+    pub fn any(self) -> bool {
+        self.translation || self.memory_use || self.registers
+    }
+}
+
+/// What the engine has spent on translation and on registers, and what it holds, after a boot.
+pub fn engine(bench: &Bench, asked: Account) -> Result<()> {
+    let Account { translation, memory_use, registers } = asked;
+    let mut rows: [Vec<f64>; 7] = Default::default();
     for _ in 0..bench.pairs {
         let look = || {
             let inspection = bench.rig.json(&["inspect", "boot"]);
             let memory = if memory_use { engine_memory(&inspection)? } else { 0.0 };
             Ok((inspection, memory))
         };
-        let (_, (inspection, memory)) = atoll(bench, &bench.boot_job(1, ""), look)?;
+        let (time, (inspection, memory)) = atoll(bench, &bench.boot_job(1, ""), look)?;
         let get = |name: &str| counter(&inspection, name);
         let instructions = get("code-instructions")?;
         rows[0].push(get("translation-ns")? / instructions / 1000.0);
         rows[1].push(get("code-host-bytes")? / get("code-guest-bytes")?);
         rows[2].push(instructions);
         rows[3].push(memory / f64::from(1 << 20));
+        rows[4].push(get("register-accesses")? + get("apic-accesses")?);
+        rows[5].push(get("register-ns")? + get("apic-ns")?);
+        rows[6].push((get("register-ns")? + get("apic-ns")?) / 1e9 / time * 100.0);
     }
-    let [time, bytes, instructions, memory] = rows.map(middle);
+    let [time, bytes, instructions, memory, accesses, register_ns, share] = rows.map(middle);
     println!("\nthe engine after a boot (median of {})", bench.pairs);
     if translation {
         println!("  translated instructions        {instructions:8.0}");
         println!("  translation, us / instruction  {time:8.2}   {}", Goal::AtMost(0.4).verdict(time));
         println!("  host bytes / guest byte        {bytes:8.2}   {}", Goal::AtMost(10.0).verdict(bytes));
+    }
+    if registers {
+        println!("  register accesses              {accesses:8.0}");
+        println!("  ms in them                     {:8.2}", register_ns / 1e6);
+        println!("  % of the boot's time           {share:8.2}   {}", Goal::AtMost(5.0).verdict(share));
     }
     if memory_use {
         println!("  MiB in memory beside RAM       {memory:8.1}   {}", Goal::AtMost(100.0).verdict(memory));

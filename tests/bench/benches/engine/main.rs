@@ -1,6 +1,6 @@
 //! The engine against QEMU's TCG: the same kernel, initramfs, memory and number of vCPUs, in the same run, one after the other.
 //!
-//! `engine [NAME...]`: all, or these of `boot`, `translation`, `memory-use`, and the groups and rows of `bench-guest`.
+//! `engine [NAME...]`: all, or these of `boot`, `translation`, `memory-use`, `registers`, and the groups and rows of `bench-guest`.
 //! `ATOLL_BENCH_PAIRS` sets the number of pairs (5). Goals are said to be met or missed; the exit status is about broken runs
 //! alone: a guest that does not come up, work that has another result, a clock that runs at another speed than the host's.
 //!
@@ -37,15 +37,14 @@ struct Bench {
 /// What was asked for.
 struct Asked {
     boot: bool,
-    translation: bool,
-    memory_use: bool,
+    account: boot::Account,
     rows: Vec<&'static Row>,
 }
 
 impl Asked {
     fn of(names: &[String]) -> Result<Self> {
         let has = |name: &str| names.is_empty() || names.iter().any(|asked| asked == name);
-        let own = ["boot", "translation", "memory-use"];
+        let own = ["boot", "translation", "memory-use", "registers"];
         let others: Vec<&str> = names.iter().map(String::as_str).filter(|name| !own.contains(name)).collect();
         let rows = match others.is_empty() {
             // All with no name at all, also the pairs.
@@ -56,7 +55,8 @@ impl Asked {
                 Err(name) => bail!("'{name}' is none of {}, and neither a group nor a row", own.join(", ")),
             },
         };
-        Ok(Asked { boot: has(own[0]), translation: has(own[1]), memory_use: has(own[2]), rows })
+        let account = boot::Account { translation: has(own[1]), memory_use: has(own[2]), registers: has(own[3]) };
+        Ok(Asked { boot: has(own[0]), account, rows })
     }
 }
 
@@ -135,8 +135,8 @@ fn main() -> Result<()> {
     if asked.boot {
         boots = Some(boot::compare(&bench)?);
     }
-    if asked.translation || asked.memory_use {
-        boot::engine(&bench, asked.translation, asked.memory_use)?;
+    if asked.account.any() {
+        boot::engine(&bench, asked.account)?;
     }
     if !asked.rows.is_empty() {
         let config = bench.fastest(boots)?;

@@ -13,6 +13,8 @@ use crate::{processes, remote, size};
 
 /// Register accesses that people are shown: those that cost most.
 const BUSIEST: usize = 12;
+/// vCPUs that have a column each; of more the JSON has all.
+const WIDEST: usize = 8;
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -38,7 +40,7 @@ pub fn inspect(arguments: &Arguments) -> Result<()> {
 }
 
 /// Nobody inside the VM's pid namespace knows the host's numbers.
-fn add_host_pids(inspection: &mut Inspection, place: &Place) {
+pub fn add_host_pids(inspection: &mut Inspection, place: &Place) {
     let Some(keeper) = processes::keeper(place) else { return };
     let seen = processes::all(keeper);
     for process in inspection.processes.iter_mut().filter(|process| process.host_pid == 0 && process.pid > 0) {
@@ -87,7 +89,10 @@ fn describe(inspection: &Inspection) -> String {
     }
     let _ = write!(text, "\n{}", table(&rows));
 
-    let mut counters = counter_rows("engine", &statistics.counters);
+    if !statistics.counters.is_empty() {
+        let _ = write!(text, "\n{}", table(&engine_rows(&statistics.counters)));
+    }
+    let mut counters = Vec::new();
     for process in &inspection.processes {
         counters.extend(counter_rows(&process.name, &process.counters));
     }
@@ -110,6 +115,19 @@ fn describe(inspection: &Inspection) -> String {
         let _ = write!(text, "\n{}", table(&rows));
     }
     text
+}
+
+/// What the engine counts: in total, and where there are a few vCPUs, for each.
+fn engine_rows(counters: &[Counter]) -> Vec<Vec<String>> {
+    let vcpus = counters.iter().map(|counter| counter.per_vcpu.len()).max().unwrap_or(0);
+    let vcpus = if (2..=WIDEST).contains(&vcpus) { vcpus } else { 0 };
+    let heads = ["ENGINE".to_owned(), "TOTAL".to_owned()].into_iter();
+    let mut rows = vec![heads.chain((0..vcpus).map(|index| format!("VCPU {index}"))).collect::<Vec<_>>()];
+    for counter in counters {
+        let each = counter.per_vcpu.iter().take(vcpus).map(|value| grouped(*value));
+        rows.push([plain(&counter.name), grouped(counter.value)].into_iter().chain(each).collect());
+    }
+    rows
 }
 
 fn counter_rows(owner: &str, counters: &[Counter]) -> Vec<Vec<String>> {
@@ -139,12 +157,12 @@ fn describe_sandboxes(sandboxes: &[Sandbox]) -> String {
     text
 }
 
-fn seconds(nanoseconds: u64) -> String {
+pub fn seconds(nanoseconds: u64) -> String {
     format!("{}.{:03} s", nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000 / 1_000_000)
 }
 
 /// 1234567 as 1 234 567.
-fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -166,6 +184,14 @@ mod tests {
             assert_eq!(grouped(number), text);
         }
         assert_eq!(seconds(1_002_003_004), "1.002 s");
+    }
+
+    #[test]
+    fn counters_of_several_vcpus_have_a_column_each() {
+        let counter = |per_vcpu: &[u64]| Counter { name: "halts".into(), value: 1234, per_vcpu: per_vcpu.to_vec() };
+        assert_eq!(engine_rows(&[counter(&[1234])]), [vec!["ENGINE", "TOTAL"], vec!["halts", "1 234"]]);
+        let rows = engine_rows(&[counter(&[234, 1000])]);
+        assert_eq!(rows, [vec!["ENGINE", "TOTAL", "VCPU 0", "VCPU 1"], vec!["halts", "1 234", "234", "1 000"]]);
     }
 
     #[test]

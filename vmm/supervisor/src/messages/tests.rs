@@ -97,7 +97,7 @@ fn what_an_islet_says_is_read() {
         let mut list = m.init_statistics().init_counters(1);
         list.reborrow().get(0).set_value(3);
     });
-    let counters = vec![Counter { name: String::new(), value: 3 }];
+    let counters = vec![Counter { value: 3, ..Counter::default() }];
     assert_eq!(driver, Heard::Driver { reply_to: DRIVER_REQUESTS + 1, answer: Answer::Counters(counters) });
 }
 

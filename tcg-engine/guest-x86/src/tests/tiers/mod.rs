@@ -20,6 +20,7 @@ use ir::op::{FIRST_TEMP, FLAG_KIND, FLAG_R, TIER_BUDGET, TIER_TAG};
 
 use super::harness::*;
 use super::random::Random;
+use crate::runner::COUNTERS;
 use crate::{Runner, Why};
 use program::{Program, program};
 
@@ -394,7 +395,7 @@ fn decode_code(m: &Runner<TestBus>) -> usize {
 fn programs_reach_what_they_are_for() {
     let mut pair = Pair::new(0);
     let (mut notes, mut instructions, mut ends, mut links) = (0, 0, 0, 0);
-    let mut c = [0; 12];
+    let mut c = [0; COUNTERS.len()];
     for seed in 1000..1100 {
         match pair.program(seed) {
             Came::Same => {}
@@ -418,5 +419,11 @@ fn programs_reach_what_they_are_for() {
         notes > 100 && instructions > 5_000 && ends > 50,
         "{notes} faults, {instructions} instructions, {ends} ends"
     );
-    assert!(c[0] > 1000 && c[5] > 100 && c[6] > 100 && c[7] > 100, "{c:?}");
+    let count = |name: &str| COUNTERS.iter().zip(c).find(|(own, _)| **own == name).unwrap().1;
+    assert!(count("code-blocks") > 1000, "{c:?}");
+    let exits = ["unlinked", "jump", "budget", "operation", "resume"].map(|kind| count(&format!("code-exits-{kind}")));
+    assert!(exits[..2].iter().all(|n| *n > 100) && exits[3] > 100 && count("code-interpreted") > 100, "{c:?}");
+    // Each stay ends in one way.
+    assert_eq!(exits.iter().sum::<u64>(), count("code-entries"));
+    assert!(["recalled", "walked", "faulted"].iter().all(|kind| count(&format!("tlb-{kind}")) > 0), "{c:?}");
 }

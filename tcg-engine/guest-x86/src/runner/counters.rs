@@ -1,0 +1,64 @@
+//! What a run loop counts, for whoever looks at it: names and values, one for one.
+
+use emit_x64::T1;
+
+use super::Runner;
+use crate::bus::Bus;
+use crate::memory::Miss;
+
+/// Names of the values of [`Runner::counters`], in their order. `docs/translator.md` says what each of them counts.
+pub const COUNTERS: [&str; 21] = [
+    "code-blocks",
+    "code-instructions",
+    "code-guest-bytes",
+    "code-host-bytes",
+    "code-memory-used",
+    "code-memory",
+    "code-clears",
+    "code-entries",
+    "code-exits-unlinked",
+    "code-exits-jump",
+    "code-exits-budget",
+    "code-exits-operation",
+    "code-exits-resume",
+    "code-interpreted",
+    "blocks-interpreted",
+    "translation-ns",
+    "lookups",
+    "tlb-recalled",
+    "tlb-walked",
+    "tlb-faulted",
+    "tlb-device",
+];
+
+impl<B: Bus> Runner<B> {
+    /// The values of [`COUNTERS`] since the vCPU was made.
+    pub fn counters(&self) -> [u64; COUNTERS.len()] {
+        let s = self.t1.as_ref().map(T1::stats).unwrap_or_default();
+        let (used, size) = self.t1.as_ref().map(T1::memory_use).unwrap_or_default();
+        let misses = self.cpu.misses;
+        [
+            s.blocks,
+            s.instructions,
+            s.guest_bytes,
+            s.host_bytes,
+            used as u64,
+            size as u64,
+            s.clears,
+            s.entries,
+            s.direct,
+            s.jumps,
+            s.budgets,
+            s.stopped,
+            s.resumed,
+            s.interpreted,
+            self.interpreted,
+            self.translation_ns,
+            self.lookups,
+            misses.of(Miss::Recalled),
+            misses.of(Miss::Walked),
+            misses.of(Miss::Faulted),
+            misses.of(Miss::Device),
+        ]
+    }
+}
