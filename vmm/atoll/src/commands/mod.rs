@@ -15,6 +15,7 @@ mod run;
 mod snapshot;
 mod state;
 mod stop;
+mod top;
 mod wakeup;
 
 use std::io::{self, Write};
@@ -40,6 +41,8 @@ enum Command {
     Ps(ps::Arguments),
     /// Show everything about a VM, or what its processes may do
     Inspect(inspect::Arguments),
+    /// Show what a VM does at the moment
+    Top(top::Arguments),
     /// Let a VM's vCPUs and clock stand
     Pause(pause::Arguments),
     /// Let a paused VM go on
@@ -76,6 +79,7 @@ impl Cli {
             Command::Run(arguments) => run::run(*arguments),
             Command::Ps(arguments) => done(ps::ps(&arguments)),
             Command::Inspect(arguments) => done(inspect::inspect(&arguments)),
+            Command::Top(arguments) => done(top::top(&arguments)),
             Command::Pause(arguments) => done(pause::pause(&arguments)),
             Command::Resume(arguments) => done(resume::resume(&arguments)),
             Command::Snapshot(arguments) => snapshot::snapshot(&arguments),
