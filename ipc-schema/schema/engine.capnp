@@ -165,9 +165,17 @@ struct EngineSetup {
   extintDevice @7 :UInt16;         # area whose slots answer interrupt-acknowledge cycles
   notify @8 :Text;                 # eventfd rung by the board: routes, messages or extint changed
   ramBytes @9 :UInt64;             # length of the ram memfd
-  logTranslation @10 :Bool;
+  logTranslation @10 :Bool;        # to descriptor "translation-log"
   ramOnDemand @11 :Bool;           # make a userfaultfd over RAM, and answer the setup with `readyWithFaults` in place of `ready`
   tier @12 :Tier;                  # how the translator runs blocks
+  logFilter @13 :List(AddressRange);  # log blocks with an instruction in one of these; empty: all
+  perfMap @14 :Bool;               # where emitted code lies, to descriptor "perf-map"
+}
+
+struct AddressRange {
+  # Of program counters, both ends included.
+  first @0 :UInt64;
+  last @1 :UInt64;
 }
 
 enum Tier {

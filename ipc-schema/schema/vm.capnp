@@ -1,6 +1,7 @@
 @0xd3c41ea10f5b2a05;
 # What the launcher hands to the supervisor of a new virtual machine: the configuration, in the sealed memfd "config".
 
+using Engine = import "engine.capnp";
 using Islet = import "islet.capnp";
 
 struct VmConfig {
@@ -23,8 +24,10 @@ struct VmConfig {
   paused @14 :Bool;
   noReboot @15 :Bool;
   detach @16 :Bool;
-  logTranslation @17 :Bool;
+  logTranslation @17 :Bool;        # descriptor "translation-log": a file, or a pipe that does not block
   patienceSeconds @18 :UInt16 = 20;  # how long a process may take to answer before it is killed
+  logFilter @19 :List(Engine.AddressRange);
+  perfMap @20 :Bool;               # descriptor "perf-map": as "translation-log"
 }
 
 struct Restore {

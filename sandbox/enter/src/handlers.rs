@@ -39,6 +39,13 @@ pub fn begin() {
     }
 }
 
+/// A write past the limit of the size of files, which whoever started the VM may have set, fails from now on, and is not this
+/// process's end. For processes that can do without the rest of what they write.
+pub fn survive_file_limit() {
+    // SAFETY: to ignore a signal runs no code. The only failures are bad arguments.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// From now on the causes of this process's end, its heartbeat and the stages of lock-down go to `page`.
 pub fn attach_status(page: &'static StatusPage) {
     PAGE.store(ptr::from_ref(page).cast_mut(), Ordering::Release);

@@ -59,7 +59,7 @@ mod restrict;
 pub mod status;
 
 pub use gate::{ThreadGate, settle_thread};
-pub use handlers::{attach_status, begin};
+pub use handlers::{attach_status, begin, survive_file_limit};
 pub use restrict::{Report, before_threads, close_all_but, seal};
 
 /// What can fail before lock-down; every step is fatal for the process, since a half-locked process must not run.

@@ -99,6 +99,12 @@ impl Kind {
     }
 }
 
+/// As the profile of [`Kind::EngineTcg`], for an engine that was given files to write to: what it translates, for people and
+/// profilers.
+pub fn engine_with_files() -> &'static Profile {
+    &table::ENGINE_TCG_WITH_FILES
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

@@ -247,6 +247,19 @@ pub(crate) static ENGINE_TCG: Profile = Profile {
     memory: MemoryGrant::ReadWrite,
 };
 
+/// The calls are the same; what differs is the limit of the size of files.
+pub(crate) static ENGINE_TCG_WITH_FILES: Profile = Profile {
+    kind: Kind::EngineTcg,
+    purpose: "executes the vCPUs by translation, and writes to files what it translates",
+    policy: ENGINE_TCG.policy,
+    budget: ENGINE_TCG.budget,
+    limits: WRITER_LIMITS,
+    namespaces: ENGINE_TCG.namespaces,
+    privilege: ENGINE_TCG.privilege,
+    landlock: ENGINE_TCG.landlock,
+    memory: ENGINE_TCG.memory,
+};
+
 pub(crate) static BOARD: Profile = Profile {
     kind: Kind::Board,
     purpose: "the chipset: PCI configuration, interrupt routing, clock and timer chips, power state",

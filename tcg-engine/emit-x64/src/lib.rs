@@ -31,4 +31,4 @@ mod tests;
 mod vector;
 
 pub use budget::Budget;
-pub use run::{Exit, Host, Left, Stats, T1};
+pub use run::{Exit, Host, Kind, Left, Placed, Stats, T1};

@@ -5,6 +5,8 @@
 //! every guest word in memory, and says why.
 #![expect(unsafe_code, reason = "calls emitted code, and gives it pointers to what it works on")]
 
+mod look;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -21,6 +23,7 @@ use crate::layout::{BANK, BIAS, CONTEXT, DEFAULT_MXCSR, GLOBAL_CONTEXT, HOST_MXC
 use crate::memo::{Memos, Owner};
 use crate::mutants::{Mutant, on};
 use crate::stubs::{JUMP_BYTES, JUMP_LOG2, Stubs, jump_index, left};
+pub use look::{Kind, Placed};
 
 /// What emitted code needs of a vCPU beside what interpretation needs.
 pub trait Host: Env {
@@ -165,6 +168,8 @@ pub struct T1 {
     /// Ends of the budget since memos were looked at, and instructions that ran between them.
     ends: u64,
     ran: u64,
+    /// What was placed since somebody asked, if anybody looks on.
+    placed: Option<Vec<Placed>>,
 }
 
 impl std::fmt::Debug for T1 {
@@ -298,6 +303,7 @@ impl T1 {
             warmed: None,
             ends: 0,
             ran: 0,
+            placed: None,
         })
     }
 
@@ -335,6 +341,9 @@ impl T1 {
         self.blocks.clear();
         self.links.clear();
         self.memos.clear();
+        if let Some(placed) = &mut self.placed {
+            placed.clear();
+        }
         self.jumps.fill(NO_JUMP);
         self.emitter.sites.clear();
         self.emitter.exits.clear();
@@ -416,6 +425,14 @@ impl T1 {
         self.stats.guest_bytes += block.end_pc.wrapping_sub(block.pc) & 0xffff;
         self.stats.host_bytes += len as u64;
         self.stats.operations += block.insts.len() as u64;
+        let guest_len = block.end_pc.wrapping_sub(block.pc) & 0xffff;
+        self.note_placed(Placed {
+            kind: if is_hot { Kind::Hot } else { Kind::Block },
+            pc: block.pc,
+            guest_len,
+            at: base,
+            len,
+        });
         Some(HostBlock {
             head: e.head,
             body: e.body,
@@ -545,6 +562,8 @@ impl T1 {
         if self.has_room() && self.memory.write(self.cursor, &a.buf) {
             Self::patch(&mut self.memory, e.hole, self.cursor as u32);
             self.links.push((self.cursor, a.buf.len()));
+            let len = a.buf.len();
+            self.note_placed(Placed { kind: Kind::Exit, pc: e.pc, guest_len: 0, at: self.cursor, len });
             self.cursor += a.buf.len().next_multiple_of(16);
         }
     }
@@ -670,22 +689,6 @@ impl T1 {
             *done += i64::from(out.instructions) - block.points.len() as i64;
         }
         Left::Outcome(out)
-    }
-
-    /// Bytes of code memory that are in use, and all of them.
-    pub fn memory_use(&self) -> (usize, usize) {
-        (self.cursor, self.memory.len())
-    }
-
-    /// The stubs as they are in code memory, from its start on.
-    pub fn stub_code(&self) -> &[u8] {
-        self.memory.read(0, self.stubs.end)
-    }
-
-    /// Offset in code memory and code of each block, and of the jumps that exits lead to, for printing and for tests.
-    pub fn code(&self) -> impl Iterator<Item = (usize, &[u8])> {
-        let blocks = self.blocks.iter().flatten().map(|b| (b.head, b.len));
-        blocks.chain(self.links.iter().copied()).map(|(at, len)| (at, self.memory.read(at, len)))
     }
 }
 

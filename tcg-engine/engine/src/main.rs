@@ -2,7 +2,8 @@
 //! answers the supervisor while the vCPU threads run the guest.
 //!
 //! Descriptors by name in `setup`: `ram` and `dirty` (memfds), `windows`, `status` (memfds), the devices' `kick`s, the lines'
-//! eventfds, the board's `notify`, and `state`, where its saved state lies.
+//! eventfds, the board's `notify`, `state`, where its saved state lies, and if somebody wants to look on, `translation-log` and
+//! `perf-map`.
 
 mod bus;
 mod control;
@@ -22,6 +23,7 @@ mod stress;
 #[cfg(test)]
 mod tests;
 mod vcpu;
+mod watch;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex};
@@ -45,6 +47,7 @@ use crate::irq::Bells;
 use crate::machine::Machine;
 use crate::setup::Faults;
 use crate::vcpu::Vcpu;
+use crate::watch::Files;
 
 // Translated blocks of every vCPU, TLBs, messages.
 arena::global!(512 << 20);
@@ -154,8 +157,13 @@ fn start(
             code_memory.push(CodeMemory::new(CODE_MEMORY * AMPLE / count)?);
         }
     }
+    let files = Files::new(engine, &named)?;
     drop(named);
-    let profile = Kind::EngineTcg.profile();
+    let mut profile = Kind::EngineTcg.profile();
+    if files.is_some() {
+        profile = profile::engine_with_files();
+        enter::survive_file_limit();
+    }
     enter::before_threads(profile)?;
 
     let machine = prepared.machine;
@@ -170,6 +178,9 @@ fn start(
         if tier == Tier::Compared {
             vcpu.runner.check = Some(Check::default());
         }
+        if let Some(files) = &files {
+            vcpu.runner.watch(Box::new(files.watcher(index)));
+        }
         let vcpu = Arc::new(Mutex::new(vcpu));
         vcpus.push(vcpu.clone());
         let (machine, events) = (machine.clone(), control.events());
@@ -180,6 +191,7 @@ fn start(
     keep.extend(bells.descriptors());
     keep.extend(machine.clients.iter().map(|c| c.kick().as_fd().as_raw_fd()));
     keep.extend(prepared.faults.as_ref().map(|f| f.uffd.as_fd().as_raw_fd()));
+    keep.extend(files.iter().flat_map(Files::descriptors));
     let serving = (machine.clone(), bells.clone());
     gate.spawn("interrupts", move || serving.1.serve(&serving.0))?;
     gate.wait(THREADS)?;

@@ -93,12 +93,13 @@ impl Vcpu {
     }
 
     /// Let `other`, which was made [apart](Vcpu::apart), take this one's place, which must be parked: what waited for this one is dropped, its code forgotten.
-    pub fn replace(&mut self, other: Vcpu) {
+    pub fn replace(&mut self, mut other: Vcpu) {
         let done = self.runner.instructions;
         self.forget_code();
         // Code memory was made before lock-down, and no other can be.
         let (t1, check) = (self.runner.t1.take(), self.runner.check.take());
         let cache = std::mem::take(&mut self.runner.cache);
+        other.runner.take_watcher(&mut self.runner);
         *self = other;
         (self.runner.t1, self.runner.check, self.runner.cache) = (t1, check, cache);
         self.runner.instructions = done;

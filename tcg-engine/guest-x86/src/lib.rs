@@ -14,6 +14,8 @@
 //! | `helpers` | what operations call for everything that is not simple |
 //! | `memory` | segmentation, paging, accesses |
 //! | `exception`, `deliver` | exceptions, interrupts |
+//! | `runner` | the run loop |
+//! | `listing` | blocks as text |
 //!
 //! # Adding an instruction
 //! 1. Add its mnemonic to a row of `lift/dispatch.rs`, or a row with a new file's `lift` function. What is in no row raises #UD,
@@ -52,6 +54,7 @@ pub mod flags;
 pub mod fpu;
 mod helpers;
 mod lift;
+pub mod listing;
 mod memory;
 pub mod mode;
 pub mod runner;

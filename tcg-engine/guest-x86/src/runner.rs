@@ -5,6 +5,7 @@
 
 mod check;
 mod counters;
+mod watch;
 
 pub use check::Check;
 use code::{Cache, CodeMemory, Found, Id, Key};
@@ -12,6 +13,7 @@ pub use counters::COUNTERS;
 use emit_x64::{Left, T1};
 use ir::t0::{self, Exit};
 use ir::{PC, Regs, Stop};
+pub use watch::Watch;
 
 use crate::bus::Bus;
 use crate::cpu::{Cpu, event};
@@ -35,6 +37,8 @@ pub struct Runner<B: Bus> {
     pub t1: Option<T1>,
     /// Compares emitted code with the interpreter, block by block.
     pub check: Option<check::Check>,
+    /// Whoever looks on while blocks are translated; see [`Runner::watch`].
+    watcher: Option<Box<dyn Watch>>,
     /// Blocks interpreted.
     interpreted: u64,
     /// Nanoseconds spent lifting and emitting.
@@ -98,6 +102,7 @@ impl<B: Bus> Runner<B> {
             instructions: 0,
             t1: None,
             check: None,
+            watcher: None,
             interpreted: 0,
             translation_ns: 0,
             translated: 0,
@@ -191,6 +196,9 @@ impl<B: Bus> Runner<B> {
                 let linear = self.cpu.linear_pc(&self.regs.0);
                 t1.remember(&self.cpu, n, linear);
             }
+        }
+        if self.watcher.is_some() {
+            self.show_placed();
         }
         true
     }
@@ -291,6 +299,9 @@ impl<B: Bus> Runner<B> {
         let lift = self.cpu.lift(&self.regs.0, max, far)?;
         self.translation_ns += start.elapsed().as_nanos() as u64;
         self.translated += 1;
+        if self.watcher.is_some() {
+            self.show_lifted(&lift);
+        }
         let id = self.cache.insert(lift.key, lift.len, lift.second, lift.block);
         self.drop_gone();
         let context = self.cpu.tlb.context();

@@ -3,7 +3,7 @@
 use doorbell::layout::{AREA_LEN, BOARD_PAGES, CLOCK_PAGES, EXCHANGE_PAGES, area_offset};
 use guest_memory::DirtyLayout;
 use profile::audit::{Access, Expectation};
-use profile::{Kind, Namespace};
+use profile::{Kind, Namespace, Profile};
 
 use crate::vm::Outside;
 
@@ -20,6 +20,8 @@ pub struct Shape {
     pub foreground: bool,
     /// The loader lives at this moment.
     pub loading: bool,
+    /// Its engine writes a log and a map for profilers, to files of these names in the folder of [`Outside::snapshot`].
+    pub watched: bool,
 }
 
 /// A row of the design's table.
@@ -76,6 +78,15 @@ impl Row {
         ROWS.iter().chain(&STREAMERS).find(|row| row.kind == kind)
     }
 
+    /// What a process of this row may do.
+    #[must_use]
+    pub fn profile(&self, shape: &Shape) -> &'static Profile {
+        match self.kind {
+            Kind::EngineTcg if shape.watched => profile::engine_with_files(),
+            kind => kind.profile(),
+        }
+    }
+
     /// The page of the status memfd of a process other than the keeper.
     #[must_use]
     pub fn status(&self) -> Option<u64> {
@@ -85,7 +96,7 @@ impl Row {
     /// What a process of this row must look like.
     #[must_use]
     pub fn expectation(&self, shape: &Shape, outside: &Outside) -> Expectation {
-        let expected = Expectation::new(self.kind.profile(), outside.namespaces.clone())
+        let expected = Expectation::new(self.profile(shape), outside.namespaces.clone())
             .threads(self.threads)
             .descriptor(0, "/dev/null", Access::ReadWrite)
             .descriptor(1, "/dev/null", Access::ReadWrite);
@@ -101,7 +112,7 @@ impl Row {
             .shared("/memfd:status", "rw-s", self.status * PAGE, PAGE);
         match self.kind {
             Kind::Supervisor => supervisor(expected, shape),
-            Kind::EngineTcg => state(engine(expected, shape), 0),
+            Kind::EngineTcg => state(engine(expected, shape, outside), 0),
             Kind::Board => state(board(expected), 1),
             Kind::Serial => state(serial(expected, shape), 2),
             Kind::StreamerSource => streamer(expected, Access::Read, Access::ReadWrite, outside),
@@ -147,6 +158,7 @@ fn keeper(mut expected: Expectation, shape: &Shape, outside: &Outside) -> Expect
     expected = expected.descriptors(usize::from(shape.foreground), "socket", Access::ReadWrite);
     // Listeners for clients and their descriptors, report, supervisor; the control sockets of the islets; the console.
     expected = expected.descriptors(4 + islets + console, "socket", Access::ReadWrite);
+    expected = watched(expected, shape, outside);
     // Each process's log and its end.
     expected =
         expected.descriptors(1 + islets, "pipe", Access::Read).descriptors(1 + islets, "pidfd", Access::ReadWrite);
@@ -183,8 +195,18 @@ fn streamer(mut expected: Expectation, memory: Access, files: Access, outside: &
     expected
 }
 
-fn engine(expected: Expectation, shape: &Shape) -> Expectation {
-    let expected = expected
+/// The files that an engine writes to which is looked at.
+pub const WATCHED: [&str; 2] = ["translation-log", "perf-map"];
+
+fn watched(mut expected: Expectation, shape: &Shape, outside: &Outside) -> Expectation {
+    for file in WATCHED.iter().filter(|_| shape.watched) {
+        expected = expected.descriptors(1, &outside.snapshot.join(file).display().to_string(), Access::Write);
+    }
+    expected
+}
+
+fn engine(expected: Expectation, shape: &Shape, outside: &Outside) -> Expectation {
+    let expected = watched(expected, shape, outside)
         // Two doorbells to ring, two to hear.
         .descriptors(4, "eventfd", Access::ReadWrite)
         .shared("/memfd:ram", "rw-s", 0, shape.ram)

@@ -68,6 +68,8 @@ pub fn launch(plan: &Plan, merged: &Merged, restore: Option<&Restore>, claim: Cl
     let Claim { place, lock } = claim;
     let listener = listen(&place.control(), "the control socket", "run.control-socket")?;
     let lane = listen(&place.descriptors(), "the socket for descriptors", "run.control-socket")?;
+    let log = plan.log_translation.as_deref().map(|path| output("log-translation", path, merged)).transpose()?;
+    let map = plan.perf_map.as_deref().map(|path| output("perf-map", path, merged)).transpose()?;
     let wire = connect(&plan.console, &place)?;
     let failed = |what: &'static str| {
         move |error: &dyn std::fmt::Display| problem("run.start", format!("the VM was not started: {what}"), error, "")
@@ -94,6 +96,9 @@ pub fn launch(plan: &Plan, merged: &Merged, restore: Option<&Restore>, claim: Cl
     held.push(("lock", HeldKind::File, lock.as_fd()));
     held.push(("report", HeldKind::Socket, report_theirs.as_fd()));
     held.extend(wire.held.as_ref().map(|(name, kind, fd)| (*name, *kind, fd.as_fd())));
+
+    held.extend(log.as_ref().map(|fd| ("translation-log", HeldKind::File, fd.as_fd())));
+    held.extend(map.as_ref().map(|fd| ("perf-map", HeldKind::File, fd.as_fd())));
 
     let (keeper, link, log) = start_keeper(plan, &programs, &place, &held)?;
     if let Err(error) = place.write_keeper(keeper.pid()) {
@@ -181,6 +186,29 @@ fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
+/// A file for the engine to write to, for `option`: emptied, and only appended to. Nobody who reads a pipe slowly stops a vCPU.
+fn output(option: &str, path: &Path, merged: &Merged) -> Result<OwnedFd> {
+    let nonblock = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600).custom_flags(nonblock);
+    let opened = options.open(path).and_then(|file| {
+        if file.metadata()?.is_file() {
+            file.set_len(0)?;
+        }
+        Ok(file)
+    });
+    let file = opened.map_err(|error| {
+        let what = format!("the file {} ({}) cannot be opened", path.display(), merged.origin(option));
+        problem(
+            &format!("run.{option}"),
+            what,
+            error,
+            "choose a file that you may write, or a pipe that somebody reads",
+        )
+    })?;
+    Ok(file.into())
+}
+
 /// A listening socket of mode 0600. One that nobody listens on any more is replaced.
 fn listen(path: &Path, what: &str, code: &str) -> Result<UnixListener> {
     let failed =
@@ -259,6 +287,14 @@ fn config(plan: &Plan, place: &Place) -> io::Result<Vec<u8>> {
     config.set_no_reboot(plan.no_reboot);
     config.set_patience_seconds(plan.patience);
     config.set_detach(plan.detach);
+    config.set_log_translation(plan.log_translation.is_some());
+    config.set_perf_map(plan.perf_map.is_some());
+    let mut filter = config.reborrow().init_log_filter(plan.log_filter.len() as u32);
+    for (index, (first, last)) in (0..).zip(&plan.log_filter) {
+        let mut range = filter.reborrow().get(index);
+        range.set_first(*first);
+        range.set_last(*last);
+    }
     let mut console = config.init_console();
     match &plan.console {
         Console::None => console.set_none(()),

@@ -56,6 +56,15 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS")]
     #[serde(deserialize_with = "text_or_number")]
     pub patience: Option<String>,
+    /// Write what the translator makes of the guest's code: the code, its operations, and the host's code
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub log_translation: Option<PathBuf>,
+    /// Log only code at these addresses: START..END, START+LENGTH or START-LENGTH, several with commas between them
+    #[arg(long, value_name = "RANGES")]
+    pub log_filter: Option<String>,
+    /// Write where the translator's code lies, for profilers such as perf
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub perf_map: Option<PathBuf>,
     /// Do not let the guest run before 'atoll resume'
     #[arg(long)]
     pub paused: bool,
@@ -122,6 +131,9 @@ impl Merged {
             machine: over.machine.or(file.machine),
             cpu_model: over.cpu_model.or(file.cpu_model),
             patience: over.patience.or(file.patience),
+            log_translation: over.log_translation.or(beside(file.log_translation)),
+            log_filter: over.log_filter.or(file.log_filter),
+            perf_map: over.perf_map.or(beside(file.perf_map)),
             paused: over.paused || file.paused,
             no_reboot: over.no_reboot || file.no_reboot,
             detach: over.detach || file.detach,
@@ -139,6 +151,9 @@ impl Merged {
             initrd: over.initrd.or(saved.initrd),
             console: over.console,
             patience: over.patience.or(saved.patience),
+            log_translation: over.log_translation,
+            log_filter: over.log_filter,
+            perf_map: over.perf_map,
             paused: over.paused,
             detach: over.detach,
             ..saved
@@ -161,6 +176,9 @@ impl Merged {
             "machine" => over.machine.is_some(),
             "cpu-model" => over.cpu_model.is_some(),
             "patience" => over.patience.is_some(),
+            "log-translation" => over.log_translation.is_some(),
+            "log-filter" => over.log_filter.is_some(),
+            "perf-map" => over.perf_map.is_some(),
             _ => false,
         };
         match &self.file {
@@ -225,6 +243,9 @@ mod tests {
             machine = "q35-0"
             cpu-model = "atoll-v2"
             patience = 5
+            log-translation = "log"
+            log-filter = "0x1000..0x2000"
+            perf-map = "map"
             paused = true
             no-reboot = true
             detach = true
@@ -233,6 +254,8 @@ mod tests {
         assert_eq!(options.cpus.as_deref(), Some("1"));
         assert_eq!(options.cpu_model.as_deref(), Some("atoll-v2"));
         assert_eq!(options.patience.as_deref(), Some("5"));
+        assert_eq!(options.log_filter.as_deref(), Some("0x1000..0x2000"));
+        assert!(options.log_translation.is_some() && options.perf_map.is_some());
         assert!(options.paused && options.no_reboot && options.detach);
     }
 

@@ -22,6 +22,8 @@ const LEAST_MEMORY: u64 = 1 << 20;
 const PAGE: u64 = 4096;
 /// Longest command line: the least that every kernel of today takes (x86: COMMAND_LINE_SIZE, with its zero).
 const LONGEST_COMMAND_LINE: usize = 2047;
+/// Ranges of `--log-filter`: the engine looks at all of them for each block.
+const MOST_RANGES: usize = 64;
 
 /// Where the serial console is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +51,12 @@ pub struct Plan {
     pub initrd: Option<PathBuf>,
     pub command_line: String,
     pub console: Console,
+    /// Where the engine writes what it translates.
+    pub log_translation: Option<PathBuf>,
+    /// First and last address of the code that is logged; empty for everything.
+    pub log_filter: Vec<(u64, u64)>,
+    /// Where the engine writes where its code lies.
+    pub perf_map: Option<PathBuf>,
     /// In seconds.
     pub patience: u16,
     pub paused: bool,
@@ -88,6 +96,9 @@ impl Plan {
             initrd: options.initrd.clone(),
             command_line: command_line(merged)?,
             console: console(merged)?,
+            log_translation: options.log_translation.clone(),
+            log_filter: log_filter(merged)?,
+            perf_map: perf_map(merged, engine)?,
             patience: patience(merged)?,
             paused: options.paused,
             no_reboot: options.no_reboot,
@@ -193,6 +204,53 @@ fn console(merged: &Merged) -> Result<Console> {
     }
 }
 
+/// The ranges of `--log-filter`, in the forms of QEMU's `-dfilter`.
+fn log_filter(merged: &Merged) -> Result<Vec<(u64, u64)>> {
+    let Some(text) = merged.options.log_filter.as_deref() else { return Ok(Vec::new()) };
+    let remedy = "write START..END, START+LENGTH or START-LENGTH, such as 0xffffffff81000000+0x1000";
+    let refuse = |why: &str| wrong(merged, "log-filter", text, why, remedy);
+    if merged.options.log_translation.is_none() {
+        return Err(refuse("there is no log that it could be of: --log-translation"));
+    }
+    let ranges: Vec<_> = text.split(',').map(range).collect::<std::result::Result<_, _>>().map_err(refuse)?;
+    if ranges.len() > MOST_RANGES { Err(refuse("it has too many ranges")) } else { Ok(ranges) }
+}
+
+/// One range: its first and last address.
+fn range(text: &str) -> std::result::Result<(u64, u64), &'static str> {
+    let number = |text: &str| {
+        let text = text.trim();
+        let parsed = match text.strip_prefix("0x") {
+            Some(digits) => u64::from_str_radix(digits, 16),
+            None => text.parse(),
+        };
+        parsed.map_err(|_| "it has something that is no number")
+    };
+    // A length of 0 is no range, and one to the end of the addresses has no address behind it.
+    let length = |text: &str| number(text)?.checked_sub(1).ok_or("a range is empty");
+    let (first, last) = if let Some((first, last)) = text.split_once("..") {
+        (number(first)?, number(last)?)
+    } else if let Some((first, more)) = text.split_once('+') {
+        let first = number(first)?;
+        (first, first.saturating_add(length(more)?))
+    } else if let Some((last, less)) = text.split_once('-') {
+        let last = number(last)?;
+        (last.saturating_sub(length(less)?), last)
+    } else {
+        return Err("it has something that is no range");
+    };
+    if first > last { Err("a range ends before it begins") } else { Ok((first, last)) }
+}
+
+fn perf_map(merged: &Merged, engine: &str) -> Result<Option<PathBuf>> {
+    let Some(path) = &merged.options.perf_map else { return Ok(None) };
+    if engine == "tcg-t0" {
+        let why = "the interpreter makes no code, which could be profiled";
+        return Err(wrong(merged, "perf-map", &path.display().to_string(), why, "leave out --engine tcg-t0"));
+    }
+    Ok(Some(path.clone()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,6 +275,7 @@ mod tests {
                 "machine" => options.machine = value,
                 "cpu-model" => options.cpu_model = value,
                 "patience" => options.patience = value,
+                "log-filter" => (options.log_filter, options.log_translation) = (value, Some("log".into())),
                 _ => options.cmdline = value,
             }
         };
@@ -259,6 +318,19 @@ mod tests {
     }
 
     #[test]
+    fn ranges_as_qemu_has_them() {
+        for (text, ranges) in [
+            ("0x8000..0x8fff", &[(0x8000, 0x8fff)][..]),
+            ("0xffffffc000080000+0x200", &[(0xffff_ffc0_0008_0000, 0xffff_ffc0_0008_01ff)]),
+            ("0x1000-0x10,16..16", &[(0xff1, 0x1000), (16, 16)]),
+            ("0xffffffffffffffff+2", &[(u64::MAX, u64::MAX)]),
+        ] {
+            let set = |o: &mut Options| (o.log_filter, o.log_translation) = (Some(text.into()), Some("log".into()));
+            assert_eq!(plan(set).unwrap().log_filter, ranges, "{text}");
+        }
+    }
+
+    #[test]
     fn values_that_cannot_be() {
         refused("engine", "kvm", "no KVM engine");
         refused("engine", "qemu", "no such engine");
@@ -273,6 +345,15 @@ mod tests {
         refused("cpu-model", "host", "host");
         refused("cmdline", &"x".repeat(2048), "2048 bytes");
         refused("cmdline", "a\0b", "zero byte");
+        refused("log-filter", "0x10", "no range");
+        refused("log-filter", "0x10..0x20,ten..20", "no number");
+        refused("log-filter", "0x10+0", "empty");
+        refused("log-filter", "0x10..0xf", "before it begins");
+        refused("log-filter", &vec!["1..2"; 65].join(","), "too many");
+        let alone = plan(|options| options.log_filter = Some("1..2".into())).unwrap_err();
+        assert!(alone.why.contains("--log-translation"), "{alone}");
+        let interpreted = |o: &mut Options| (o.perf_map, o.engine) = (Some("map".into()), Some("tcg-t0".into()));
+        assert!(plan(interpreted).unwrap_err().why.contains("interpreter"));
         assert_eq!(plan(|options| options.kernel = None).unwrap_err().code, "run.kernel");
         assert_eq!(plan(|options| options.name = Some("a/b".into())).unwrap_err().code, "vm.name");
     }

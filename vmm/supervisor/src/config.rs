@@ -65,8 +65,12 @@ pub struct Config {
     pub console: Console,
     /// What the core must know.
     pub options: Options,
-    /// The engine prints what it translates.
+    /// The engine writes what it translates to the file held as "translation-log".
     pub log_translation: bool,
+    /// First and last program counter of what is logged; empty for everything.
+    pub log_filter: Vec<(u64, u64)>,
+    /// The engine writes where its code lies to the file held as "perf-map".
+    pub perf_map: bool,
     /// The message itself, for a snapshot's manifest.
     pub message: Vec<u8>,
 }
@@ -131,6 +135,9 @@ pub fn manifest(config: &Config, core: &Core, wall_clock_seconds: i64) -> Result
     to.set_paused(false);
     to.set_detach(false);
     to.set_engine_why("");
+    to.set_log_translation(false);
+    to.reborrow().init_log_filter(0);
+    to.set_perf_map(false);
     to.init_console().set_none(());
     let asleep = core.state().resume_to == control::types::Status::Suspended;
     let resume_to = if asleep { Status::Suspended } else { Status::Running };
@@ -186,6 +193,7 @@ impl Config {
             Ok(vm_config::console::File(path)) => Console::File(text(path)?),
             Err(error) => return Err(ConfigError(format!("console: {error}"))),
         };
+        let log_filter = from.get_log_filter().map_err(malformed)?;
         Ok(Self {
             name: text(from.get_name())?,
             machine,
@@ -204,6 +212,8 @@ impl Config {
                 patience: Duration::from_secs(patience.into()),
             },
             log_translation: from.get_log_translation(),
+            log_filter: log_filter.iter().map(|range| (range.get_first(), range.get_last())).collect(),
+            perf_map: from.get_perf_map(),
             message: all.to_vec(),
         })
     }

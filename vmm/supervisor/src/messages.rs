@@ -158,6 +158,13 @@ fn engine(config: &Config, on_demand: bool, mut to: engine_setup::Builder<'_>) {
     to.set_extint_device(plan::BOARD_AREA);
     to.set_notify(plan::NOTIFY);
     to.set_log_translation(config.log_translation);
+    to.set_perf_map(config.perf_map);
+    let mut filter = to.reborrow().init_log_filter(config.log_filter.len() as u32);
+    for (index, (first, last)) in (0..).zip(&config.log_filter) {
+        let mut range = filter.reborrow().get(index);
+        range.set_first(*first);
+        range.set_last(*last);
+    }
     to.set_ram_on_demand(on_demand);
     to.set_tier(match config.engine.as_str() {
         "tcg-t0" => Tier::Interpreted,

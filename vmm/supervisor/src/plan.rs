@@ -6,6 +6,7 @@ use doorbell::{WindowDesc, board, uart};
 use guest_memory::DirtyLayout;
 use keeper_protocol::{Access, MemfdFlags};
 use machine_model::Machine;
+use profile::{Kind, Profile};
 use snapshot::{MANIFEST_FILE, MEMORY_FILE};
 
 use crate::config::{Config, Console};
@@ -103,6 +104,11 @@ pub fn snapshot_files() -> Vec<String> {
     [MANIFEST_FILE.to_owned(), MEMORY_FILE.to_owned()].into_iter().chain(states).collect()
 }
 
+/// What the engine translates is written here.
+pub const TRANSLATION_LOG: &str = "translation-log";
+/// Where the engine's code lies is written here.
+pub const PERF_MAP: &str = "perf-map";
+
 /// A console client's connection, held by the keeper.
 pub const CONSOLE_CONNECTION: &str = "console-connection";
 
@@ -171,6 +177,15 @@ pub const fn role(islet: Islet, around: Surroundings) -> &'static str {
     if matches!(islet, Islet::Streamer) && around.restores { "streamer-target" } else { islet.row().role }
 }
 
+/// What a process may do; `None` if there is no such role.
+#[must_use]
+pub fn profile(islet: Islet, config: &Config, around: Surroundings) -> Option<&'static Profile> {
+    match islet {
+        Islet::Engine if config.log_translation || config.perf_map => Some(profile::engine_with_files()),
+        _ => Kind::from_name(role(islet, around)).map(Kind::profile),
+    }
+}
+
 /// What a process is given.
 #[must_use]
 pub fn gifts(islet: Islet, config: &Config, around: Surroundings) -> Vec<Given> {
@@ -189,6 +204,10 @@ pub fn gifts(islet: Islet, config: &Config, around: Surroundings) -> Vec<Given> 
             Console::Socket(_) if around.connected => list.push(given("console", CONSOLE_CONNECTION)),
             Console::Socket(_) | Console::None => {}
         },
+        Islet::Engine => {
+            list.extend(config.log_translation.then(|| same(TRANSLATION_LOG)));
+            list.extend(config.perf_map.then(|| same(PERF_MAP)));
+        }
         Islet::Loader if !config.initrd_name.is_empty() => list.push(read_only("initrd")),
         Islet::Streamer => {
             let (prefix, access) =
@@ -237,8 +256,13 @@ mod tests {
 
     #[test]
     fn every_gift_is_made_or_held_by_the_launcher() {
-        let config = config(|to| to.reborrow().init_console().set_stdio(())).unwrap();
-        let from_outside = ["kernel", "initrd", "console", FAULTS];
+        let config = config(|to| {
+            to.reborrow().init_console().set_stdio(());
+            to.set_log_translation(true);
+            to.set_perf_map(true);
+        });
+        let config = config.unwrap();
+        let from_outside = ["kernel", "initrd", "console", FAULTS, TRANSLATION_LOG, PERF_MAP];
         let made: Vec<&str> = memfds(&config).iter().map(|row| row.name).chain(EVENTFDS).collect();
         for islet in Islet::ALL {
             for restores in [false, true] {
@@ -264,6 +288,22 @@ mod tests {
             assert_eq!(has, grant(islet, &config) > 0, "{islet}");
         }
         assert!(memfds(&config)[0].guarded && memfds(&config)[0].length == 6 << 30);
+    }
+
+    #[test]
+    fn only_an_engine_with_files_may_write_files() {
+        let limits = |config: &Config, islet| {
+            let profile = profile(islet, config, Surroundings::default()).unwrap();
+            profile.limits.iter().any(|limit| limit.name == "fsize")
+        };
+        let plain = config(|_| ()).unwrap();
+        let files = |config: &Config| gifts(Islet::Engine, config, Surroundings::default()).len();
+        assert!(limits(&plain, Islet::Engine));
+        for config in [config(|to| to.set_log_translation(true)), config(|to| to.set_perf_map(true))] {
+            let config = config.unwrap();
+            assert_eq!(files(&config), files(&plain) + 1);
+            assert!(!limits(&config, Islet::Engine) && limits(&config, Islet::Board));
+        }
     }
 
     #[test]

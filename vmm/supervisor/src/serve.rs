@@ -8,7 +8,7 @@ use control::server::{Action, Answer, Backend, PAGE_EVENTS};
 use control::types::{Counter, EventPage, Inspection, Job, Problem, Process, RunState, Sandbox, Statistics, Status};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
-use profile::{Kind, Landlock, LimitValue};
+use profile::{Kind, Landlock, LimitValue, Profile};
 use supervisor::core::{Command, Input, Islet, Progress};
 use supervisor::messages;
 use supervisor::plan;
@@ -153,8 +153,7 @@ fn processes(driver: &Driver, pids: &HashMap<u64, i32>, counters: &mut HashMap<I
 }
 
 /// A profile for people.
-fn sandbox(name: &str, kind: Kind, descriptors: Vec<String>) -> Sandbox {
-    let profile = kind.profile();
+fn sandbox(name: &str, profile: &Profile, descriptors: Vec<String>) -> Sandbox {
     let limit = |limit: &profile::Limit| match limit.value {
         LimitValue::At(value) => format!("{} {value}", limit.name),
         LimitValue::Hard => format!("{} raised to its hard limit", limit.name),
@@ -178,18 +177,18 @@ fn sandbox(name: &str, kind: Kind, descriptors: Vec<String>) -> Sandbox {
 fn sandboxes(driver: &Driver) -> Vec<Sandbox> {
     let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let mut all = vec![
-        sandbox("keeper", Kind::Keeper, list(&["every descriptor that must survive a process"])),
+        sandbox("keeper", Kind::Keeper.profile(), list(&["every descriptor that must survive a process"])),
         sandbox(
             "supervisor",
-            Kind::Supervisor,
+            Kind::Supervisor.profile(),
             list(&["keeper", "control sockets of the processes", "control-listener", "status", "events", "adoption"]),
         ),
     ];
     for islet in Islet::ALL {
         let gifts = plan::gifts(islet, &driver.config, driver.surroundings());
         let names = gifts.into_iter().map(|gift| gift.name.into_owned()).collect();
-        if let Some(kind) = Kind::from_name(plan::role(islet, driver.surroundings())) {
-            all.push(sandbox(islet.name(), kind, names));
+        if let Some(profile) = plan::profile(islet, &driver.config, driver.surroundings()) {
+            all.push(sandbox(islet.name(), profile, names));
         }
     }
     all

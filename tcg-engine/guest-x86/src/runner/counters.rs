@@ -7,7 +7,7 @@ use crate::bus::Bus;
 use crate::memory::Miss;
 
 /// Names of the values of [`Runner::counters`], in their order. `docs/translator.md` says what each of them counts.
-pub const COUNTERS: [&str; 21] = [
+pub const COUNTERS: [&str; 22] = [
     "code-blocks",
     "code-instructions",
     "code-guest-bytes",
@@ -15,6 +15,7 @@ pub const COUNTERS: [&str; 21] = [
     "code-memory-used",
     "code-memory",
     "code-clears",
+    "code-hot",
     "code-entries",
     "code-exits-unlinked",
     "code-exits-jump",
@@ -45,6 +46,7 @@ impl<B: Bus> Runner<B> {
             used as u64,
             size as u64,
             s.clears,
+            s.hot,
             s.entries,
             s.direct,
             s.jumps,

@@ -107,7 +107,7 @@ fn with_loosening(rig: &Rig, binaries: &Binaries, loosening: &str) -> (Looked, V
     let output = command.env("ATOLL_LIBEXEC", folder).output().unwrap();
     assert!(output.status.success(), "{loosening}: {}", String::from_utf8_lossy(&output.stderr));
     let keeper = keeper(rig, name);
-    let shape = Shape { ram: RAM, initrd: false, console: false, foreground: false, loading: false };
+    let shape = Shape { ram: RAM, initrd: false, console: false, foreground: false, loading: false, watched: false };
     let row = Row::of(Kind::Serial).unwrap();
     let looked = look(keeper, row, &shape, &outside(rig, name, folder));
     let board = vm::find(keeper, "board").expect("the board runs");
@@ -161,7 +161,7 @@ fn a_process_of_the_host_is_told_from_an_islet_in_every_respect() {
     let facts = Facts::read(pid);
     child.kill().unwrap();
     child.wait().unwrap();
-    let shape = Shape { ram: RAM, initrd: false, console: false, foreground: false, loading: false };
+    let shape = Shape { ram: RAM, initrd: false, console: false, foreground: false, loading: false, watched: false };
     let findings = compare(
         &facts.unwrap(),
         &Row::of(Kind::Serial).unwrap().expectation(&shape, &outside(&rig, "host", rig.binaries())),

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use audit::filter::{allowed, differences};
-use audit::manifest::{ROWS, Row, Shape};
+use audit::manifest::{ROWS, Row, Shape, WATCHED};
 use audit::vm::{self, Outside};
 use guest::bare::BEAT;
 use profile::audit::{Facts, compare_all};
@@ -16,8 +16,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::world::{Looked, RAM, alone, dumps_filters, is_root, keeper, look, look_until_clean, outside, until};
 
 /// A line of the table, and what was found wrong.
-fn report(row: &Row, looked: &Looked, table: &mut String, wrong: &mut Vec<String>) {
-    let profile = row.kind.profile();
+fn report(row: &Row, looked: &Looked, shape: &Shape, table: &mut String, wrong: &mut Vec<String>) {
+    let profile = row.profile(shape);
     wrong.extend(looked.findings.iter().map(|finding| format!("{}: {finding}", row.binary)));
     assert_eq!(profile.budget, row.budget.unwrap_or(profile.budget), "{}: profile and design differ", row.binary);
     let calls = calls(row, profile, &looked.facts, wrong);
@@ -83,12 +83,12 @@ fn every_process_and_thread_of_a_running_vm_has_exactly_what_the_design_says() {
     vm.expect("ABC", rig::SOON);
     let keeper = keeper(&rig, "running");
     let outside = outside(&rig, "running", rig.binaries());
-    let shape = Shape { ram: RAM, initrd: false, console: true, foreground: true, loading: false };
+    let shape = Shape { ram: RAM, initrd: false, console: true, foreground: true, loading: false, watched: false };
 
     let (mut table, mut wrong, mut all) = (head(), Vec::new(), Vec::new());
     for row in ROWS.iter().filter(|row| row.kind != Kind::Loader) {
         let looked = look_until_clean(keeper, row, &shape, &outside);
-        report(row, &looked, &mut table, &mut wrong);
+        report(row, &looked, &shape, &mut table, &mut wrong);
         all.push(looked);
     }
     println!("{table}");
@@ -102,6 +102,29 @@ fn every_process_and_thread_of_a_running_vm_has_exactly_what_the_design_says() {
     wrong.extend(keeper_and_islets(keeper_facts, islets[0]));
     assert!(wrong.is_empty(), "{wrong:#?}");
     print_keeper();
+}
+
+/// Only an engine that was asked to write files has any, and these.
+#[test]
+fn an_engine_that_is_watched_has_its_two_files_and_nothing_else_more() {
+    let _one = alone();
+    let rig = Rig::new("audit-watched");
+    let kernel = rig.file("beat", BEAT.image).display().to_string();
+    let folder = fs::canonicalize(rig.path("")).unwrap();
+    let [log, map] = WATCHED.map(|name| folder.join(name).display().to_string());
+    let options = ["--memory", "16M", "--kernel", &kernel, "--log-translation", &log, "--perf-map", &map];
+    let vm = rig.start("watched", options);
+    vm.expect("ABC", rig::SOON);
+    let keeper = keeper(&rig, "watched");
+    let outside = Outside { snapshot: folder, ..outside(&rig, "watched", rig.binaries()) };
+    let shape = Shape { ram: RAM, initrd: false, console: true, foreground: true, loading: false, watched: true };
+    let (mut table, mut wrong) = (head(), Vec::new());
+    for row in ROWS.iter().filter(|row| row.kind != Kind::Loader) {
+        let looked = look_until_clean(keeper, row, &shape, &outside);
+        report(row, &looked, &shape, &mut table, &mut wrong);
+    }
+    println!("{table}");
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 /// The pid namespace is the keeper's, the network its spawn thread's.
@@ -139,7 +162,7 @@ fn the_loader_has_exactly_what_the_design_says_while_it_loads() {
     let vm = rig.start("loading", ["--memory", "256M", "--kernel", &kernel, "--initrd", &initrd]);
     let keeper = keeper(&rig, "loading");
     let outside = outside(&rig, "loading", rig.binaries());
-    let shape = Shape { ram: MEMORY, initrd: true, console: true, foreground: true, loading: true };
+    let shape = Shape { ram: MEMORY, initrd: true, console: true, foreground: true, loading: true, watched: false };
     // The next loader comes with a reset, if this one was too fast.
     for round in 0.. {
         if let Some(pid) = stop(keeper, "loader") {
@@ -191,11 +214,11 @@ fn check_loader(keeper: i32, shape: &Shape, outside: &Outside) {
     let (mut table, mut wrong) = (head(), Vec::new());
     let row = Row::of(Kind::Loader).unwrap();
     let looked = look(keeper, row, shape, outside);
-    report(row, &looked, &mut table, &mut wrong);
+    report(row, &looked, shape, &mut table, &mut wrong);
     // Both know of the loader now.
     for kind in [Kind::Keeper, Kind::Supervisor] {
         let row = Row::of(kind).unwrap();
-        report(row, &look_until_clean(keeper, row, shape, outside), &mut table, &mut wrong);
+        report(row, &look_until_clean(keeper, row, shape, outside), shape, &mut table, &mut wrong);
     }
     println!("while the loader is stopped:\n{table}");
     gaps(&[&looked]);
@@ -223,9 +246,9 @@ fn check_streamer(rig: &Rig, name: &str, kind: Kind, snapshot: &Path, arguments:
     let row = Row::of(kind).unwrap();
     let outside = Outside { snapshot: files_of(snapshot), ..outside(rig, name, rig.binaries()) };
     // Nothing of it is the streamer's.
-    let shape = Shape { ram: RAM, initrd: true, console: false, foreground: false, loading: false };
+    let shape = Shape { ram: RAM, initrd: true, console: false, foreground: false, loading: false, watched: false };
     let looked = look(keeper, row, &shape, &outside);
-    report(row, &looked, &mut table, &mut wrong);
+    report(row, &looked, &shape, &mut table, &mut wrong);
     println!("while the {kind} is stopped:\n{table}");
     gaps(&[&looked]);
     send(pid, Signal::CONT).expect("it is stopped, so it is there");

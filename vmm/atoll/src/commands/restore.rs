@@ -42,6 +42,15 @@ pub struct Arguments {
     /// How long a process of the VM may take to answer before it is killed [default: that of the VM that was saved]
     #[arg(long, value_name = "SECONDS")]
     patience: Option<String>,
+    /// Write what the translator makes of the guest's code, as 'atoll run' does
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    log_translation: Option<PathBuf>,
+    /// Log only code at these addresses, as 'atoll run' does
+    #[arg(long, value_name = "RANGES")]
+    log_filter: Option<String>,
+    /// Write where the translator's code lies, as 'atoll run' does
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    perf_map: Option<PathBuf>,
     /// Start at once, and bring memory as the guest touches it
     #[arg(long)]
     on_demand: bool,
@@ -81,6 +90,9 @@ fn prepare(arguments: Arguments) -> Result<(Plan, Merged, Restore)> {
         engine: arguments.engine,
         console: arguments.console,
         patience: arguments.patience,
+        log_translation: arguments.log_translation,
+        log_filter: arguments.log_filter,
+        perf_map: arguments.perf_map,
         paused: arguments.paused,
         detach: arguments.detach,
         ..Options::default()

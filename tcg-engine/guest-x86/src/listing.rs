@@ -1,0 +1,92 @@
+//! Blocks as text, for people: guest code, operations, and host code, in the order and with the words of QEMU's `in_asm`, `op` and
+//! `out_asm`.
+
+use std::fmt::Write;
+
+use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Instruction};
+use ir::Block;
+
+/// Columns of the bytes of an instruction; longer ones push their text to the right.
+const BYTES: usize = 30;
+
+/// What a block was lifted from, and to what: `who` is the vCPU.
+pub fn lifted(who: &str, block: &Block, bytes: &[u8], bits: u32) -> String {
+    let (pc, count) = (block.pc, block.points.len());
+    let plural = if count == 1 { "" } else { "s" };
+    let mut text = format!("----------------\nIN: {who}, {pc:#x}, {bits} bits, {count} instruction{plural}\n");
+    disassemble(&mut text, bytes, pc, bits, |text, at| {
+        let _ = write!(text, "{at:#018x}:");
+    });
+    let _ = write!(text, "OP:\n{block}");
+    text
+}
+
+/// The code that was emitted for the block at `pc`, which is executed at `address`. Jumps to other blocks are as they were before
+/// they were linked.
+pub fn emitted(who: &str, pc: u64, address: u64, code: &[u8]) -> String {
+    let mut text = format!("OUT: {who}, {pc:#x}, {} bytes at {address:#x}\n", code.len());
+    disassemble(&mut text, code, address, 64, |text, at| {
+        let _ = write!(text, "+{:#06x}:", at.wrapping_sub(address));
+    });
+    text
+}
+
+/// One line for each instruction: what `place` writes for its address, its bytes, and the instruction in AT&T's syntax.
+fn disassemble(text: &mut String, bytes: &[u8], ip: u64, bits: u32, place: impl Fn(&mut String, u64)) {
+    let mut decoder = Decoder::with_ip(bits, bytes, ip, DecoderOptions::NONE);
+    let mut formatter = GasFormatter::new();
+    formatter.options_mut().set_space_after_operand_separator(true);
+    let mut instruction = Instruction::default();
+    while decoder.can_decode() {
+        let from = decoder.position();
+        decoder.decode_out(&mut instruction);
+        place(text, instruction.ip());
+        let code = bytes.get(from..decoder.position()).unwrap_or_default();
+        let start = text.len();
+        for byte in code {
+            let _ = write!(text, " {byte:02x}");
+        }
+        let width = text.len() - start;
+        let _ = write!(text, "{:1$}  ", "", BYTES.saturating_sub(width));
+        formatter.format(&instruction, text);
+        text.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ir::{Builder, Op, Slot};
+
+    #[test]
+    fn a_block_is_printed_as_code_operations_and_code() {
+        let mut b = Builder::new(0x1000);
+        b.instruction(0x1000, 5);
+        b.op_imm(Op::MovI, Slot(0), ir::op::NONE, 0x2a);
+        b.instruction(0x1005, 2);
+        b.op_imm(Op::Exit, ir::op::NONE, ir::op::NONE, 0x1000);
+        // mov eax, 42; jmp 0x1000
+        let text = lifted("vcpu3", &b.finish(), &[0xb8, 42, 0, 0, 0, 0xeb, 0xf9], 32);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[..2], ["----------------", "IN: vcpu3, 0x1000, 32 bits, 2 instructions"]);
+        assert_eq!(lines[2], "0x0000000000001000: b8 2a 00 00 00                 mov $0x2a, %eax");
+        assert_eq!(lines[3], "0x0000000000001005: eb f9                          jmp 0x1000");
+        assert_eq!(lines[4..6], ["OP:", "0x1000 (5 bytes):"]);
+        assert!(lines[6].ends_with("MovI g0, 0x2a") && text.ends_with('\n'), "{text}");
+
+        // ret, behind a nop, at another address than the guest's
+        let text = emitted("vcpu3", 0x1000, 0x7000_0010, &[0x90, 0xc3]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "OUT: vcpu3, 0x1000, 2 bytes at 0x70000010");
+        assert_eq!(lines[1], "+0x0000: 90                             nop");
+        assert!(lines[2].starts_with("+0x0001: c3 ") && lines[2].ends_with("ret"), "{text}");
+    }
+
+    #[test]
+    fn what_is_no_instruction_does_not_end_it() {
+        let mut text = String::new();
+        disassemble(&mut text, &[0x0f, 0xff, 0x0f], 0, 64, |_, _| ());
+        assert_eq!(text.lines().count(), text.matches("(bad)").count());
+        assert!(text.contains("(bad)"), "{text}");
+    }
+}
