@@ -1,11 +1,10 @@
-//! Code memory: one memfd mapped twice, once to write and once to execute, and behind the latter data that code can reach by a
+//! Code memory: the same pages mapped twice, once to write and once to execute, and behind the latter data that code can reach by a
 //! distance from itself.
 //!
 //! It is made before lock-down, when mappings can still be made; nothing can be made executable after. No address is both
-//! writable and executable, so a stray store cannot become code.
+//! writable and executable, so a stray store cannot become code. The pages have no file: profilers take a map of names
+//! (`perf-PID.map`) for such memory only.
 #![expect(unsafe_code, reason = "maps memory, and writes to the alias of memory that is executed")]
-
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Why there is no code memory.
 #[derive(Debug, thiserror::Error)]
@@ -35,14 +34,25 @@ pub struct CodeMemory {
 struct Mapping(*mut u8, usize);
 
 impl Mapping {
-    /// What `fd` holds, or nothing but zeros; at an address of the kernel's choice or over what is `at`.
-    fn new(at: Option<*mut u8>, len: usize, protection: i32, fd: Option<&OwnedFd>) -> Option<Mapping> {
-        let kind = if fd.is_some() { libc::MAP_SHARED } else { libc::MAP_PRIVATE | libc::MAP_ANONYMOUS };
-        let fixed = if at.is_some() { libc::MAP_FIXED } else { 0 };
-        let (place, fd) = (at.unwrap_or(std::ptr::null_mut()), fd.map_or(-1, AsRawFd::as_raw_fd));
-        // SAFETY: a new mapping, or one over a mapping that the caller has made for it.
-        let p = unsafe { libc::mmap(place.cast(), len, protection, kind | fixed, fd, 0) };
+    /// Zeros that can be read and written, at an address of the kernel's choice.
+    fn new(len: usize) -> Option<Mapping> {
+        let (protection, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping.
+        let p = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, kind, -1, 0) };
         (p != libc::MAP_FAILED).then_some(Mapping(p.cast(), len))
+    }
+
+    /// Have the beginning of `over` be another mapping of the same pages, to execute.
+    fn alias(&self, over: &Mapping) -> bool {
+        if over.1 < self.1 {
+            return false;
+        }
+        let how = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        // SAFETY: over a mapping of this module, which nobody uses yet. With an old length of 0 the old mapping stays as it is
+        // (mremap(2)).
+        let p = unsafe { libc::mremap(self.0.cast(), 0, self.1, how, over.0.cast::<libc::c_void>()) };
+        // SAFETY: what was just mapped.
+        p != libc::MAP_FAILED && unsafe { libc::mprotect(p, self.1, libc::PROT_READ | libc::PROT_EXEC) } == 0
     }
 
     fn take(self) -> *mut u8 {
@@ -69,23 +79,11 @@ impl CodeMemory {
     /// [`Error::Kernel`].
     pub fn new(len: usize) -> Result<CodeMemory, Error> {
         let failed = |what| Error::Kernel { what, len, source: std::io::Error::last_os_error() };
-        // SAFETY: a name that lives as long as the program.
-        let fd = unsafe { libc::memfd_create(c"code".as_ptr(), libc::MFD_CLOEXEC) };
-        if fd < 0 {
-            return Err(failed("memfd_create"));
+        let alias = Mapping::new(len).ok_or_else(|| failed("mmap to write"))?;
+        let both = Mapping::new(len + Self::data_len(len)).ok_or_else(|| failed("mmap"))?;
+        if !alias.alias(&both) {
+            return Err(failed("a second mapping, to execute"));
         }
-        // SAFETY: the descriptor was just made and belongs to nobody else.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        // SAFETY: no memory is involved.
-        if unsafe { libc::ftruncate(fd.as_raw_fd(), len as libc::off_t) } != 0 {
-            return Err(failed("ftruncate"));
-        }
-        let (read, write, execute) = (libc::PROT_READ, libc::PROT_WRITE, libc::PROT_EXEC);
-        let alias = Mapping::new(None, len, read | write, Some(&fd)).ok_or_else(|| failed("mmap to write"))?;
-        let both = Mapping::new(None, len + Self::data_len(len), read | write, None).ok_or_else(|| failed("mmap"))?;
-        let code =
-            Mapping::new(Some(both.0), len, read | execute, Some(&fd)).ok_or_else(|| failed("mmap to execute"))?;
-        code.take();
         Ok(CodeMemory { write: alias.take(), exec: both.take(), len })
     }
 

@@ -211,9 +211,10 @@ fn engine(expected: Expectation, shape: &Shape, outside: &Outside) -> Expectatio
         .descriptors(4, "eventfd", Access::ReadWrite)
         .shared("/memfd:ram", "rw-s", 0, shape.ram)
         .shared("/memfd:dirty", "rw-s", 0, DirtyLayout::new(shape.ram).len)
-        // Emitted code: one memfd, written here and executed there.
-        .shared("/memfd:code", "rw-s", 0, CODE_MEMORY)
-        .shared("/memfd:code", "r-xs", 0, CODE_MEMORY);
+        // Emitted code: the same pages, written here and executed there, with its data behind the latter.
+        .shared("/dev/zero", "rw-s", 0, CODE_MEMORY)
+        .shared("/dev/zero", "rw-s", CODE_MEMORY, CODE_MEMORY / 4)
+        .shared("/dev/zero", "r-xs", 0, CODE_MEMORY);
     let expected = windows(windows(expected, "rw-s", CLOCK_PAGES), "rw-s", EXCHANGE_PAGES);
     area(area(windows(expected, "r--s", BOARD_PAGES), BOARD), SERIAL)
 }
