@@ -153,3 +153,30 @@ fn neither_is_a_pipe_that_is_read_slowly_or_no_more() {
     vm.expect("up", SOON);
     assert!(runs(vm.pids()["engine"]));
 }
+
+#[test]
+fn what_a_vm_does_at_the_moment_is_shown_in_rates() {
+    let rig = Rig::new("watched-top");
+    let vm = start(&rig, &["--cpus", "2"]);
+    vm.expect("up", SOON);
+    let done = rig.atoll(["top", "vm", "--interval", "0.1", "--count", "2", "--json"]).ok().output;
+    let looks: Vec<serde_json::Value> = done.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(looks.len(), 2, "{done}");
+    for look in &looks {
+        assert!(look["instructions_per_second"].as_f64().unwrap() > 0.0, "{look}");
+        let names: Vec<&str> =
+            look["processes"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+        assert!(["keeper", "engine", "board", "serial0"].iter().all(|name| names.contains(name)), "{names:?}");
+        let entries = look["counters"].as_array().unwrap().iter().find(|row| row["name"] == "code-entries").unwrap();
+        assert!(entries["per_second"].as_f64().unwrap() > 0.0, "{entries}");
+    }
+    let text = rig.atoll(["top", "vm", "--interval", "0.1", "--count", "1"]).ok().output;
+    assert!(text.contains("PER SECOND") && text.contains("register-time"), "{text}");
+    rig.atoll(["top", "vm", "--interval", "0"]).fails(8, &["--interval", "3600", "why:"]);
+    // Both vCPUs have their share of each counter.
+    let seen = vm.wait_state(&["running"]);
+    let counters = seen["statistics"]["counters"].as_array().unwrap();
+    let entries = counters.iter().find(|row| row["name"] == "code-entries").unwrap();
+    let shares: Vec<u64> = entries["per_vcpu"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect();
+    assert!(shares.len() == 2 && shares[0] > 0 && entries["value"] == shares.iter().sum::<u64>(), "{entries}");
+}
