@@ -35,7 +35,10 @@ pub fn emitted(who: &str, pc: u64, address: u64, code: &[u8]) -> String {
 fn disassemble(text: &mut String, bytes: &[u8], ip: u64, bits: u32, place: impl Fn(&mut String, u64)) {
     let mut decoder = Decoder::with_ip(bits, bytes, ip, DecoderOptions::NONE);
     let mut formatter = GasFormatter::new();
-    formatter.options_mut().set_space_after_operand_separator(true);
+    let options = formatter.options_mut();
+    options.set_space_after_operand_separator(true);
+    options.set_uppercase_hex(false);
+    options.set_branch_leading_zeros(false);
     let mut instruction = Instruction::default();
     while decoder.can_decode() {
         let from = decoder.position();
@@ -72,7 +75,7 @@ mod tests {
         assert_eq!(lines[2], "0x0000000000001000: b8 2a 00 00 00                 mov $0x2a, %eax");
         assert_eq!(lines[3], "0x0000000000001005: eb f9                          jmp 0x1000");
         assert_eq!(lines[4..6], ["OP:", "0x1000 (5 bytes):"]);
-        assert!(lines[6].ends_with("MovI g0, 0x2a") && text.ends_with('\n'), "{text}");
+        assert!(lines[6].ends_with("MovI pc, 0x2a") && text.ends_with('\n'), "{text}");
 
         // ret, behind a nop, at another address than the guest's
         let text = emitted("vcpu3", 0x1000, 0x7000_0010, &[0x90, 0xc3]);
@@ -85,8 +88,10 @@ mod tests {
     #[test]
     fn what_is_no_instruction_does_not_end_it() {
         let mut text = String::new();
-        disassemble(&mut text, &[0x0f, 0xff, 0x0f], 0, 64, |_, _| ());
-        assert_eq!(text.lines().count(), text.matches("(bad)").count());
-        assert!(text.contains("(bad)"), "{text}");
+        // PUSH ES, which 64-bit code does not have, with what the decoder takes for its operand; the beginning of something.
+        disassemble(&mut text, &[0x06, 0x90, 0x0f], 0, 64, |_, _| ());
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines.len() == 2 && lines.iter().all(|line| line.ends_with("(bad)")), "{text}");
+        assert!(lines[0].starts_with(" 06 90 ") && lines[1].starts_with(" 0f "), "{text}");
     }
 }

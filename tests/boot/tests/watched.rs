@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use boot::Payload;
 use rig::{Rig, SOON, Vm, runs};
@@ -18,6 +19,20 @@ fn start<'a>(rig: &'a Rig, more: &[&str]) -> Vm<'a> {
     let kernel = rig.file("kernel", &Payload::new().print("up").spin().finish()).display().to_string();
     let arguments = ["--memory", "16M", "--kernel", &kernel];
     rig.start("vm", arguments.iter().chain(more))
+}
+
+/// What the log says once it `has` something, which may take as long as the guest does after its last word.
+#[track_caller]
+fn until(log: &Path, has: impl Fn(&str) -> bool) -> String {
+    let end = Instant::now() + SOON;
+    loop {
+        let text = fs::read_to_string(log).unwrap();
+        if has(&text) {
+            return text;
+        }
+        assert!(Instant::now() < end, "{text}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Starts, address and size, of the lines of a map with names that begin so.
@@ -41,7 +56,11 @@ fn what_is_translated_is_logged_and_mapped() {
     let names = [&log, &map].map(|path| path.display().to_string());
     let vm = start(&rig, &["--log-translation", &names[0], "--perf-map", &names[1]]);
     vm.expect("up", SOON);
-    let text = fs::read_to_string(&log).unwrap();
+    // The loop at the end comes after what the guest says. Records may still be on their way.
+    let text = until(&log, |text| {
+        text.contains("                          inc %ebx\n")
+            && text.matches("OUT:").count() == text.matches("IN:").count()
+    });
     let first = text.find(&format!("IN: vcpu0, {ENTRY:#x}, 32 bits")).unwrap_or_else(|| panic!("{text}"));
     assert_eq!(text.find("IN:"), Some(first), "nothing is before the entry");
     for expected in [
@@ -50,8 +69,6 @@ fn what_is_translated_is_logged_and_mapped() {
         "\nOP:\n0x100020 (5 bytes):\n",
         &format!("\nOUT: vcpu0, {ENTRY:#x}, "),
         "\n+0x0000: ",
-        // The loop at the end.
-        "                          inc %ebx\n",
     ] {
         assert!(text.contains(expected), "no {expected:?} in {text}");
     }

@@ -9,6 +9,7 @@ use ir::{Regs, Stop, Then};
 use mem::{Memory, Vcpus};
 
 use crate::bus::{Attrs, Bus, Order, Refused};
+use crate::runner::COUNTERS;
 use crate::state::{Seg, Segment, Table, attr, cr0, cr4, efer, gpr};
 use crate::{Cpu, Runner, Why, flags};
 
@@ -245,6 +246,10 @@ impl Runner<TestBus> {
     }
     pub fn set(&mut self, n: usize, v: u64) {
         self.regs.0.set(gpr(n), v);
+    }
+    /// A counter by its name.
+    pub fn counter(&self, name: &str) -> u64 {
+        COUNTERS.iter().zip(self.counters()).find(|(own, _)| **own == name).unwrap().1
     }
     pub fn pc(&self) -> u64 {
         self.regs.0.get(ir::PC)

@@ -47,8 +47,8 @@ impl Access {
 
     /// The same, and how many operations were interpreted.
     fn counted(&mut self, address: u64) -> (Ended, u64) {
-        let before = self.0.counters()[7];
-        (self.at(address), self.0.counters()[7] - before)
+        let before = self.0.counter("code-interpreted");
+        (self.at(address), self.0.counter("code-interpreted") - before)
     }
 
     /// So often that it is remembered: the first fills the TLB, and the next the memo. Answers how it ended, and how many

@@ -1,8 +1,10 @@
 //! Paging in its modes: translation, rights, error codes, accessed and dirty bits, invalidation.
 
 use iced_x86::code_asm::*;
+use mem::Bank;
 
 use super::harness::*;
+use crate::memory::Right;
 use crate::state::{cr0, cr4, efer};
 use crate::{Runner, Why};
 
@@ -485,4 +487,32 @@ fn non_canonical_addresses() {
     let mut m = long();
     m.run_code(&load(0x7fff_ffff_fffc));
     assert_eq!(m.caught(), Some(13));
+}
+
+/// Each miss is counted by what answered it, and a hit is none.
+#[test]
+fn misses_of_the_tlb_are_counted() {
+    let mut m = machine();
+    let counts =
+        |m: &Runner<TestBus>| ["recalled", "walked", "faulted", "device"].map(|kind| m.counter(&format!("tlb-{kind}")));
+    let read = |m: &mut Runner<TestBus>, va| m.cpu.read_linear(va, 8, Right::Read);
+    // Without paging pages are the supervisor's, whatever its rights on those of users.
+    m.cpu.tlb.select_bank(Bank::Supervisor);
+    read(&mut m, 0x3000).unwrap();
+    read(&mut m, 0x3008).unwrap();
+    assert_eq!(counts(&m), [0, 1, 0, 0]);
+    m.cpu.tlb.select_bank(Bank::Strict);
+    read(&mut m, 0x3010).unwrap();
+    read(&mut m, 0x3018).unwrap();
+    assert_eq!(counts(&m), [1, 1, 0, 0]);
+    // What is no memory is asked for each time.
+    read(&mut m, 0xfee0_0000).unwrap();
+    read(&mut m, 0xfee0_0000).unwrap();
+    assert_eq!(counts(&m), [1, 1, 0, 2]);
+
+    let mut m = long();
+    m.poke64(pte(DATA), 0);
+    let before = counts(&m);
+    assert!(read(&mut m, DATA).is_err());
+    assert_eq!(counts(&m), [before[0], before[1], before[2] + 1, before[3]]);
 }
