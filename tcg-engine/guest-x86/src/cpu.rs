@@ -47,7 +47,7 @@ pub struct Cpu<B: Bus> {
     pub look: bool,
     /// Accesses reach devices; off while the CPU accesses its own tables and frames, which lie in memory.
     pub(crate) devices: bool,
-    /// An instruction has made single-step traps after it moot (it was an INT, or a task of its own).
+    /// An instruction has made single-step traps after it moot (it was an INT, or a SYSCALL that has masked TF).
     pub(crate) no_step: bool,
     /// A third operand for the helper that follows [`crate::helpers::Helper::Note`].
     pub(crate) note: u64,

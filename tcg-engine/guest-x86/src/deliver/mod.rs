@@ -42,7 +42,8 @@ impl<B: Bus> Cpu<B> {
         self.interrupt(regs, exception::NMI)
     }
 
-    /// Deliver a single-step trap for the instruction that has just completed, unless that was an INT.
+    /// Deliver a single-step trap for the instruction that has just completed, unless that was an INT, or a SYSCALL
+    /// that has masked TF.
     pub fn single_step_trap(&mut self, regs: &mut Regs) -> Delivered {
         if std::mem::take(&mut self.no_step) {
             return Delivered::Done;

@@ -36,7 +36,10 @@ pub(super) fn syscall<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, next: u64, _: u
     regs.set(RCX, next);
     regs.set(R11, old);
     regs.set(PC, cpu.sys.lstar);
-    set_eflags(regs, old & !cpu.sys.fmask);
+    let new = old & !cpu.sys.fmask;
+    set_eflags(regs, new);
+    // Whether it is stepped is asked of the flags that it leaves, so that a kernel which masks TF needs no care for it.
+    cpu.no_step = old & flags::TF != 0 && new & flags::TF == 0;
     let selector = (cpu.sys.star >> 32) as u16 & !3;
     enter(cpu, regs, selector, selector.wrapping_add(8), 0, true);
     done(0)

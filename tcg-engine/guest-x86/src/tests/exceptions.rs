@@ -287,6 +287,38 @@ fn int_is_not_stepped_into() {
     assert_eq!(m.get(14), 1, "one trap before the INT, none in its handler");
 }
 
+/// TF counts in the flags that SYSCALL leaves: a kernel that masks it is not stepped, one that does not is. The mask of TF is why
+/// Linux's entry needs no care for it (arch/x86/kernel/traps.c, exc_debug_kernel).
+#[test]
+fn a_system_call_is_stepped_into_unless_tf_is_masked() {
+    for (fmask, traps) in [(flags::TF, 1), (0, 2)] {
+        let mut m = long();
+        m.cpu.sys.star = 0x08u64 << 32 | 0x13u64 << 48;
+        (m.cpu.sys.lstar, m.cpu.sys.fmask) = (0x7_0000, fmask);
+        m.poke(0x7_0000, &asm64(|a| a.hlt()));
+        // The handler counts, and does not go on stepping.
+        m.poke(
+            0x7_1000,
+            &asm64(|a| {
+                a.inc(r15)?;
+                a.iretq()
+            }),
+        );
+        m.gate64(1, 0x7_1000, 0xe, 0, 0);
+        user(&mut m);
+        m.set_flags(flags::TF);
+        assert_eq!(
+            m.run_code(&asm64(|a| {
+                a.nop()?;
+                a.syscall()
+            })),
+            Why::Halt
+        );
+        assert_eq!(m.get(15), traps, "one behind NOP");
+        assert_eq!(m.get(11) & flags::TF, flags::TF, "it comes back with SYSRET");
+    }
+}
+
 #[test]
 fn system_calls() {
     let mut m = long();
