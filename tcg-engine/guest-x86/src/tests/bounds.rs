@@ -1,7 +1,10 @@
 //! What one stay in emitted code may do at most: time between two looks, and memory.
 
+use iced_x86::code_asm::rax;
+
 use super::harness::*;
 use crate::Why;
+use crate::runner::Check;
 
 /// A request is seen after the operation during which it came, however long the program would run.
 #[test]
@@ -21,6 +24,30 @@ fn a_request_ends_a_stay_at_the_next_operation_that_is_interpreted() {
     assert!(m.instructions - before <= 4, "{}", m.instructions - before);
     m.cpu.bus.asked = false;
     assert_eq!(m.run(1000), Why::Budget);
+}
+
+/// A block that a request has kept from being begun has not run, which is no difference between the tiers.
+#[test]
+fn a_request_is_no_difference_to_the_interpreter() {
+    let mut m = long();
+    if m.t1.is_none() {
+        return;
+    }
+    m.check = Some(Check::default());
+    let code = asm64(|a| {
+        a.inc(rax)?;
+        a.jmp(CODE)
+    });
+    m.poke(CODE, &code);
+    m.set_pc(CODE);
+    for (asked, compared) in [(true, 0), (false, 1)] {
+        m.cpu.bus.asked = asked;
+        m.run(1);
+        let check = m.check.as_ref().unwrap();
+        assert_eq!((check.compared, check.skipped), (compared, 1));
+        assert!(check.differences.is_empty(), "{:?}", check.differences);
+        assert_eq!(m.get(0), compared);
+    }
 }
 
 /// String operations, and what else takes long, count for what they do: bytes one by one, because the copy overlaps itself.
