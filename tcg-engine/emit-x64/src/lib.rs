@@ -6,11 +6,11 @@
 //! | `features` | which instruction sets of the host are used |
 //! | `layout` | which guest word is in which host register, private words |
 //! | `stubs` | the shared routines: into and out of emitted code, single operations, indirect jumps |
-//! | `emit`, `vector` | operations to instructions: `emit` the block, and below it operands, memory, arithmetic and control |
+//! | `emit`, `vector` | operations to instructions: `emit` the block, and below it operands, memory, arithmetic, control, recipes for flags, and groups of accesses |
 //! | `mutants` | planted bugs that tests must find |
 //! | `run` | code memory, linking, the jump cache, and one stay in emitted code |
-//! | `memo` | what single accesses of hot blocks remember of their page |
 //! | `budget` | how long such a stay may last, and how others end it |
+//! | `memo` | what single accesses of hot blocks remember of their page |
 //!
 //! The page `docs/translator.md` says how it fits together.
 
