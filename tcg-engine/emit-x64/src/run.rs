@@ -422,10 +422,10 @@ impl T1 {
         self.stats.hot += u64::from(is_hot);
         self.stats.blocks += 1;
         self.stats.instructions += block.points.len() as u64;
-        self.stats.guest_bytes += block.end_pc.wrapping_sub(block.pc) & 0xffff;
+        let guest_len = block.end_pc.wrapping_sub(block.pc) & 0xffff;
+        self.stats.guest_bytes += guest_len;
         self.stats.host_bytes += len as u64;
         self.stats.operations += block.insts.len() as u64;
-        let guest_len = block.end_pc.wrapping_sub(block.pc) & 0xffff;
         self.note_placed(Placed {
             kind: if is_hot { Kind::Hot } else { Kind::Block },
             pc: block.pc,

@@ -4,7 +4,7 @@ use iced_x86::code_asm::*;
 
 use super::harness::*;
 use crate::state::{Shadow, efer};
-use crate::{Delivered, Why, flags};
+use crate::{Delivered, Runner, Why, flags};
 
 #[test]
 fn a_fault_pushes_its_frame_on_an_aligned_stack() {
@@ -224,10 +224,8 @@ fn halted_vcpus_wake_with_an_interrupt() {
     assert_eq!(m.stack(0), CODE + 1);
 }
 
-#[test]
-fn single_steps_trap_behind_each_instruction() {
-    let mut m = long();
-    // The handler counts and returns.
+/// Has the handler of #DB count in R15 and return.
+fn count_traps(m: &Runner<TestBus>) {
     m.poke(
         0x7_0000,
         &asm64(|a| {
@@ -236,6 +234,12 @@ fn single_steps_trap_behind_each_instruction() {
         }),
     );
     m.gate64(1, 0x7_0000, 0xe, 0, 0);
+}
+
+#[test]
+fn single_steps_trap_behind_each_instruction() {
+    let mut m = long();
+    count_traps(&m);
     let code = asm64(|a| {
         a.pushfq()?;
         a.or(dword_ptr(rsp), flags::TF as i32)?;
@@ -260,14 +264,7 @@ fn single_steps_trap_behind_each_instruction() {
 #[test]
 fn int_is_not_stepped_into() {
     let mut m = long();
-    m.poke(
-        0x7_0000,
-        &asm64(|a| {
-            a.inc(r15)?;
-            a.iretq()
-        }),
-    );
-    m.gate64(1, 0x7_0000, 0xe, 0, 0);
+    count_traps(&m);
     m.poke(
         0x7_1000,
         &asm64(|a| {
@@ -294,17 +291,9 @@ fn a_system_call_is_stepped_into_unless_tf_is_masked() {
     for (fmask, traps) in [(flags::TF, 1), (0, 2)] {
         let mut m = long();
         m.cpu.sys.star = 0x08u64 << 32 | 0x13u64 << 48;
-        (m.cpu.sys.lstar, m.cpu.sys.fmask) = (0x7_0000, fmask);
-        m.poke(0x7_0000, &asm64(|a| a.hlt()));
-        // The handler counts, and does not go on stepping.
-        m.poke(
-            0x7_1000,
-            &asm64(|a| {
-                a.inc(r15)?;
-                a.iretq()
-            }),
-        );
-        m.gate64(1, 0x7_1000, 0xe, 0, 0);
+        (m.cpu.sys.lstar, m.cpu.sys.fmask) = (0x7_2000, fmask);
+        m.poke(0x7_2000, &asm64(|a| a.hlt()));
+        count_traps(&m);
         user(&mut m);
         m.set_flags(flags::TF);
         assert_eq!(

@@ -6,10 +6,10 @@ use iced_x86::code_asm::*;
 use mem::tlb::Bank;
 
 use super::harness::*;
-use crate::Runner;
 use crate::flags;
 use crate::memory::Right;
 use crate::state::{cr0, cr4};
+use crate::{Runner, Why};
 
 /// A machine whose user program is one access by RDI, emitted as a hot block.
 struct Access(Runner<TestBus>);
@@ -234,4 +234,44 @@ fn a_group_does_not_outlive_a_device_access() {
     let found = marked();
     plant(None);
     assert!(!found);
+}
+
+/// Runs a loop of user mode in portions, RDI changing by `step` with each turn; answers how many hot blocks were emitted.
+fn portions(step: i32) -> u64 {
+    const TURNS: u64 = 1 << 20;
+    let mut m = long();
+    m.t1 = None;
+    m.use_t1(code::CodeMemory::new(1 << 20).unwrap()).unwrap();
+    m.poke64(DATA, 1);
+    m.poke64(DATA + 0x1000, 3);
+    let code = asm64(|a| {
+        let (mut again, mut out) = (a.create_label(), a.create_label());
+        a.set_label(&mut again)?;
+        a.add(rax, qword_ptr(rdi))?;
+        // Forward, and never taken.
+        a.js(out)?;
+        a.xor(rdi, step)?;
+        a.dec(rcx)?;
+        a.jne(again)?;
+        a.set_label(&mut out)?;
+        a.hlt()
+    });
+    m.poke(CODE, &code);
+    user(&mut m);
+    for (n, v) in [(0, 0), (1, TURNS), (4, STACK), (7, DATA)] {
+        m.set(n, v);
+    }
+    m.set_pc(CODE);
+    while m.run(64) == Why::Budget {}
+    assert_eq!(m.caught(), Some(13));
+    assert_eq!((m.get(0), m.get(1)), (if step == 0 { TURNS } else { 2 * TURNS }, 0));
+    m.t1.as_ref().unwrap().stats().hot
+}
+
+#[test]
+fn a_loop_becomes_hot_and_an_access_that_changes_pages_loses_its_memo() {
+    let still = portions(0);
+    assert!((1..=2).contains(&still), "the loop, and perhaps what lies behind its first jump: {still}");
+    let restless = portions(0x1000);
+    assert!(restless > still, "{restless}");
 }

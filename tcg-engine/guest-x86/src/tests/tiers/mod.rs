@@ -271,7 +271,7 @@ enum Came {
 }
 
 impl Pair {
-    /// For programs from `seed` on. In every second pair all blocks of user mode are hot from the beginning.
+    /// For programs from `seed` on. In every second pair all blocks are hot from the beginning.
     fn new(seed: u64) -> Pair {
         let mut t1 = prepared(true);
         if let Some(t1) = t1.t1.as_mut().filter(|_| (seed / TOGETHER).is_multiple_of(2)) {
