@@ -275,11 +275,21 @@ impl Asm {
     /// A 64-bit instruction of the map of one byte on a register and what lies at an offset from the code's beginning, by its
     /// distance from the instruction.
     pub fn near(&mut self, op: u8, reg: Reg, to: usize) {
+        let hole = self.near_hole(op, reg);
+        self.fill(hole, to);
+    }
+
+    /// `lea d` of a place in code memory that is to be filled in.
+    pub fn lea_near(&mut self, d: Reg) -> Hole {
+        self.near_hole(0x8d, d)
+    }
+
+    fn near_hole(&mut self, op: u8, reg: Reg) -> Hole {
         self.byte(0x48 | (reg.0 >> 3) << 2);
         self.byte(op);
         self.byte((reg.0 & 7) << 3 | 5);
         self.imm32(0);
-        self.fill(Hole(self.buf.len() - 4), to);
+        Hole(self.buf.len() - 4)
     }
 
     fn modrm(&mut self, reg: u8, rm: Rm) {
@@ -403,10 +413,15 @@ impl Asm {
             self.ins(Sz::Q, Map::Plain, 0xc7, 0, d.into(), (false, false));
             self.imm32(v as u32);
         } else {
-            self.byte(0x48 | d.0 >> 3);
-            self.byte(0xb8 | d.0 & 7);
-            self.buf.extend_from_slice(&v.to_le_bytes());
+            self.mov_imm64(d, v);
         }
+    }
+
+    /// `mov d, imm` in the form that holds any.
+    pub fn mov_imm64(&mut self, d: Reg, v: u64) {
+        self.byte(0x48 | d.0 >> 3);
+        self.byte(0xb8 | d.0 & 7);
+        self.buf.extend_from_slice(&v.to_le_bytes());
     }
 
     /// Zero-extending move of 1 or 2 bytes.

@@ -17,7 +17,7 @@ mod recipe;
 mod simd;
 mod ymm;
 
-use ir::op::{FIRST_TEMP, FLAG_R, FpRef, Inst, MemRef, NONE, Op, PRIVATE, Slot, TIER_BUDGET, call_flags};
+use ir::op::{FIRST_TEMP, FLAG_R, FpRef, Inst, MemRef, NONE, Op, PRIVATE, Slot, TIER_BUDGET, call_flags, hint};
 use ir::{AluOp, AluRef, Block};
 
 use crate::asm::{Alu, Asm, Hole, RAX, RCX, RDX, Shift, Sz, at, cc};
@@ -603,14 +603,12 @@ impl Emitter {
             },
             Op::Exit => {
                 self.save_now();
+                if x.aux & hint::CALL != 0 {
+                    self.leave_word(block, x.a);
+                }
                 self.leave_direct(block, x.imm, None);
             }
-            Op::ExitReg => {
-                self.save_now();
-                self.load_into(RDX, x.a);
-                let to = self.stubs.jump;
-                self.a.jmp_to(to);
-            }
+            Op::ExitReg => self.leave_indirect(block, x),
             Op::ExitEvent | Op::Raise => self.resume_here(),
             Op::Fence if x.aux == ir::Fence::Full as u8 => self.a.buf.extend_from_slice(&[0x0f, 0xae, 0xf0]),
             Op::Fence | Op::ClearExclusive => {}

@@ -36,6 +36,11 @@ pub const HOST_MXCSR: Slot = Slot(PRIVATE + 9);
 /// Its value: every exception masked, round to nearest.
 pub const DEFAULT_MXCSR: u64 = 0x1f80;
 
+/// Where returns are looked up, see [`crate::returns`].
+pub const RETURNS: Slot = Slot(PRIVATE + 10);
+/// The exit that leads to another page, while its jump is looked up.
+pub const ACROSS: Slot = Slot(PRIVATE + 11);
+
 /// Bits of [`VECTORS`].
 pub mod live {
     /// The first [`XMM_PINNED`](super::XMM_PINNED) XMM registers.

@@ -10,6 +10,7 @@
 //! | `mutants` | planted bugs that tests must find |
 //! | `run` | code memory, linking, the jump cache, and one stay in emitted code |
 //! | `budget` | how long such a stay may last, and how others end it |
+//! | `returns` | where calls went out, for returns |
 //! | `memo` | what single accesses of hot blocks remember of their page |
 //!
 //! The page `docs/translator.md` says how it fits together.
@@ -24,6 +25,7 @@ mod memo;
 pub mod mutants;
 #[cfg(not(any(test, feature = "mutants")))]
 mod mutants;
+mod returns;
 mod run;
 mod stubs;
 #[cfg(test)]

@@ -5,24 +5,30 @@
 //! every guest word in memory, and says why.
 #![expect(unsafe_code, reason = "calls emitted code, and gives it pointers to what it works on")]
 
+mod links;
 mod look;
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use code::{Cache, CodeMemory, Error};
+use code::{Cache, CodeMemory, Error, FastHash};
 use ir::op::{NONE, Op, TIER_BUDGET, TIER_TAG};
 use ir::t0::{self, Outcome, Step};
 use ir::{Env, PC, Regs, flags};
 
-use crate::asm::{Asm, RDX};
+use crate::asm::Asm;
 use crate::budget::Budget;
-use crate::emit::{DirectExit, Emitter, Hot, Site};
+use crate::emit::{Emitter, Hot, Site};
 use crate::features::Features;
-use crate::layout::{BANK, BIAS, CONTEXT, DEFAULT_MXCSR, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, RUNTIME, TEMP, VECTORS};
+use crate::layout::{
+    BANK, BIAS, CONTEXT, DEFAULT_MXCSR, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, RETURNS, RUNTIME, TEMP, VECTORS,
+};
 use crate::memo::{Memos, Owner};
 use crate::mutants::{Mutant, on};
+use crate::returns::Returns;
 use crate::stubs::{JUMP_BYTES, JUMP_LOG2, Stubs, jump_index, left};
+use links::Across;
 pub use look::{Kind, Placed};
 
 /// What emitted code needs of a vCPU beside what interpretation needs.
@@ -143,6 +149,7 @@ pub(crate) struct Runtime<E> {
     /// What interpreted operations took from the budget.
     charged: u64,
     memos: *mut Memos,
+    returns: *mut Returns,
 }
 
 /// T1 of one vCPU.
@@ -156,8 +163,9 @@ pub struct T1 {
     blocks: Vec<Option<HostBlock>>,
     jumps: Box<[Jump]>,
     budget: Arc<Budget>,
-    /// Where jumps are that exits lead to, and their lengths.
-    links: Vec<(usize, usize)>,
+    /// What links to other pages lead over, by the exit's site.
+    across: HashMap<u32, Across, FastHash>,
+    returns: Returns,
     clears: u32,
     charged: u64,
     stats: Stats,
@@ -206,13 +214,21 @@ const fn cost(op: Op) -> u32 {
     }
 }
 
-fn sync<E: Host>(env: &E, regs: &mut Regs) {
+/// What finding a block depends on, for pages of the current address space and for global ones.
+fn contexts<E: Host>(env: &E) -> (u64, u64) {
     let tlb = env.tlb();
-    let mode = u64::from(env.mode_bits()) << 48;
+    let word = |context: u64| u64::from(env.mode_bits()) << 48 | context & 0xffff_ffff_ffff;
+    (word(tlb.context()), word(tlb.global_context()))
+}
+
+fn sync<E: Host>(env: &E, regs: &mut Regs, returns: &mut Returns) {
+    let tlb = env.tlb();
+    let (context, global) = contexts(env);
     regs.set(TIER_TAG, tlb.tag_space());
     regs.set(BANK, tlb.bank_address());
-    regs.set(CONTEXT, mode | tlb.context() & 0xffff_ffff_ffff);
-    regs.set(GLOBAL_CONTEXT, mode | tlb.global_context() & 0xffff_ffff_ffff);
+    regs.set(CONTEXT, context);
+    regs.set(GLOBAL_CONTEXT, global);
+    regs.set(RETURNS, returns.table(tlb.bank(), context));
 }
 
 /// Run the operation of a site. Answers 0 to go on, otherwise what emitted code returns.
@@ -248,7 +264,8 @@ unsafe extern "sysv64" fn operation<E: Host>(rt: *mut Runtime<E>, site: u32) -> 
         // What the block's accesses have found may be gone.
         Step::Next if !(env.attention(regs) || shrunk && site.memos) => {
             flags::to_host(regs);
-            sync(env, regs);
+            // SAFETY: as above.
+            sync(env, regs, unsafe { &mut *rt.returns });
             0
         }
         Step::Next | Step::Finish => {
@@ -295,7 +312,8 @@ impl T1 {
             blocks: Vec::new(),
             jumps: vec![NO_JUMP; 1 << JUMP_LOG2].into(),
             budget: Arc::default(),
-            links: Vec::new(),
+            across: HashMap::default(),
+            returns: Returns::new(),
             clears: 0,
             charged: 0,
             stats: Stats::default(),
@@ -339,7 +357,8 @@ impl T1 {
         self.cursor = self.start;
         self.warmed = None;
         self.blocks.clear();
-        self.links.clear();
+        self.across.clear();
+        self.returns.clear();
         self.memos.clear();
         if let Some(placed) = &mut self.placed {
             placed.clear();
@@ -353,6 +372,7 @@ impl T1 {
 
     /// Forget the code of blocks that have left the cache.
     pub fn remove(&mut self, gone: &[u32]) {
+        self.returns.forget();
         for &n in gone {
             let Some(b) = self.blocks.get_mut(n as usize).and_then(Option::take) else { continue };
             for (hole, unlinked) in if on(Mutant::Linked) { Vec::new() } else { b.incoming } {
@@ -531,55 +551,17 @@ impl T1 {
             j.code = code;
         }
         *b = new;
-    }
-
-    /// Let `exit` lead to block `n`, which is where the guest went from there.
-    pub fn link(&mut self, exit: Exit, n: u32) {
-        if exit.clears != self.clears {
-            return;
-        }
-        let site = exit.site as usize;
-        let (Some(&Some(e)), Some(site)) = (self.emitter.exits.get(site), self.emitter.sites.get(site)) else { return };
-        let Some(Some(from)) = self.blocks.get(site.block as usize) else { return };
-        let place = from.place;
-        let Some(Some(b)) = self.blocks.get_mut(n as usize) else { return };
-        // The page may have been mapped elsewhere since the block that is left was entered.
-        if b.linkable && b.pc == e.pc && b.place == place {
-            b.incoming.push((e.hole, e.unlinked));
-            let head = b.head as u32;
-            Self::patch(&mut self.memory, e.hole, head);
-        } else if b.pc == e.pc {
-            self.link_by_jump(e);
-        }
-    }
-
-    /// Let an exit that cannot be linked lead to a jump, which the jump cache may know.
-    fn link_by_jump(&mut self, e: DirectExit) {
-        let mut a = Asm::default();
-        a.start(self.cursor);
-        a.mov_imm(RDX, e.pc);
-        a.jmp_to(self.stubs.jump);
-        if self.has_room() && self.memory.write(self.cursor, &a.buf) {
-            Self::patch(&mut self.memory, e.hole, self.cursor as u32);
-            self.links.push((self.cursor, a.buf.len()));
-            let len = a.buf.len();
-            self.note_placed(Placed { kind: Kind::Exit, pc: e.pc, guest_len: 0, at: self.cursor, len });
-            self.cursor += a.buf.len().next_multiple_of(16);
-        }
+        self.returns.forget();
     }
 
     /// Remember that jumps to the program counter of block `n` find it in the context of now.
     pub fn remember<E: Host>(&mut self, env: &E, n: u32, linear: u64) {
         let Some(Some(b)) = self.blocks.get(n as usize) else { return };
-        let tlb = env.tlb();
-        let mode = u64::from(env.mode_bits()) << 48;
-        let context = if b.linkable && (tlb.is_global(linear) || on(Mutant::Context)) {
-            tlb.global_context()
-        } else {
-            tlb.context()
-        };
+        let (context, global) = contexts(env);
+        let is_global = b.linkable && (env.tlb().is_global(linear) || on(Mutant::Context));
+        let context = if is_global { global } else { context };
         let code = self.memory.exec() as u64 + b.head as u64;
-        self.jumps[jump_index(b.pc)] = Jump { pc: b.pc, context: mode | context & 0xffff_ffff_ffff, code, spare: 0 };
+        self.jumps[jump_index(b.pc)] = Jump { pc: b.pc, context, code, spare: 0 };
     }
 
     /// Run from block `n` on, which has code. About `budget` instructions run, and at least that block. Answers why emitted
@@ -594,7 +576,7 @@ impl T1 {
             return (Left::Budget, 0);
         }
         flags::to_host(regs);
-        sync(env, regs);
+        sync(env, regs, &mut self.returns);
         self.memos.settle(env.tlb().shrinks());
         regs.set(JUMPS, self.jumps.as_ptr() as u64);
         regs.set(TIER_BUDGET, self.budget.address());
@@ -611,6 +593,7 @@ impl T1 {
             budget: &raw const *self.budget,
             charged: 0,
             memos: &raw mut self.memos,
+            returns: &raw mut self.returns,
         };
         let rt: *mut Runtime<E> = &mut rt;
         // SAFETY: `regs` points to the caller's words, which nobody else uses; the stub is a function of this type, and the

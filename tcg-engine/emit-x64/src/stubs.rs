@@ -14,8 +14,8 @@ use crate::asm::{
 };
 use crate::emit::INSERT_UPPER;
 use crate::layout::{
-    BANK, CONTEXT, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, PINNED, RUNTIME, TEMP, VECTORS, XMM, XMM_PINNED, XMM_STEP, live,
-    word,
+    ACROSS, BANK, CONTEXT, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, PINNED, RUNTIME, TEMP, VECTORS, XMM, XMM_PINNED,
+    XMM_STEP, live, word,
 };
 use crate::memo;
 use crate::mutants::{Mutant, on};
@@ -65,6 +65,8 @@ pub struct Stubs {
     pub resume: usize,
     /// Jump to the program counter in RDX.
     pub jump: usize,
+    /// Jump to the program counter in RDX, or leave by the direct exit whose site is in EAX.
+    pub across: usize,
     /// A memo misses: called with the memo in RAX and the address less the memo's page in RCX. If the TLB knows the page, the memo
     /// does afterwards, RAX is its addend, and ZF is set. For loads.
     pub recall_read: usize,
@@ -172,7 +174,8 @@ impl Stubs {
             Self::operation(a, op, avx, leave_saved, refill);
             here
         });
-        let jump = Self::jump(a, leave);
+        let jump = Self::jump(a, leave, false);
+        let across = Self::jump(a, leave, true);
         let recall_read = Self::recall(a, memos, false);
         let recall_write = Self::recall(a, memos, true);
         let end = a.here();
@@ -187,6 +190,7 @@ impl Stubs {
             budget,
             resume,
             jump,
+            across,
             recall_read,
             recall_write,
             end,
@@ -321,8 +325,11 @@ impl Stubs {
         here
     }
 
-    fn jump(a: &mut Asm, leave: usize) -> usize {
+    fn jump(a: &mut Asm, leave: usize, direct: bool) -> usize {
         let here = a.here();
+        if direct {
+            a.store(Sz::D, word(ACROSS), RAX);
+        }
         a.mov(Sz::Q, RAX, RDX);
         a.shift_imm(Shift::Shr, Sz::Q, RAX, JUMP_LOG2 as u8);
         a.alu(Alu::Xor, Sz::D, RAX, RDX);
@@ -341,8 +348,13 @@ impl Stubs {
         let miss = a.jcc(cc::E);
         a.fill(miss, hit);
         a.fill_here(other);
-        a.store(Sz::Q, word(PC), RDX);
-        a.mov_imm(RAX, left::INDIRECT << 32);
+        if direct {
+            const { assert!(left::DIRECT == 0) };
+            a.mov(Sz::D, RAX, word(ACROSS));
+        } else {
+            a.store(Sz::Q, word(PC), RDX);
+            a.mov_imm(RAX, left::INDIRECT << 32);
+        }
         a.jmp_to(leave);
         here
     }

@@ -191,11 +191,8 @@ impl<B: Bus> Runner<B> {
         }
         match from {
             From::Anywhere => {}
-            From::Exit(exit) => t1.link(exit, n),
-            From::Jump => {
-                let linear = self.cpu.linear_pc(&self.regs.0);
-                t1.remember(&self.cpu, n, linear);
-            }
+            From::Exit(exit) => t1.link(&self.cpu, exit, n, self.cpu.linear_pc(&self.regs.0)),
+            From::Jump => t1.remember(&self.cpu, n, self.cpu.linear_pc(&self.regs.0)),
         }
         if self.watcher.is_some() {
             self.show_placed();

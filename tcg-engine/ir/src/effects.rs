@@ -105,8 +105,10 @@ pub fn effects(x: &Inst) -> Effects {
         Op::ExitCond => {
             Effects { may_leave: true, ..with([FLAG_KIND, FLAG_A, FLAG_B, FLAG_R, n, n, n], [PC, n, n, n]) }
         }
-        Op::Exit | Op::ExitEvent => Effects { ends: true, may_leave: true, ..with([n; 7], [PC, n, n, n]) },
-        Op::ExitReg => Effects { ends: true, may_leave: true, ..with([x.a, n, n, n, n, n, n], [PC, n, n, n]) },
+        Op::ExitEvent => Effects { ends: true, may_leave: true, ..with([n; 7], [PC, n, n, n]) },
+        Op::Exit | Op::ExitReg => {
+            Effects { ends: true, may_leave: true, ..with([x.a, x.b, n, n, n, n, n], [PC, n, n, n]) }
+        }
         Op::Raise => Effects { may_stop: true, ends: true, may_leave: true, ..NOTHING },
         _ => with([x.a, x.b, n, n, n, n, n], [x.d, n, n, n]),
     }

@@ -265,9 +265,11 @@ pub enum Op {
     ExitIf,
     /// Leave the block to `imm` if the condition `aux` holds.
     ExitCond,
-    /// Leave the block to program counter `imm`; `aux` is the chain slot (0 or 1).
+    /// Leave the block to program counter `imm`; bit 0 of `aux` is the chain slot, the others are a [`hint`]: for a call `a` is the
+    /// stack pointer.
     Exit,
-    /// Leave the block to program counter `a`.
+    /// Leave the block to program counter `a`; `aux` is a [`hint`]: for calls and returns `b` is the stack pointer, and for a
+    /// return `imm` is what it was moved by.
     ExitReg,
     /// Leave the block with event `aux` for the run loop; the program counter becomes `imm`.
     ExitEvent,
@@ -510,6 +512,14 @@ pub enum BulkOp {
     /// that the next pair differs or cannot be read; loading that pair tells which (s390x CLC: no byte behind the first
     /// difference need be accessible).
     Compare,
+}
+
+/// What an exit probably is. Nothing depends on it but speed.
+pub mod hint {
+    /// A call: the guest comes back to behind the block when its stack pointer is as it is now.
+    pub const CALL: u8 = 2;
+    /// A return.
+    pub const RETURN: u8 = 4;
 }
 
 /// Flags of [`Op::Call`] for liveness and for the verifier.

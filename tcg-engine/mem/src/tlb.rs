@@ -48,7 +48,7 @@ pub enum Bank {
 }
 
 /// Banks there are.
-const BANKS: usize = 4;
+pub const BANKS: usize = 4;
 
 impl Bank {
     /// The other supervisor bank, which holds the same entries for supervisor pages.

@@ -1,12 +1,13 @@
 //! Conditions, skips and exits, and what lies behind a block.
 
 use ir::Block;
-use ir::op::{FLAG_R, Inst, NONE, Op, TIER_BUDGET, call_flags};
+use ir::op::{FLAG_R, Inst, NONE, Op, Slot, TIER_BUDGET, call_flags, hint};
 
 use super::{Cold, DirectExit, Emitter, Flags, Leave, Reload, Retry, temp_index};
-use crate::asm::{Alu, Hole, Map, R14, RAX, RCX, RDX, Shift, Sz, at, cc};
-use crate::layout::word;
+use crate::asm::{Alu, Hole, Map, R14, RAX, RCX, RDX, Rm, Shift, Sz, at, cc};
+use crate::layout::{RETURNS, word};
 use crate::mutants::{Mutant, on};
+use crate::returns;
 
 impl Emitter {
     pub(super) fn condition(&mut self, c: u8) -> Option<u8> {
@@ -63,16 +64,14 @@ impl Emitter {
     }
 
     /// Whether a direct exit of this operation may be linked: its instruction has changed nothing that blocks depend on.
-    pub(super) fn may_chain(&self, block: &Block, pc: u64) -> bool {
+    pub(super) fn may_chain(&self, block: &Block) -> bool {
         let from = block.points.get(block.point_of(self.i)).map_or(0, |p| p.op as usize);
-        let changed =
-            block.insts[from..self.i].iter().any(|y| y.op == Op::Call && y.aux & call_flags::WRITES_STATE != 0);
-        !changed && ((pc ^ block.pc) & !0xfff == 0 || on(Mutant::Across))
+        !block.insts[from..self.i].iter().any(|y| y.op == Op::Call && y.aux & call_flags::WRITES_STATE != 0)
     }
 
     /// A conditional (`cond`) or unconditional direct exit.
     pub(super) fn leave_direct(&mut self, block: &Block, pc: u64, cond: Option<u8>) {
-        let chain = self.may_chain(block, pc);
+        let chain = self.may_chain(block);
         let hole = match cond {
             Some(c) => self.a.jcc(c),
             None if chain => self.a.jmp(),
@@ -85,6 +84,53 @@ impl Emitter {
         let undone = (block.points.len() - block.point_of(self.i) - 1) as i32;
         let save = self.flags == Flags::Host && !on(Mutant::SideFlags);
         self.leaves.push(Leave { hole, pc, chain, undone, save });
+    }
+
+    /// Behind a call, hot blocks leave where it will come back to.
+    pub(super) fn leave_word(&mut self, block: &Block, sp: Slot) {
+        if self.hot.is_none() {
+            return;
+        }
+        self.place_of_return(sp, 0);
+        self.a.mov_imm(RDX, block.end_pc);
+        self.a.store(Sz::Q, at(RAX, 0), RDX);
+        let hole = self.a.lea_near(RCX);
+        self.a.store(Sz::Q, at(RAX, returns::CODE), RCX);
+        let chain = self.may_chain(block);
+        self.leaves.push(Leave { hole, pc: block.end_pc, chain, undone: 0, save: false });
+    }
+
+    /// RAX: where a table has the return address that is on the stack at `sp` less `moved`.
+    fn place_of_return(&mut self, sp: Slot, moved: i32) {
+        match self.place(sp) {
+            Rm::R(r) if moved != 0 => self.a.lea(Sz::D, RAX, at(r, -moved)),
+            m => {
+                self.a.mov(Sz::D, RAX, m);
+                if moved != 0 {
+                    self.a.alu_imm(Alu::Sub, Sz::D, RAX, moved);
+                }
+            }
+        }
+        self.a.alu_imm(Alu::And, Sz::D, RAX, returns::PLACE_MASK);
+        self.a.alu(Alu::Add, Sz::Q, RAX, word(RETURNS));
+    }
+
+    /// An indirect jump, a call or a return.
+    pub(super) fn leave_indirect(&mut self, block: &Block, x: &Inst) {
+        self.save_now();
+        if x.aux & hint::CALL != 0 {
+            self.leave_word(block, x.b);
+        }
+        self.load_into(RDX, x.a);
+        let to = self.stubs.jump;
+        if x.aux & hint::RETURN == 0 || self.hot.is_none() {
+            return self.a.jmp_to(to);
+        }
+        self.place_of_return(x.b, x.imm as i32);
+        self.a.alu(Alu::Cmp, Sz::Q, RDX, at(RAX, 0));
+        let other = self.a.jcc(if on(Mutant::ReturnAddress) { cc::O } else { cc::NE });
+        self.a.fill(other, to);
+        self.a.jmp_indirect(at(RAX, returns::CODE));
     }
 
     pub(super) fn resume_here(&mut self) {

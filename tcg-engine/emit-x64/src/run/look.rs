@@ -65,6 +65,7 @@ impl T1 {
             ("operation-vectors", s.op_vectors),
             ("operation", s.op),
             ("jump", s.jump),
+            ("across", s.across),
             ("recall-read", s.recall_read),
             ("recall-write", s.recall_write),
         ];
@@ -82,6 +83,6 @@ impl T1 {
     /// Offset in code memory and code of each block, and of the jumps that exits lead to, for printing and for tests.
     pub fn code(&self) -> impl Iterator<Item = (usize, &[u8])> {
         let blocks = self.blocks.iter().flatten().map(|b| (b.head, b.len));
-        blocks.chain(self.links.iter().copied()).map(|(at, len)| (at, self.memory.read(at, len)))
+        blocks.chain(self.across.values().map(|x| (x.at, x.len))).map(|(at, len)| (at, self.memory.read(at, len)))
     }
 }

@@ -57,6 +57,7 @@ fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
         stubs.budget,
         stubs.resume,
         stubs.jump,
+        stubs.across,
     ] {
         assert!(stub_starts.contains(&(entry as u64)), "a stub at {entry:#x}");
     }

@@ -428,7 +428,7 @@ fn linked() -> Vec<u64> {
         let mut y = x.clone();
         let left = t1.run(&cache, ids[0].number(), &mut y, &mut env, 1000).0;
         match (left, next) {
-            (Left::Direct(exit), Some(next)) => t1.link(exit, next.number()),
+            (Left::Direct(exit), Some(next)) => t1.link(&env, exit, next.number(), 0),
             _ => x = y,
         }
     }

@@ -2,6 +2,7 @@
 //! program counter.
 
 use iced_x86::{Mnemonic, OpKind, Register};
+use ir::op::hint;
 use ir::{NONE, Op, Rel, Slot};
 
 use super::operand::Ea;
@@ -59,7 +60,8 @@ impl Lifter {
         if let Some(t) = self.target() {
             let next = self.constant(self.next);
             self.push_value(next, bytes);
-            return self.exit(t);
+            self.b.full(Op::Exit, hint::CALL, NONE, RSP, NONE, t);
+            return Some(Flow::End);
         }
         if let Some((offset, selector)) = self.far_target() {
             let next = self.constant(self.next);
@@ -79,7 +81,7 @@ impl Lifter {
         self.store(next, ea, bytes * 8);
         self.check_target(t);
         self.move_sp(-(bytes as i32));
-        self.b.full(Op::ExitReg, 0, NONE, t, NONE, 0);
+        self.b.full(Op::ExitReg, hint::CALL, NONE, t, RSP, 0);
         Some(Flow::End)
     }
 
@@ -142,7 +144,7 @@ impl Lifter {
         let t = self.top(bytes as u32);
         self.check_target(t);
         self.move_sp(bytes + pop);
-        self.b.full(Op::ExitReg, 0, NONE, t, NONE, 0);
+        self.b.full(Op::ExitReg, hint::RETURN, NONE, t, RSP, (bytes + pop) as u64);
         Some(Flow::End)
     }
 

@@ -13,6 +13,7 @@ mod paging;
 mod protected;
 mod random;
 mod real;
+mod returns;
 mod several;
 mod state;
 mod system;

@@ -14,7 +14,8 @@ fn planted_bugs_are_found() {
     let mut missed = Vec::new();
     // No lifted block has a constant that is wanted where ways meet, or halves of two registers next to each other; a program does
     // not see the host's MXCSR, and the memory behind a vector register is seldom old. The emitter's own tests find those. Programs
-    // of user mode take no page away, and pages that follow each other are seldom apart; tests of memos find those.
+    // of user mode take no page away, and pages that follow each other are seldom apart; tests of memos find those. What
+    // a function changes is seldom the way back; tests of returns find that.
     let others = [
         Mutant::Settle,
         Mutant::HostControl,
@@ -24,6 +25,8 @@ fn planted_bugs_are_found() {
         Mutant::MemoEnd,
         Mutant::Shrunk,
         Mutant::Apart,
+        Mutant::ReturnContext,
+        Mutant::ReturnGone,
     ];
     for (mutant, what) in ALL.iter().filter(|m| !others.contains(&m.0)) {
         plant(Some(*mutant));

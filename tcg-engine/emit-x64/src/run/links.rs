@@ -1,0 +1,94 @@
+//! Links between blocks: exits become jumps to where the guest went.
+//!
+//! Within a page a link needs no question: who runs a block of the page under its translation runs the others under it too. A link
+//! to another page leads over a few instructions that compare the context of code addresses with that of when it was made.
+//! If it is another, the jump cache is asked, and what it does not know either is linked anew. Pages that every address space
+//! shares have a context of their own, so links of a kernel to its pages last.
+
+use super::{Exit, Host, Kind, Placed, T1, contexts};
+use crate::asm::{Alu, Asm, RAX, RCX, RDX, Sz, cc};
+use crate::emit::DirectExit;
+use crate::layout::{CONTEXT, GLOBAL_CONTEXT, word};
+use crate::mutants::{Mutant, on};
+
+/// What a link to another page leads over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Across {
+    /// Offset in code memory, and bytes there.
+    pub(super) at: usize,
+    pub(super) len: usize,
+    /// The block that it leads to, and the distance there that is in the block's list.
+    to: u32,
+    hole: u32,
+}
+
+impl T1 {
+    /// Let `exit` lead to block `n`, which is where the guest went from there, to `linear`.
+    pub fn link<E: Host>(&mut self, env: &E, exit: Exit, n: u32, linear: u64) {
+        if exit.clears != self.clears {
+            return;
+        }
+        let site = exit.site as usize;
+        let (Some(&Some(e)), Some(from)) = (self.emitter.exits.get(site), self.emitter.sites.get(site)) else { return };
+        let Some(Some(from)) = self.blocks.get(from.block as usize) else { return };
+        let (place, pc) = (from.place, from.pc);
+        let Some(Some(b)) = self.blocks.get_mut(n as usize) else { return };
+        if b.pc != e.pc {
+            return;
+        }
+        // The page may have been mapped elsewhere since the block that is left was entered.
+        let same_page = (b.pc ^ pc) & !0xfff == 0 && b.place == place;
+        if b.linkable && same_page {
+            b.incoming.push((e.hole, e.unlinked));
+            let head = b.head as u32;
+            Self::patch(&mut self.memory, e.hole, head);
+        } else {
+            self.link_across(env, exit.site, e, n, linear);
+        }
+    }
+
+    /// Let an exit lead to a block of another page for as long as code addresses mean what they mean now.
+    fn link_across<E: Host>(&mut self, env: &E, site: u32, e: DirectExit, n: u32, linear: u64) {
+        let before = self.across.get(&site).copied();
+        if before.is_none() && !self.has_room() {
+            return;
+        }
+        let at = before.map_or(self.cursor, |before| before.at);
+        let Some(Some(b)) = self.blocks.get(n as usize) else { return };
+        let (context, global) = contexts(env);
+        let (known, now) =
+            if b.linkable && env.tlb().is_global(linear) { (global, GLOBAL_CONTEXT) } else { (context, CONTEXT) };
+        let mut a = Asm::default();
+        a.start(at);
+        // Always as long.
+        a.mov_imm64(RCX, known);
+        a.alu(Alu::Cmp, Sz::Q, RCX, word(now));
+        let other = a.jcc(if on(Mutant::Across) { cc::O } else { cc::NE });
+        let jump = a.jmp();
+        a.fill(jump, b.head);
+        a.fill_here(other);
+        let unlinked = a.here();
+        a.mov_imm64(RDX, e.pc);
+        a.mov_imm(RAX, u64::from(site));
+        // Nobody else's context comes in between with pages that all share: it is out of date.
+        a.jmp_to(if now == GLOBAL_CONTEXT { self.stubs.direct } else { self.stubs.across });
+        if !self.memory.write(at, &a.buf) {
+            return;
+        }
+        let (hole, len) = ((at + jump.0) as u32, a.buf.len());
+        if let Some(before) = before
+            && let Some(Some(old)) = self.blocks.get_mut(before.to as usize)
+        {
+            old.incoming.retain(|(hole, _)| *hole != before.hole);
+        }
+        if let Some(Some(b)) = self.blocks.get_mut(n as usize) {
+            b.incoming.push((hole, unlinked as u32));
+        }
+        self.across.insert(site, Across { at, len, to: n, hole });
+        Self::patch(&mut self.memory, e.hole, at as u32);
+        if before.is_none() {
+            self.note_placed(Placed { kind: Kind::Exit, pc: e.pc, guest_len: 0, at, len });
+            self.cursor += len.next_multiple_of(16);
+        }
+    }
+}
