@@ -35,7 +35,8 @@ impl Budget {
 
     /// Take `cost` off. By the vCPU's thread.
     pub(crate) fn charge(&self, cost: u32) {
-        self.0.fetch_sub(cost.cast_signed(), Ordering::Relaxed);
+        let now = self.0.load(Ordering::Relaxed);
+        self.0.store(now.wrapping_sub(cost.cast_signed()), Ordering::Relaxed);
     }
 
     /// Where it lies, for emitted code.

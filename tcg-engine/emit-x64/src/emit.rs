@@ -415,6 +415,9 @@ impl Emitter {
                 if let Some(v) = self.constant(x.a) {
                     return self.mov_imm(x.d, v);
                 }
+                if let Some(d) = pinned(x.d) {
+                    return self.load_into(d, x.a);
+                }
                 let a = self.reg(x.a, RAX);
                 let d = self.target(x.d, a);
                 if d != a {
@@ -461,10 +464,13 @@ impl Emitter {
                     return self.multiply_twice(x, &high);
                 }
                 self.clobber();
-                self.load_into(RAX, x.a);
+                let r = pinned(x.d).filter(|_| x.b != x.d).unwrap_or(RAX);
+                self.load_into(r, x.a);
                 let b = self.rm(x.b, RCX);
-                self.a.imul(if x.op == Op::Mul64 { Sz::Q } else { Sz::D }, RAX, b);
-                self.set(x.d, RAX);
+                self.a.imul(if x.op == Op::Mul64 { Sz::Q } else { Sz::D }, r, b);
+                if r == RAX {
+                    self.set(x.d, RAX);
+                }
             }
             Op::MulHiU64 | Op::MulHiS64 => {
                 self.clobber();
@@ -536,11 +542,7 @@ impl Emitter {
             Op::CheckCanonical => self.canonical(x),
             Op::Flags => self.record(block, x),
             Op::Cond => match self.condition(x.aux) {
-                Some(c) => {
-                    self.a.setcc(c, RAX);
-                    self.a.movzx(Sz::B, RAX, RAX);
-                    self.set(x.d, RAX);
-                }
+                Some(c) => self.set_condition(block, x, c),
                 None => self.interpret(x),
             },
             Op::FlagsGet => {

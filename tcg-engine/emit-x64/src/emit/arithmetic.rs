@@ -33,14 +33,16 @@ impl Emitter {
             return self.done(x.d, d);
         }
         self.clobber();
-        if a == x.d
-            && let Some(d) = pinned(x.d)
-        {
-            match self.small(b) {
-                Some(v) => self.a.alu_imm(h, sz, d, v),
-                None => {
+        if let Some(d) = self.changed(a, b, x.d, sz) {
+            match (self.small(b), d) {
+                (Some(v), d) => self.a.alu_imm(h, sz, d, v),
+                (None, Rm::R(d)) => {
                     let b = self.rm(b, RCX);
                     self.a.alu(h, sz, d, b);
+                }
+                (None, Rm::M(m)) => {
+                    let b = self.reg(b, RCX);
+                    self.a.alu_store(h, sz, m, b);
                 }
             }
             return;
@@ -54,6 +56,21 @@ impl Emitter {
             }
         }
         self.set(x.d, RAX);
+    }
+
+    /// Where `d = a op b` can be made of `a` without a detour: in the place of `d`, which holds `a` afterwards.
+    fn changed(&mut self, a: Slot, b: Slot, d: Slot, sz: Sz) -> Option<Rm> {
+        if a == d {
+            return match self.place(d) {
+                _ if self.constant(d).is_some() => None,
+                // 32-bit results in memory have to be extended.
+                Rm::M(_) if sz != Sz::Q => None,
+                place => Some(place),
+            };
+        }
+        let r = pinned(d).filter(|_| b != d)?;
+        self.load_into(r, a);
+        Some(Rm::R(r))
     }
 
     /// `d = a op imm`.
@@ -79,14 +96,16 @@ impl Emitter {
             _ => (sz, fits),
         };
         let h = if h == Alu::Sub { Alu::Add } else { h };
-        if x.a == x.d
-            && let Some(d) = pinned(x.d)
-        {
-            match fits {
-                Some(v) => self.a.alu_imm(h, sz, d, v),
-                None => {
+        if let Some(d) = self.changed(x.a, NONE, x.d, sz) {
+            match (fits, d) {
+                (Some(v), d) => self.a.alu_imm(h, sz, d, v),
+                (None, Rm::R(d)) => {
                     self.a.mov_imm(RCX, imm);
                     self.a.alu(h, sz, d, RCX);
+                }
+                (None, Rm::M(m)) => {
+                    self.a.mov_imm(RCX, imm);
+                    self.a.alu_store(h, sz, m, RCX);
                 }
             }
             return;
@@ -110,20 +129,18 @@ impl Emitter {
         if n != 0 {
             self.clobber();
         }
-        let in_place = x.a == x.d && pinned(x.d).is_some();
-        let r = if in_place { pinned(x.d).unwrap_or(RAX) } else { RAX };
-        if !in_place {
+        let changed = self.changed(x.a, NONE, x.d, sz);
+        let place = changed.unwrap_or_else(|| {
             self.load_into(RAX, x.a);
+            Rm::R(RAX)
+        });
+        match place {
+            Rm::R(r) if n == 0 && sz == Sz::D => self.a.mov(Sz::D, r, r),
+            _ if n == 0 => {}
+            place => self.a.shift_imm(op, sz, place, n),
         }
-        if n == 0 {
-            if sz == Sz::D {
-                self.a.mov(Sz::D, r, r);
-            }
-        } else {
-            self.a.shift_imm(op, sz, r, n);
-        }
-        if !in_place {
-            self.set(x.d, r);
+        if changed.is_none() {
+            self.set(x.d, RAX);
         }
     }
 
@@ -151,13 +168,20 @@ impl Emitter {
             AluOp::Bt | AluOp::Rol | AluOp::Ror if wanted => self.host_flags(),
             _ => {}
         }
+        if x.a == x.b && x.a == x.d && pinned(x.d).is_none() && matches!(r.op, AluOp::Xor | AluOp::Sub) && r.log2 > 1 {
+            // Nothing of it is left.
+            self.a.alu(if r.op == AluOp::Xor { Alu::Xor } else { Alu::Sub }, Sz::D, RAX, RAX);
+            self.set(x.d, RAX);
+            self.flags = Flags::Host;
+            return;
+        }
         // The operand that is changed.
         let in_place = x.a == x.d || r.op.compares();
         let dest = if in_place && self.constant(x.a).is_none() {
             match self.place(x.a) {
-                // 32-bit results in memory have to be extended.
-                Rm::M(m) if sz == Sz::D && !r.op.compares() => {
-                    self.a.mov(Sz::D, RAX, m);
+                // 32-bit results in memory have to be extended, and a store of a part makes the next load of the whole wait.
+                Rm::M(m) if sz != Sz::Q && !r.op.compares() => {
+                    self.a.mov(if sz == Sz::D { Sz::D } else { Sz::Q }, RAX, m);
                     Rm::R(RAX)
                 }
                 p => p,
@@ -399,12 +423,12 @@ impl Emitter {
         };
         if let Some(sz) = part {
             let b = self.reg(x.b, RCX);
-            if x.a == x.d && self.constant(x.a).is_none() {
-                match self.place(x.d) {
-                    Rm::R(d) => self.a.mov(sz, d, b),
-                    Rm::M(m) => self.a.store(sz, m, b),
-                }
-                return;
+            // In memory not by a store of the part: it would make the next load of the whole wait.
+            if x.a == x.d
+                && self.constant(x.a).is_none()
+                && let Rm::R(d) = self.place(x.d)
+            {
+                return self.a.mov(sz, d, b);
             }
             self.load_into(RAX, x.a);
             self.a.mov(sz, RAX, b);

@@ -5,7 +5,7 @@ use ir::op::{FLAG_R, Inst, NONE, Op, Slot, TIER_BUDGET, call_flags, hint};
 
 use super::{Cold, DirectExit, Emitter, Flags, Leave, Reload, Retry, temp_index};
 use crate::asm::{Alu, Hole, Map, R14, RAX, RCX, RDX, Rm, Shift, Sz, at, cc};
-use crate::layout::{RETURNS, word};
+use crate::layout::{RETURNS, pinned, word};
 use crate::mutants::{Mutant, on};
 use crate::returns;
 
@@ -16,6 +16,23 @@ impl Emitter {
         }
         self.host_flags();
         Some(c)
+    }
+
+    /// The condition's value, 0 or 1; for SETcc right where it goes.
+    pub(super) fn set_condition(&mut self, block: &Block, x: &Inst, c: u8) {
+        let next = block.insts.get(self.i + 1).filter(|next| {
+            let low = next.op == Op::Deposit && next.imm == 8 << 8 && next.a == next.d && next.b == x.d;
+            low && !self.landing[self.i + 1] && temp_index(x.d).is_some_and(|t| self.last[t] as usize == self.i + 1)
+        });
+        if let Some(d) = next.and_then(|next| pinned(next.d)) {
+            self.a.setcc(c, d);
+            self.fused = 1;
+            return;
+        }
+        let d = self.target(x.d, RAX);
+        self.a.setcc(c, d);
+        self.a.movzx(Sz::B, d, d);
+        self.done(x.d, d);
     }
 
     pub(super) fn skip(&mut self, x: &Inst, cond: u8) {
