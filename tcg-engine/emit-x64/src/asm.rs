@@ -551,11 +551,17 @@ impl Asm {
         self.fill(h, to);
     }
 
-    /// `call` an offset in code memory.
-    pub fn call_to(&mut self, to: usize) {
+    /// `call` with a distance to fill in.
+    pub fn call(&mut self) -> Hole {
         self.byte(0xe8);
         self.imm32(0);
-        self.fill(Hole(self.buf.len() - 4), to);
+        Hole(self.buf.len() - 4)
+    }
+
+    /// `call` an offset in code memory.
+    pub fn call_to(&mut self, to: usize) {
+        let hole = self.call();
+        self.fill(hole, to);
     }
 
     /// Let a hole lead to an offset in code memory.

@@ -14,6 +14,7 @@ mod lanes;
 mod memory;
 mod operands;
 mod recipe;
+mod rename;
 mod simd;
 mod ymm;
 
@@ -22,11 +23,12 @@ use ir::{AluOp, AluRef, Block};
 
 use crate::asm::{Alu, Asm, Hole, RAX, RCX, RDX, Shift, Sz, at, cc};
 use crate::features::Features;
-use crate::layout::{pinned, word};
+use crate::layout::{Pins, word};
 use crate::stubs::Stubs;
 use groups::Part;
 use guard::Guard;
 use recipe::Recipe;
+use rename::Renamed;
 use simd::Reload;
 
 pub(crate) use ymm::INSERT_UPPER;
@@ -121,6 +123,18 @@ struct Leave {
     chain: bool,
     undone: i32,
     save: bool,
+    way: Way,
+}
+
+/// What an exit is beside that.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Nothing.
+    Out,
+    /// To the beginning of the loop that the block is, whose words stay in their registers.
+    Again,
+    /// Not this block's: where its call comes back.
+    Behind,
 }
 
 /// Temporaries that a block can have.
@@ -174,6 +188,9 @@ pub struct Emitter {
     fused: u8,
     /// How to make the guest's flags, which are not in memory, if a fault wants them.
     recipe: Option<Recipe>,
+    /// Where guest words are in this block.
+    pins: Pins,
+    renamed: Renamed,
     /// Open skips: (landing operation, hole).
     skips: Vec<(usize, Hole)>,
     hot: Option<Hot>,
@@ -227,6 +244,8 @@ impl Emitter {
             pair_upper: NONE,
             fused: 0,
             recipe: None,
+            pins: Pins::USUAL,
+            renamed: Renamed::default(),
             skips: Vec::new(),
             hot: None,
             memos: Vec::new(),
@@ -261,6 +280,7 @@ impl Emitter {
         self.a.alu_imm(Alu::Sub, Sz::D, at(RAX, 0), block.points.len() as i32);
         let spent = self.a.jcc(cc::S);
         let body = self.a.here();
+        self.rename(block);
         self.guard_head();
         for i in 0..block.insts.len() {
             self.i = i;
@@ -274,7 +294,7 @@ impl Emitter {
             self.one(block, &block.insts[i]);
         }
         self.i = block.insts.len();
-        self.finish(spent);
+        self.finish(block, spent);
         Emitted { head, body }
     }
 
@@ -415,7 +435,7 @@ impl Emitter {
                 if let Some(v) = self.constant(x.a) {
                     return self.mov_imm(x.d, v);
                 }
-                if let Some(d) = pinned(x.d) {
+                if let Some(d) = self.pins.get(x.d) {
                     return self.load_into(d, x.a);
                 }
                 let a = self.reg(x.a, RAX);
@@ -464,7 +484,7 @@ impl Emitter {
                     return self.multiply_twice(x, &high);
                 }
                 self.clobber();
-                let r = pinned(x.d).filter(|_| x.b != x.d).unwrap_or(RAX);
+                let r = self.pins.get(x.d).filter(|_| x.b != x.d).unwrap_or(RAX);
                 self.load_into(r, x.a);
                 let b = self.rm(x.b, RCX);
                 self.a.imul(if x.op == Op::Mul64 { Sz::Q } else { Sz::D }, r, b);
@@ -555,7 +575,7 @@ impl Emitter {
             Op::SelectCond => match self.condition(x.aux) {
                 Some(c) => {
                     if x.b == x.d
-                        && let Some(d) = pinned(x.d)
+                        && let Some(d) = self.pins.get(x.d)
                     {
                         let a = self.rm(x.a, RCX);
                         return self.a.cmov(c, Sz::Q, d, a);

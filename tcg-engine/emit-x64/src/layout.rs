@@ -84,20 +84,36 @@ pub const fn word(s: Slot) -> Mem {
     at(RBP, (s.0 as i32 - BIAS as i32) * 8)
 }
 
-/// The host register of a pinned guest word.
-#[inline]
-pub fn pinned(s: Slot) -> Option<Reg> {
-    const TABLE: [u8; 32] = {
+/// The host registers of guest words.
+#[derive(Clone, Copy, Debug)]
+pub struct Pins([u8; 32]);
+
+impl Pins {
+    /// Those of [`PINNED`], which everything but a loop keeps to.
+    pub const USUAL: Pins = {
         let mut t = [0xff; 32];
         let mut i = 0;
         while i < PINNED.len() {
             t[PINNED[i].0 as usize] = PINNED[i].1.0;
             i += 1;
         }
-        t
+        Pins(t)
     };
-    match TABLE.get(s.0 as usize) {
-        Some(&r) if r != 0xff => Some(Reg(r)),
-        _ => None,
+
+    /// The host register of a guest word, if it has one.
+    #[inline]
+    pub fn get(&self, s: Slot) -> Option<Reg> {
+        match self.0.get(s.0 as usize) {
+            Some(&r) if r != 0xff => Some(Reg(r)),
+            _ => None,
+        }
+    }
+
+    /// Word `to` has the register of word `from` from now on, which has none.
+    pub fn give(&mut self, from: Slot, to: Slot) {
+        if let (Some(r), Some(place)) = (self.get(from), self.0.get_mut(to.0 as usize)) {
+            *place = r.0;
+            self.0[from.0 as usize] = 0xff;
+        }
     }
 }

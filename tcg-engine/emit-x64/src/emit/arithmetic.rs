@@ -6,7 +6,7 @@ use ir::{AluOp, AluRef, Block};
 
 use super::{Emitter, Flags, Reload};
 use crate::asm::{Alu, Mem, RAX, RCX, RDX, Rm, Shift, Sz, at, cc, indexed};
-use crate::layout::{pinned, word};
+use crate::layout::word;
 use crate::mutants::{Mutant, on};
 
 impl Emitter {
@@ -68,7 +68,7 @@ impl Emitter {
                 place => Some(place),
             };
         }
-        let r = pinned(d).filter(|_| b != d)?;
+        let r = self.pins.get(d).filter(|_| b != d)?;
         self.load_into(r, a);
         Some(Rm::R(r))
     }
@@ -168,7 +168,12 @@ impl Emitter {
             AluOp::Bt | AluOp::Rol | AluOp::Ror if wanted => self.host_flags(),
             _ => {}
         }
-        if x.a == x.b && x.a == x.d && pinned(x.d).is_none() && matches!(r.op, AluOp::Xor | AluOp::Sub) && r.log2 > 1 {
+        if x.a == x.b
+            && x.a == x.d
+            && self.pins.get(x.d).is_none()
+            && matches!(r.op, AluOp::Xor | AluOp::Sub)
+            && r.log2 > 1
+        {
             // Nothing of it is left.
             self.a.alu(if r.op == AluOp::Xor { Alu::Xor } else { Alu::Sub }, Sz::D, RAX, RAX);
             self.set(x.d, RAX);
@@ -374,7 +379,7 @@ impl Emitter {
             self.constants.push((d, v));
             return;
         }
-        if pinned(d).is_none()
+        if self.pins.get(d).is_none()
             && let Ok(v) = i32::try_from(v as i64)
         {
             self.forget_constant(d);
@@ -390,7 +395,7 @@ impl Emitter {
 
     pub(super) fn unary(&mut self, ext: u8, sz: Sz, x: &Inst) {
         if x.a == x.d
-            && let Some(d) = pinned(x.d)
+            && let Some(d) = self.pins.get(x.d)
         {
             return self.a.group3(ext, sz, d);
         }
@@ -544,7 +549,7 @@ impl Emitter {
 
     /// The host divides what surely fits; the rest, and what raises an exception, is the interpreter's.
     pub(super) fn divide(&mut self, x: &Inst) {
-        if pinned(x.d).is_none() || pinned(x.b).is_none() || x.d == x.b {
+        if self.pins.get(x.d).is_none() || self.pins.get(x.b).is_none() || x.d == x.b {
             return self.interpret(x);
         }
         let (sz, signed) = (Sz::log2(x.aux & 7), x.aux & 0x80 != 0);

@@ -3,9 +3,9 @@
 use ir::Block;
 use ir::op::{FLAG_R, Inst, NONE, Op, Slot, TIER_BUDGET, call_flags, hint};
 
-use super::{Cold, DirectExit, Emitter, Flags, Leave, Reload, Retry, temp_index};
+use super::{Cold, DirectExit, Emitter, Flags, Leave, Reload, Retry, Way, temp_index};
 use crate::asm::{Alu, Hole, Map, R14, RAX, RCX, RDX, Rm, Shift, Sz, at, cc};
-use crate::layout::{RETURNS, pinned, word};
+use crate::layout::{Pins, RETURNS, word};
 use crate::mutants::{Mutant, on};
 use crate::returns;
 
@@ -24,7 +24,7 @@ impl Emitter {
             let low = next.op == Op::Deposit && next.imm == 8 << 8 && next.a == next.d && next.b == x.d;
             low && !self.landing[self.i + 1] && temp_index(x.d).is_some_and(|t| self.last[t] as usize == self.i + 1)
         });
-        if let Some(d) = next.and_then(|next| pinned(next.d)) {
+        if let Some(d) = next.and_then(|next| self.pins.get(next.d)) {
             self.a.setcc(c, d);
             self.fused = 1;
             return;
@@ -93,6 +93,7 @@ impl Emitter {
             Some(c) => self.a.jcc(c),
             None if chain => self.a.jmp(),
             None => {
+                self.put_back();
                 self.a.mov_imm(RDX, pc);
                 let to = self.stubs.jump;
                 return self.a.jmp_to(to);
@@ -100,7 +101,8 @@ impl Emitter {
         };
         let undone = (block.points.len() - block.point_of(self.i) - 1) as i32;
         let save = self.flags == Flags::Host && !on(Mutant::SideFlags);
-        self.leaves.push(Leave { hole, pc, chain, undone, save });
+        let way = if chain && self.leads_back(block, pc) { Way::Again } else { Way::Out };
+        self.leaves.push(Leave { hole, pc, chain, undone, save, way });
     }
 
     /// Behind a call, hot blocks leave where it will come back to.
@@ -114,7 +116,7 @@ impl Emitter {
         let hole = self.a.lea_near(RCX);
         self.a.store(Sz::Q, at(RAX, returns::CODE), RCX);
         let chain = self.may_chain(block);
-        self.leaves.push(Leave { hole, pc: block.end_pc, chain, undone: 0, save: false });
+        self.leaves.push(Leave { hole, pc: block.end_pc, chain, undone: 0, save: false, way: Way::Behind });
     }
 
     /// RAX: where a table has the return address that is on the stack at `sp` less `moved`.
@@ -139,6 +141,14 @@ impl Emitter {
             self.leave_word(block, x.b);
         }
         self.load_into(RDX, x.a);
+        self.put_back();
+        let renamed = std::mem::replace(&mut self.pins, Pins::USUAL);
+        self.jump(x);
+        self.pins = renamed;
+    }
+
+    /// Jump to the program counter in RDX.
+    fn jump(&mut self, x: &Inst) {
         let to = self.stubs.jump;
         if x.aux & hint::RETURN == 0 || self.hot.is_none() {
             return self.a.jmp_to(to);
@@ -153,12 +163,13 @@ impl Emitter {
     pub(super) fn resume_here(&mut self) {
         self.save_all();
         let site = self.site(self.i);
+        self.put_back();
         self.a.mov_imm(RAX, u64::from(site));
         let to = self.stubs.resume;
         self.a.jmp_to(to);
     }
 
-    pub(super) fn finish(&mut self, spent: Hole) {
+    pub(super) fn finish(&mut self, block: &Block, spent: Hole) {
         for n in 0..self.cold.len() {
             let Cold { from: [miss, other], retry, recipe, back, site, more, reload, constants } = self.cold[n];
             if let Some(miss) = miss {
@@ -181,6 +192,7 @@ impl Emitter {
                 self.follow(recipe);
             }
             self.put_marked(constants);
+            self.call_put_back();
             if retry.is_some_and(|r| r.must) {
                 self.a.mov_imm(RAX, u64::from(site));
                 let to = self.stubs.resume;
@@ -192,6 +204,7 @@ impl Emitter {
                 self.a.mov_imm(RAX, u64::from(site));
                 self.a.call_to(to);
             }
+            self.call_take();
             match reload {
                 Reload::Nothing => {}
                 Reload::Temp(s) if on(Mutant::Reload) => debug_assert!(s.is_temp()),
@@ -207,18 +220,25 @@ impl Emitter {
         }
         self.finish_guards();
         for n in 0..self.leaves.len() {
-            let Leave { mut hole, pc, chain, undone, save } = self.leaves[n];
+            let Leave { mut hole, pc, chain, undone, save, way } = self.leaves[n];
             self.a.fill_here(hole);
             if save {
                 self.a.save_flags();
                 self.a.store(Sz::D, word(FLAG_R), RAX);
+            }
+            if way == Way::Again {
+                self.lead_back(n, block.points.len() as i32);
+                continue;
             }
             if undone != 0 {
                 let undone = if on(Mutant::Budget) { undone - 1 } else { undone };
                 self.a.mov(Sz::Q, RAX, word(TIER_BUDGET));
                 self.a.alu_imm(Alu::Add, Sz::D, at(RAX, 0), undone);
             }
-            if chain && (save || undone != 0) {
+            if way == Way::Out {
+                self.put_back();
+            }
+            if chain && (save || undone != 0 || way == Way::Out && self.is_renamed()) {
                 hole = self.a.jmp();
                 self.a.fill_here(hole);
             }
@@ -244,6 +264,7 @@ impl Emitter {
         self.a.mov_imm(RAX, u64::from(self.block));
         let to = self.stubs.budget;
         self.a.jmp_to(to);
+        self.finish_renamed();
     }
 
     pub(super) fn canonical(&mut self, x: &Inst) {

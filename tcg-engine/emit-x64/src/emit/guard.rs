@@ -77,6 +77,7 @@ impl Emitter {
             let good = self.a.jcc(cc::NE);
             self.a.fill(good, back);
             self.put_marked(constants);
+            self.call_put_back();
             self.a.mov_imm(RAX, u64::from(site));
             let to = self.stubs.resume;
             self.a.jmp_to(to);

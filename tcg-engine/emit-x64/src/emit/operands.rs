@@ -5,7 +5,7 @@ use ir::op::{FLAG_R, Inst, NONE, Op, Slot};
 
 use super::{Cold, Emitter, Flags, Reload, Site, temp_index};
 use crate::asm::{Alu, Hole, R14, RAX, RCX, Reg, Rm, Shift, Sz};
-use crate::layout::{pinned, word};
+use crate::layout::word;
 use crate::mutants::{Mutant, on};
 
 impl Emitter {
@@ -84,7 +84,7 @@ impl Emitter {
 
     /// Where a slot is that is no constant.
     pub(super) fn place(&self, s: Slot) -> Rm {
-        if let Some(r) = pinned(s) {
+        if let Some(r) = self.pins.get(s) {
             Rm::R(r)
         } else if s == self.held && s != NONE {
             Rm::R(R14)
@@ -151,7 +151,7 @@ impl Emitter {
     /// not be in R14 unless it is `d` itself.
     pub(super) fn target(&mut self, d: Slot, scratch: Reg) -> Reg {
         self.forget_constant(d);
-        if let Some(r) = pinned(d) {
+        if let Some(r) = self.pins.get(d) {
             return r;
         }
         if d.is_temp() && self.skips.is_empty() {
@@ -169,7 +169,7 @@ impl Emitter {
 
     /// The result of `d` is in `r`.
     pub(super) fn done(&mut self, d: Slot, r: Reg) {
-        if pinned(d) == Some(r) || (r == R14 && self.held == d) {
+        if self.pins.get(d) == Some(r) || (r == R14 && self.held == d) {
             return;
         }
         self.a.store(Sz::Q, word(d), r);
@@ -199,9 +199,11 @@ impl Emitter {
             x.d != NONE && !matches!(x.op, Op::Store | Op::Store128 | Op::Flags | Op::AluMem | Op::CheckCanonical);
         let site = self.site(self.i);
         self.put_marked(self.cold_mark);
+        self.call_put_back();
         self.a.mov_imm(RAX, u64::from(site));
         let to = self.op_stub();
         self.a.call_to(to);
+        self.call_take();
         if writes {
             self.forget_constant(x.d);
             if x.op == Op::Divide {

@@ -8,6 +8,7 @@ mod harvest;
 mod exceptions;
 mod integer;
 mod level3;
+mod loops;
 mod memos;
 mod paging;
 mod protected;

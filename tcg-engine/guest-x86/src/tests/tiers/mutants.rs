@@ -15,7 +15,7 @@ fn planted_bugs_are_found() {
     // No lifted block has a constant that is wanted where ways meet, or halves of two registers next to each other; a program does
     // not see the host's MXCSR, and the memory behind a vector register is seldom old. The emitter's own tests find those. Programs
     // of user mode take no page away, and pages that follow each other are seldom apart; tests of memos find those. What
-    // a function changes is seldom the way back; tests of returns find that.
+    // a function changes is seldom the way back, and programs have no loops in loops; tests of returns and loops find that.
     let others = [
         Mutant::Settle,
         Mutant::HostControl,
@@ -25,6 +25,7 @@ fn planted_bugs_are_found() {
         Mutant::MemoEnd,
         Mutant::Shrunk,
         Mutant::Apart,
+        Mutant::TakenOver,
         Mutant::ReturnContext,
         Mutant::ReturnGone,
     ];

@@ -1,0 +1,158 @@
+//! Loops of one block: which guest words are in host registers while they run.
+//!
+//! The idea: nine words are in registers everywhere, and code that runs long uses others. A hot block that leads back to itself takes
+//! those that it names most often into the registers of those that it names least, when it is entered, and puts everything back
+//! wherever it is left or calls out. Its way back to itself does neither.
+
+use ir::Block;
+use ir::op::{Inst, Op, Slot, TIER_BUDGET};
+
+use super::Emitter;
+use crate::asm::{Alu, Hole, RAX, Reg, Sz, at, cc};
+use crate::layout::{PINNED, Pins, word};
+use crate::mutants::{Mutant, on};
+
+/// A register that holds another word than usual.
+#[derive(Clone, Copy)]
+struct Swap {
+    reg: Reg,
+    usual: Slot,
+    instead: Slot,
+}
+
+/// What is renamed in the block at hand.
+#[derive(Default)]
+pub(super) struct Renamed {
+    swaps: Vec<Swap>,
+    /// Offset of the loop's beginning.
+    beginning: usize,
+    /// Calls of the routines that put everything back and take it again, which lie behind the block.
+    backs: Vec<Hole>,
+    agains: Vec<Hole>,
+}
+
+/// Guest words that may have registers: general ones.
+const FIRST: u16 = 8;
+const WORDS: usize = 16;
+
+/// A word that is named so much more often is worth the exchange.
+const GAIN: u32 = 1;
+
+fn named(x: &Inst) -> [Slot; 3] {
+    [x.d, x.a, x.b]
+}
+
+impl Emitter {
+    /// Whether anything is where it usually is not.
+    pub(super) fn is_renamed(&self) -> bool {
+        !self.renamed.swaps.is_empty()
+    }
+
+    /// Whether a direct exit leads to the beginning of the loop that the block is.
+    pub(super) fn leads_back(&self, block: &Block, pc: u64) -> bool {
+        !self.renamed.swaps.is_empty() && pc == block.pc
+    }
+
+    /// At the head of a block: choose, and take what was chosen.
+    pub(super) fn rename(&mut self, block: &Block) {
+        self.pins = Pins::USUAL;
+        self.renamed.swaps.clear();
+        self.renamed.backs.clear();
+        self.renamed.agains.clear();
+        let back =
+            block.insts.iter().any(|x| matches!(x.op, Op::Exit | Op::ExitCond | Op::ExitIf) && x.imm == block.pc);
+        if self.hot.is_none() || self.float || !back {
+            return;
+        }
+        let mut times = [0_u32; WORDS];
+        for s in block.insts.iter().flat_map(named) {
+            if let Some(n) = s.0.checked_sub(FIRST).and_then(|n| times.get_mut(usize::from(n))) {
+                *n += 1;
+            }
+        }
+        let of = |s: Slot| times[usize::from(s.0 - FIRST)];
+        let mut usual = PINNED.map(|(s, reg)| (Slot(s), reg));
+        usual.sort_by_key(|(s, _)| of(*s));
+        let mut others: Vec<Slot> =
+            (FIRST..FIRST + WORDS as u16).map(Slot).filter(|s| Pins::USUAL.get(*s).is_none()).collect();
+        others.sort_by_key(|s| std::cmp::Reverse(of(*s)));
+        for ((usual, reg), instead) in usual.into_iter().zip(others) {
+            if of(instead) > of(usual) + GAIN {
+                self.pins.give(usual, instead);
+                self.renamed.swaps.push(Swap { reg, usual, instead });
+            }
+        }
+        self.take();
+        self.renamed.beginning = self.a.here();
+    }
+
+    /// Words are where they are in this block. Leaves everything else alone, like the next.
+    fn take(&mut self) {
+        for n in 0..self.renamed.swaps.len() {
+            let Swap { reg, usual, instead } = self.renamed.swaps[n];
+            if !on(Mutant::TakenOver) {
+                self.a.store(Sz::Q, word(usual), reg);
+            }
+            self.a.mov(Sz::Q, reg, word(instead));
+        }
+    }
+
+    /// Words are where they usually are.
+    pub(super) fn put_back(&mut self) {
+        for n in 0..self.renamed.swaps.len() {
+            let Swap { reg, usual, instead } = self.renamed.swaps[n];
+            if !on(Mutant::PutBack) {
+                self.a.store(Sz::Q, word(instead), reg);
+            }
+            self.a.mov(Sz::Q, reg, word(usual));
+        }
+    }
+
+    /// Before something else than the block runs. On the way out for good, or [`Emitter::take_again`] follows.
+    pub(super) fn call_put_back(&mut self) {
+        if !self.renamed.swaps.is_empty() {
+            let hole = self.a.call();
+            self.renamed.backs.push(hole);
+        }
+    }
+
+    /// After it.
+    pub(super) fn call_take(&mut self) {
+        if !self.renamed.swaps.is_empty() && !on(Mutant::NotTaken) {
+            let hole = self.a.call();
+            self.renamed.agains.push(hole);
+        }
+    }
+
+    /// The way back to the beginning.
+    pub(super) fn lead_back(&mut self, leave: usize, instructions: i32) {
+        let undone = self.leaves[leave].undone;
+        self.a.mov(Sz::Q, RAX, word(TIER_BUDGET));
+        self.a.alu_imm(Alu::Sub, Sz::D, at(RAX, 0), instructions - undone);
+        let beginning = self.renamed.beginning;
+        let on = self.a.jcc(cc::S ^ 1);
+        self.a.fill(on, beginning);
+        self.put_back();
+        self.a.mov_imm(RAX, u64::from(self.block));
+        let to = self.stubs.budget;
+        self.a.jmp_to(to);
+    }
+
+    /// The routines, behind everything else.
+    pub(super) fn finish_renamed(&mut self) {
+        for n in 0..self.renamed.backs.len() {
+            self.a.fill_here(self.renamed.backs[n]);
+        }
+        if !self.renamed.backs.is_empty() {
+            self.put_back();
+            self.a.ret();
+        }
+        for n in 0..self.renamed.agains.len() {
+            self.a.fill_here(self.renamed.agains[n]);
+        }
+        if !self.renamed.agains.is_empty() {
+            self.take();
+            self.a.ret();
+        }
+    }
+}

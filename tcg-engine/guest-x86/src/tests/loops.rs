@@ -1,0 +1,69 @@
+//! Loops of one block, which have words of their own in registers.
+
+use emit_x64::mutants::{Mutant, plant};
+use iced_x86::code_asm::*;
+
+use super::harness::*;
+
+/// RBX, R8, R9 and R15 after loops within a loop, by blocks that are all hot. Each round of the outer loop changes words that the inner
+/// one does not name.
+fn nested() -> [u64; 4] {
+    let mut m = long();
+    m.t1 = None;
+    m.use_t1(code::CodeMemory::new(1 << 20).unwrap()).unwrap();
+    m.t1.as_mut().unwrap().set_hot(0);
+    for n in [3, 8, 9, 10, 11, 13, 14, 15] {
+        m.set(n, n as u64);
+    }
+    let code = asm64(|a| {
+        let (mut outer, mut inner) = (a.create_label(), a.create_label());
+        a.mov(r15, 50u64)?;
+        a.set_label(&mut outer)?;
+        a.lea(rbx, qword_ptr(rbx + rbx * 2 + 1))?;
+        a.mov(r14, 20u64)?;
+        a.set_label(&mut inner)?;
+        a.add(r8, r9)?;
+        a.xor(r8, r10)?;
+        a.add(r9, r8)?;
+        a.rol(r9, 7)?;
+        a.add(r10, r11)?;
+        a.xor(r11, r13)?;
+        a.add(r13, r10)?;
+        a.dec(r14)?;
+        a.jne(inner)?;
+        a.xor(r8, rbx)?;
+        a.dec(r15)?;
+        a.jne(outer)?;
+        a.hlt()
+    });
+    m.run_code(&code);
+    [3, 8, 9, 15].map(|n| m.get(n))
+}
+
+/// The same by hand.
+fn expected() -> [u64; 4] {
+    let [mut b, mut c, mut d, mut e, mut f, mut g] = [3_u64, 8, 9, 10, 11, 13];
+    for _ in 0..50 {
+        b = b.wrapping_mul(3).wrapping_add(1);
+        for _ in 0..20 {
+            c = c.wrapping_add(d) ^ e;
+            d = d.wrapping_add(c).rotate_left(7);
+            e = e.wrapping_add(f);
+            f ^= g;
+            g = g.wrapping_add(e);
+        }
+        c ^= b;
+    }
+    [b, c, d, 0]
+}
+
+#[test]
+fn words_come_and_go_with_the_loop() {
+    assert_eq!(nested(), expected());
+    for bug in [Mutant::TakenOver, Mutant::PutBack] {
+        plant(Some(bug));
+        let found = nested();
+        plant(None);
+        assert_ne!(found, expected(), "{bug:?}");
+    }
+}
