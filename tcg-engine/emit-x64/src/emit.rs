@@ -553,6 +553,9 @@ impl Emitter {
             Op::Lea | Op::Lea32 | Op::Lea16 => self.lea(x),
             Op::Alu => {
                 let recipe = self.recipe_of(block, x);
+                if let Some(recipe) = recipe {
+                    self.keep(x, recipe);
+                }
                 self.alu(x);
                 if recipe.is_some() {
                     self.recipe = recipe;

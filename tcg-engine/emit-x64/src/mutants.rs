@@ -66,6 +66,7 @@ mutants! {
     Shrunk: "accesses rely on what the TLB has given up meanwhile",
     Apart: "only the first access of a group is looked at",
     NoRecipe: "flags that were not saved are not made when a fault shows them",
+    Kept: "flags of a shift are made from something else than was shifted",
     Ingredient: "flags are made from what was overwritten",
     Memos: "what accesses remember stays when the TLB gives it up",
     MemoRight: "a store remembers a page that may be read",

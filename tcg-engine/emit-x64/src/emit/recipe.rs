@@ -11,7 +11,7 @@ use ir::{AluOp, AluRef, Block};
 
 use super::arithmetic::host_alu;
 use super::{Emitter, Flags, temp_index};
-use crate::asm::{Alu, Map, RAX, RCX, RDX, Rm, Sz, cc};
+use crate::asm::{Alu, Map, RAX, RCX, RDX, Rm, Shift, Sz, cc};
 use crate::layout::{upper, word, xmm};
 use crate::mutants::{Mutant, on};
 
@@ -20,6 +20,8 @@ use crate::mutants::{Mutant, on};
 pub(super) enum Recipe {
     /// An operation whose first operand now holds its result, or is as it was if there is none.
     Alu(AluOp, Sz, Slot, Operand),
+    /// A shift of what the word of `FLAG_A` holds by so many bits.
+    Shift(Shift, Sz, u8),
     /// A product of this size; the word of `FLAG_A` says whether it does not fit.
     Product(Sz, Slot),
 }
@@ -59,6 +61,9 @@ impl Emitter {
         let r = AluRef::unpack(x.aux);
         let sz = Sz::log2(r.log2);
         let result = !r.op.compares();
+        if let AluOp::Shl | AluOp::Shr | AluOp::Sar = r.op {
+            return self.recipe_of_shift(block, x, r.op, sz);
+        }
         let logic = matches!(r.op, AluOp::And | AluOp::Or | AluOp::Xor);
         if !(logic || matches!(r.op, AluOp::Add | AluOp::Sub | AluOp::Cmp | AluOp::Test)) {
             return None;
@@ -77,6 +82,29 @@ impl Emitter {
         };
         let second = if let Operand::Slot(s) = b { s } else { NONE };
         self.only_for_faults(block, self.i + 1, [x.a, second]).then_some(Recipe::Alu(r.op, sz, x.a, b))
+    }
+
+    /// The same for shifts by constants, whose operand is gone then: it is to be kept.
+    fn recipe_of_shift(&self, block: &Block, x: &Inst, op: AluOp, sz: Sz) -> Option<Recipe> {
+        let imm = if x.b == NONE { x.imm } else { self.constant(x.b)? };
+        let n = imm as u8 & if sz == Sz::Q { 63 } else { 31 };
+        let in_register = x.a == x.d && self.constant(x.a).is_none() && matches!(self.place(x.a), Rm::R(_));
+        let op = match op {
+            AluOp::Shl => Shift::Shl,
+            AluOp::Shr => Shift::Shr,
+            _ => Shift::Sar,
+        };
+        (n != 0 && in_register && self.only_for_faults(block, self.i + 1, [NONE; 2]))
+            .then_some(Recipe::Shift(op, sz, n))
+    }
+
+    /// Keep what a recipe needs and the operation at hand destroys.
+    pub(super) fn keep(&mut self, x: &Inst, recipe: Recipe) {
+        if let (Recipe::Shift(..), Rm::R(r)) = (recipe, self.place(x.a))
+            && !on(Mutant::Kept)
+        {
+            self.a.store(Sz::Q, word(FLAG_A), r);
+        }
     }
 
     /// The same for flags of a product in a temporary, which the next operation puts into a guest's word.
@@ -120,6 +148,11 @@ impl Emitter {
                         }
                     }
                 }
+                self.a.save_flags();
+            }
+            Recipe::Shift(op, sz, n) => {
+                self.a.mov(Sz::Q, RAX, word(FLAG_A));
+                self.a.shift_imm(op, sz, RAX, n);
                 self.a.save_flags();
             }
             Recipe::Product(sz, low) => {
