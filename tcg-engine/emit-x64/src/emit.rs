@@ -188,6 +188,10 @@ pub struct Emitter {
     fused: u8,
     /// How to make the guest's flags, which are not in memory, if a fault wants them.
     recipe: Option<Recipe>,
+    /// The check of a jump's target that is to be made up for where the jump is not known: site, and constants.
+    unchecked: Option<(u32, (usize, usize))>,
+    /// Where it is not known, and the same.
+    unknown: Option<([Hole; 2], u32, (usize, usize))>,
     /// Where guest words are in this block.
     pins: Pins,
     renamed: Renamed,
@@ -244,6 +248,8 @@ impl Emitter {
             pair_upper: NONE,
             fused: 0,
             recipe: None,
+            unchecked: None,
+            unknown: None,
             pins: Pins::USUAL,
             renamed: Renamed::default(),
             skips: Vec::new(),
@@ -263,6 +269,7 @@ impl Emitter {
         self.firsts.clear();
         self.find_groups(block);
         self.recipe = None;
+        (self.unchecked, self.unknown) = (None, None);
         self.a.start(base);
         self.block = id;
         self.cold.clear();
@@ -562,7 +569,7 @@ impl Emitter {
                 }
             }
             Op::AluMem => self.alu_mem(x),
-            Op::CheckCanonical => self.canonical(x),
+            Op::CheckCanonical => self.canonical(block, x),
             Op::Flags => self.record(block, x),
             Op::Cond => match self.condition(x.aux) {
                 Some(c) => self.set_condition(block, x, c),

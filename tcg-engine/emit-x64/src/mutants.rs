@@ -44,6 +44,7 @@ mutants! {
     NotTaken: "a loop goes on with words where they usually are",
     ReturnContext: "a return to what a call of another address space left",
     ReturnGone: "a return to code that is gone",
+    Unchecked: "jumps to addresses that are not canonical are made",
     ReturnAddress: "a return to what lies at its place on the stack, whatever it is",
     BitFlags: "the flags of bit manipulation are lost",
     Remainder: "a division loses its remainder",

@@ -41,6 +41,10 @@ const SAVED: [Reg; 6] = [RBX, RBP, R12, R13, R14, R15];
 pub const JUMP_LOG2: u32 = 12;
 /// Bytes of an entry: program counter, context, address of the code, nothing.
 pub const JUMP_BYTES: usize = 32;
+/// Where an entry has its context.
+pub(crate) const JUMP_CONTEXT: i32 = 8;
+/// Where it has the address of the code.
+pub(crate) const JUMP_CODE: i32 = 16;
 
 /// Offsets in code memory.
 #[derive(Clone, Copy, Debug, Default)]
@@ -330,19 +334,13 @@ impl Stubs {
         if direct {
             a.store(Sz::D, word(ACROSS), RAX);
         }
-        a.mov(Sz::Q, RAX, RDX);
-        a.shift_imm(Shift::Shr, Sz::Q, RAX, JUMP_LOG2 as u8);
-        a.alu(Alu::Xor, Sz::D, RAX, RDX);
-        a.alu_imm(Alu::And, Sz::D, RAX, (1 << JUMP_LOG2) - 1);
-        a.shift_imm(Shift::Shl, Sz::D, RAX, JUMP_BYTES.trailing_zeros() as u8);
-        a.alu(Alu::Add, Sz::Q, RAX, word(JUMPS));
-        a.alu(Alu::Cmp, Sz::Q, RDX, at(RAX, 0));
+        find_jump(a);
         let other = a.jcc(cc::NE);
-        a.mov(Sz::Q, RCX, at(RAX, 8));
+        a.mov(Sz::Q, RCX, at(RAX, JUMP_CONTEXT));
         a.alu(Alu::Cmp, Sz::Q, RCX, word(GLOBAL_CONTEXT));
         let local = a.jcc(cc::NE);
         let hit = a.here();
-        a.jmp_indirect(at(RAX, 16));
+        a.jmp_indirect(at(RAX, JUMP_CODE));
         a.fill_here(local);
         a.alu(Alu::Cmp, Sz::Q, RCX, word(CONTEXT));
         let miss = a.jcc(cc::E);
@@ -358,6 +356,17 @@ impl Stubs {
         a.jmp_to(leave);
         here
     }
+}
+
+/// RAX: the entry of the jump cache for the program counter in RDX; whether it is that one's is compared.
+pub(crate) fn find_jump(a: &mut Asm) {
+    a.mov(Sz::Q, RAX, RDX);
+    a.shift_imm(Shift::Shr, Sz::Q, RAX, JUMP_LOG2 as u8);
+    a.alu(Alu::Xor, Sz::D, RAX, RDX);
+    a.alu_imm(Alu::And, Sz::D, RAX, (1 << JUMP_LOG2) - 1);
+    a.shift_imm(Shift::Shl, Sz::D, RAX, JUMP_BYTES.trailing_zeros() as u8);
+    a.alu(Alu::Add, Sz::Q, RAX, word(JUMPS));
+    a.alu(Alu::Cmp, Sz::Q, RDX, at(RAX, 0));
 }
 
 /// Index of a program counter in the jump cache.

@@ -5,9 +5,10 @@ use ir::op::{FLAG_R, Inst, NONE, Op, Slot, TIER_BUDGET, call_flags, hint};
 
 use super::{Cold, DirectExit, Emitter, Flags, Leave, Reload, Retry, Way, temp_index};
 use crate::asm::{Alu, Hole, Map, R14, RAX, RCX, RDX, Rm, Shift, Sz, at, cc};
-use crate::layout::{Pins, RETURNS, word};
+use crate::layout::{CONTEXT, GLOBAL_CONTEXT, Pins, RETURNS, word};
 use crate::mutants::{Mutant, on};
 use crate::returns;
+use crate::stubs;
 
 impl Emitter {
     pub(super) fn condition(&mut self, c: u8) -> Option<u8> {
@@ -150,14 +151,46 @@ impl Emitter {
     /// Jump to the program counter in RDX.
     fn jump(&mut self, x: &Inst) {
         let to = self.stubs.jump;
-        if x.aux & hint::RETURN == 0 || self.hot.is_none() {
-            return self.a.jmp_to(to);
+        let Some(hot) = &self.hot else { return self.a.jmp_to(to) };
+        if x.aux & hint::RETURN == 0 {
+            // As the stub does it, but with a branch of its own for the host's predictor. User pages are global ones seldom.
+            let context = if hot.memos.is_some() { CONTEXT } else { GLOBAL_CONTEXT };
+            stubs::find_jump(&mut self.a);
+            let other = self.a.jcc(cc::NE);
+            self.a.mov(Sz::Q, RCX, at(RAX, stubs::JUMP_CONTEXT));
+            self.a.alu(Alu::Cmp, Sz::Q, RCX, word(context));
+            let elsewhere = self.a.jcc(cc::NE);
+            self.a.jmp_indirect(at(RAX, stubs::JUMP_CODE));
+            match self.unchecked.take() {
+                Some((site, constants)) => self.unknown = Some(([other, elsewhere], site, constants)),
+                None => [other, elsewhere].into_iter().for_each(|hole| self.a.fill(hole, to)),
+            }
+            return;
         }
         self.place_of_return(x.b, x.imm as i32);
         self.a.alu(Alu::Cmp, Sz::Q, RDX, at(RAX, 0));
         let other = self.a.jcc(if on(Mutant::ReturnAddress) { cc::O } else { cc::NE });
         self.a.fill(other, to);
         self.a.jmp_indirect(at(RAX, returns::CODE));
+    }
+
+    /// A jump that is not known, whose target was not looked at.
+    fn finish_unknown(&mut self) {
+        let Some((holes, site, constants)) = self.unknown.take() else { return };
+        for hole in holes {
+            self.a.fill_here(hole);
+        }
+        self.a.mov(Sz::Q, RAX, RDX);
+        self.a.shift_imm(Shift::Shl, Sz::Q, RAX, 16);
+        self.a.shift_imm(Shift::Sar, Sz::Q, RAX, 16);
+        self.a.alu(Alu::Cmp, Sz::Q, RAX, RDX);
+        let to = self.stubs.jump;
+        let good = self.a.jcc(if on(Mutant::Unchecked) { cc::O ^ 1 } else { cc::E });
+        self.a.fill(good, to);
+        self.put_marked(constants);
+        self.a.mov_imm(RAX, u64::from(site));
+        let to = self.stubs.resume;
+        self.a.jmp_to(to);
     }
 
     pub(super) fn resume_here(&mut self) {
@@ -219,6 +252,7 @@ impl Emitter {
             self.a.jmp_to(back);
         }
         self.finish_guards();
+        self.finish_unknown();
         for n in 0..self.leaves.len() {
             let Leave { mut hole, pc, chain, undone, save, way } = self.leaves[n];
             self.a.fill_here(hole);
@@ -267,9 +301,16 @@ impl Emitter {
         self.finish_renamed();
     }
 
-    pub(super) fn canonical(&mut self, x: &Inst) {
+    pub(super) fn canonical(&mut self, block: &Block, x: &Inst) {
         self.save_now();
         let site = self.site(self.i);
+        let next = block.insts.get(self.i + 1);
+        let jump = next.is_some_and(|next| next.op == Op::ExitReg && next.a == x.a && next.aux & hint::RETURN == 0);
+        if jump && self.hot.is_some() {
+            // No jump that is known leads to an address that is not.
+            self.unchecked = Some((site, self.cold_mark));
+            return;
+        }
         let a = self.reg(x.a, RCX);
         self.a.mov(Sz::Q, RAX, a);
         self.a.shift_imm(Shift::Shl, Sz::Q, RAX, 16);

@@ -124,3 +124,24 @@ fn calls_and_returns_stay_in_emitted_code() {
     assert!((1..10).contains(&anew), "{anew}");
     assert_eq!(rounds(&mut m), 0);
 }
+
+/// The vector, and how far from the program's beginning, of a jump to an address that is not canonical.
+fn beyond() -> (Option<u64>, u64) {
+    let mut m = machine(|a| a.ret());
+    let code = asm64(|a| {
+        a.mov(rax, 0x8000_0000_0000u64)?;
+        a.jmp(rax)
+    });
+    m.run_code(&code);
+    (m.caught(), m.peek64(m.get(4) + 8) - CODE)
+}
+
+#[test]
+fn a_jump_beyond_canonical_addresses_is_refused() {
+    let ten = beyond();
+    assert_eq!(ten, (Some(13), 10));
+    plant(Some(Mutant::Unchecked));
+    let found = beyond();
+    plant(None);
+    assert_ne!(found, ten);
+}
