@@ -21,7 +21,7 @@ mod ymm;
 use ir::op::{FIRST_TEMP, FLAG_R, FpRef, Inst, MemRef, NONE, Op, PRIVATE, Slot, TIER_BUDGET, call_flags, hint};
 use ir::{AluOp, AluRef, Block};
 
-use crate::asm::{Alu, Asm, Hole, RAX, RCX, RDX, Shift, Sz, at, cc};
+use crate::asm::{Alu, Asm, Hole, Mem, RAX, RCX, RDX, Shift, Sz, at, cc};
 use crate::features::Features;
 use crate::layout::{Pins, word};
 use crate::stubs::Stubs;
@@ -57,13 +57,16 @@ pub struct DirectExit {
     pub unlinked: u32,
 }
 
+/// An operation whose access has no memo, and whether it is looked up by large pages first.
+pub type Restless = (u16, bool);
+
 /// How a hot block is emitted.
 #[derive(Clone, Debug, Default)]
 pub struct Hot {
     /// Offset from the code's beginning where the memos of its accesses go; `None` if they have none.
     pub memos: Option<usize>,
     /// Operations that have none nevertheless.
-    pub restless: Vec<u16>,
+    pub restless: Vec<Restless>,
 }
 
 /// An access with a memo, for which it is looked up again behind the block.
@@ -98,6 +101,15 @@ enum Flags {
     Both,
 }
 
+/// A lookup that the TLB's second level may answer: what stands behind it.
+#[derive(Clone, Copy)]
+struct Refill {
+    /// What was looked up by large pages, and has to be by small ones now.
+    small: Option<(Mem, u64)>,
+    found: usize,
+    write: bool,
+}
+
 /// Code that lies behind the block: reached by `from`, returns to `back`.
 struct Cold {
     /// The lookup's miss, and what no lookup can help.
@@ -105,6 +117,8 @@ struct Cold {
     retry: Option<Retry>,
     /// Flags that are wanted and were not saved.
     recipe: Option<Recipe>,
+    /// What the first of them missed.
+    refill: Option<Refill>,
     back: usize,
     site: u32,
     /// Operations that follow it there, each a site.
@@ -161,6 +175,10 @@ pub struct Emitter {
     cold: Vec<Cold>,
     cold_constants: Vec<(Slot, u64)>,
     cold_mark: (usize, usize),
+    /// The last lookup, whose cold code is still to come.
+    refill: Option<Refill>,
+    /// What the TLB looks like to which code is emitted.
+    pub tlb: mem::tlb::Shape,
     leaves: Vec<Leave>,
     /// The temporary in R14, and whether memory is old.
     held: Slot,
@@ -232,6 +250,8 @@ impl Emitter {
             cold: Vec::new(),
             cold_constants: Vec::new(),
             cold_mark: (0, 0),
+            refill: None,
+            tlb: mem::tlb::Shape::default(),
             leaves: Vec::new(),
             held: NONE,
             flags: Flags::Memory,
@@ -259,6 +279,11 @@ impl Emitter {
             parts: Vec::new(),
             firsts: Vec::new(),
         }
+    }
+
+    /// Emit for these stubs and this TLB from now on.
+    pub fn fit(&mut self, stubs: Stubs, tlb: mem::tlb::Shape) {
+        (self.stubs, self.tlb) = (stubs, tlb);
     }
 
     /// Emit `block`, number `id` in the cache, for offset `base` of code memory; with more trouble if it is hot.

@@ -16,7 +16,7 @@ use crate::mutants::{Mutant, on};
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Memo {
-    /// Linear address of the page.
+    /// Linear address of the page, or of the large page if it is for loads.
     page: u64,
     /// Bytes from its beginning on where an access may begin; 0 while nothing is remembered.
     room: u64,
@@ -141,9 +141,9 @@ impl Memos {
         changed
     }
 
-    /// Asks about each memo that remembers something and has looked the TLB up, by number and how often; whether that is enough to
-    /// judge, so that it is counted anew.
-    pub fn judge(&mut self, mut enough: impl FnMut(Owner, usize, u32) -> bool) {
+    /// Asks about each memo that remembers something and has looked the TLB up, by number, how often, and whether what it remembers
+    /// is a large page; whether that is enough to judge, so that it is counted anew.
+    pub fn judge(&mut self, mut enough: impl FnMut(Owner, usize, u32, bool) -> bool) {
         // SAFETY: as in `forget`.
         unsafe {
             let mut p = (*self.first).next;
@@ -151,7 +151,7 @@ impl Memos {
                 let n = p.offset_from(self.first).cast_unsigned();
                 if (*p).refills > 0
                     && let Some(owner) = self.owner(n)
-                    && enough(owner, n, (*p).refills)
+                    && enough(owner, n, (*p).refills, (*p).room > mem::PAGE)
                 {
                     (*p).refills = 0;
                 }

@@ -71,7 +71,10 @@ mutants! {
     Ingredient: "flags are made from what was overwritten",
     Memos: "what accesses remember stays when the TLB gives it up",
     MemoRight: "a store remembers a page that may be read",
+    WideEnd: "a load from a large page may go beyond its end",
     MemoEnd: "what an access remembers says nothing about the end of the page",
+    Scratch: "refilling the TLB changes a register",
+    ScratchVectors: "refilling the TLB loses vector registers",
     Refill: "a vector register does not follow what general code writes to its word",
 }
 

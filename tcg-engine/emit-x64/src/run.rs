@@ -16,10 +16,11 @@ use code::{Cache, CodeMemory, Error, FastHash};
 use ir::op::{NONE, Op, TIER_BUDGET, TIER_TAG};
 use ir::t0::{self, Outcome, Step};
 use ir::{Env, PC, Regs, flags};
+use mem::tlb::Shape;
 
 use crate::asm::Asm;
 use crate::budget::Budget;
-use crate::emit::{Emitter, Hot, Site};
+use crate::emit::{Emitter, Hot, Restless, Site};
 use crate::features::Features;
 use crate::layout::{
     BANK, BIAS, CONTEXT, DEFAULT_MXCSR, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, RETURNS, RUNTIME, TEMP, VECTORS,
@@ -27,7 +28,7 @@ use crate::layout::{
 use crate::memo::{Memos, Owner};
 use crate::mutants::{Mutant, on};
 use crate::returns::Returns;
-use crate::stubs::{JUMP_BYTES, JUMP_LOG2, Stubs, jump_index, left};
+use crate::stubs::{JUMP_BYTES, JUMP_LOG2, Outside, Stubs, jump_index, left};
 use links::Across;
 pub use look::{Kind, Placed};
 
@@ -35,6 +36,10 @@ pub use look::{Kind, Placed};
 pub trait Host: Env {
     /// Its TLB, as it is now.
     fn tlb(&self) -> &mem::Tlb;
+    /// Host address minus linear address, a multiple of 4096, if the page of `va` can be loaded from, or stored to (`write`), without
+    /// a walk: once, now. The TLB may have it hit from then on. Changes nothing that emitted code depends on but the entries of the
+    /// TLB's current bank.
+    fn refill(&mut self, va: u64, write: bool) -> Option<u64>;
     /// Whatever else finding a block depends on, in 16 bits.
     fn mode_bits(&self) -> u32;
     /// Whether the run loop must look before the next instruction.
@@ -121,8 +126,8 @@ struct HostBlock {
     failures: u32,
     /// Its memos.
     memos: Range<usize>,
-    /// Operations that have none, because they go to another page too often.
-    restless: Vec<u16>,
+    /// Operations that have none, because they go to another page too often; and whether those pages were large.
+    restless: Vec<Restless>,
 }
 
 /// An entry of the jump cache.
@@ -156,6 +161,7 @@ pub(crate) struct Runtime<E> {
 pub struct T1 {
     memory: CodeMemory,
     memos: Memos,
+    outside: Outside,
     stubs: Stubs,
     emitter: Emitter,
     start: usize,
@@ -279,6 +285,20 @@ unsafe extern "sysv64" fn operation<E: Host>(rt: *mut Runtime<E>, site: u32) -> 
     }
 }
 
+/// The lookup of a page with `tag` at offset `slot` of a table has missed; answers the addend, or 1 if there is none. The access
+/// takes that and does not look again, so nothing depends on whether it would hit.
+///
+/// # Safety
+/// As for [`operation`].
+unsafe extern "sysv64" fn refill<E: Host>(rt: *mut Runtime<E>, tag: u64, slot: u32, write: u32) -> u64 {
+    // SAFETY: see above.
+    let env = unsafe { &mut *(*rt).env };
+    let va = tag << 12;
+    // The tag is that of the access's last byte, the slot that of its first: what lies across pages never hits.
+    let here = env.tlb().shape().slot(va) == slot;
+    if here { env.refill(va, write != 0).unwrap_or(1) } else { 1 }
+}
+
 impl T1 {
     /// T1 for vCPUs of type `E`, in `memory`.
     ///
@@ -293,7 +313,13 @@ impl T1 {
         let mut a = Asm::default();
         a.start(0);
         let memos = Memos::new(&mut memory);
-        let stubs = Stubs::emit(&mut a, operation::<E> as *const () as u64, memos.place(0), features.avx2);
+        let outside = Outside {
+            op: operation::<E> as *const () as u64,
+            refill: refill::<E> as *const () as u64,
+            memos: memos.place(0),
+            avx: features.avx2,
+        };
+        let stubs = Stubs::emit(&mut a, outside, Shape::default());
         if !memory.write(0, &a.buf) || memory.len() < 4 * LARGEST {
             return Err(Error::Kernel {
                 what: "too small",
@@ -305,6 +331,7 @@ impl T1 {
         Ok(T1 {
             memory,
             memos,
+            outside,
             stubs,
             emitter: Emitter::new(stubs, features),
             start,
@@ -370,6 +397,20 @@ impl T1 {
         self.stats.clears += 1;
     }
 
+    /// Emit for a TLB of this shape from now on. If it was another one, this forgets all code.
+    pub fn fit(&mut self, tlb: &mem::Tlb) {
+        if self.emitter.tlb != tlb.shape() {
+            let mut a = Asm::default();
+            a.start(0);
+            self.stubs = Stubs::emit(&mut a, self.outside, tlb.shape());
+            // There is room for them: they were there before, about as long.
+            self.memory.write(0, &a.buf);
+            self.start = a.here().next_multiple_of(64);
+            self.emitter.fit(self.stubs, tlb.shape());
+            self.clear();
+        }
+    }
+
     /// Forget the code of blocks that have left the cache.
     pub fn remove(&mut self, gone: &[u32]) {
         self.returns.forget();
@@ -421,7 +462,7 @@ impl T1 {
     }
 
     /// Emit block `n`, if it is hot with these restless operations.
-    fn emit(&mut self, cache: &Cache, n: u32, user: bool, restless: Option<Vec<u16>>) -> Option<HostBlock> {
+    fn emit(&mut self, cache: &Cache, n: u32, user: bool, restless: Option<Vec<Restless>>) -> Option<HostBlock> {
         let id = cache.at(n)?;
         let (block, (at, second)) = (cache.block(id)?, cache.bytes(id)?);
         let (sites, base, first) = (self.emitter.sites.len(), self.cursor, self.memos.next());
@@ -487,9 +528,9 @@ impl T1 {
     fn calm(&mut self, cache: &Cache) {
         let portion = self.ran / self.ends.max(1);
         (self.ends, self.ran) = (0, 0);
-        let (mut restless, mut judged): (Vec<(u32, u16)>, Vec<u32>) = Default::default();
+        let (mut restless, mut judged): (Vec<(u32, Restless)>, Vec<u32>) = Default::default();
         let blocks = &self.blocks;
-        self.memos.judge(|Owner { block, op }, memo, refills| {
+        self.memos.judge(|Owner { block, op }, memo, refills, wide| {
             // A block of before may have had the number.
             let Some(b) = blocks.get(block as usize).and_then(Option::as_ref).filter(|b| b.memos.contains(&memo))
             else {
@@ -501,7 +542,7 @@ impl T1 {
             judged.push(block);
             let runs = b.ends * portion / u64::from(b.instructions.max(1));
             if u64::from(refills) * RESTLESS > runs {
-                restless.push((block, op));
+                restless.push((block, (op, wide)));
             }
             true
         });
@@ -529,13 +570,13 @@ impl T1 {
         }
         b.failures += 1;
         if b.failures > FAILURES {
-            let all = b.restless.iter().copied().chain([owner.op]).collect();
+            let all = b.restless.iter().copied().chain([(owner.op, false)]).collect();
             self.emit_again(cache, owner.block, all);
         }
     }
 
     /// Emit a hot block of user mode once more; whatever led to its code leads to the new one. The old code is not run again.
-    fn emit_again(&mut self, cache: &Cache, n: u32, restless: Vec<u16>) {
+    fn emit_again(&mut self, cache: &Cache, n: u32, restless: Vec<Restless>) {
         if !self.has_room() {
             return;
         }
@@ -568,6 +609,7 @@ impl T1 {
     /// code was left, and how many instructions were completed.
     pub fn run<E: Host>(&mut self, cache: &Cache, n: u32, regs: &mut Regs, env: &mut E, budget: u32) -> (Left, u64) {
         let Some(Some(b)) = self.blocks.get(n as usize) else { return (Left::Jump, 0) };
+        debug_assert_eq!(env.tlb().shape(), self.emitter.tlb);
         let body = self.memory.exec().wrapping_add(b.body);
         self.charged = 0;
         let budget = budget.min(1 << 28).cast_signed();

@@ -8,14 +8,16 @@
 
 use ir::op::{FPC, TIER_TAG};
 use ir::{PC, Slot};
+use mem::tlb::Shape;
 
 use crate::asm::{
-    Alu, Asm, Map, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, Reg, Shift, Sz, Vex, at, cc, indexed,
+    Alu, Asm, Map, R8, R9, R10, R11, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, Reg, Shift, Sz, Vex,
+    at, cc, indexed,
 };
 use crate::emit::INSERT_UPPER;
 use crate::layout::{
     ACROSS, BANK, CONTEXT, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, PINNED, RUNTIME, TEMP, VECTORS, XMM, XMM_PINNED,
-    XMM_STEP, live, word,
+    XMM_STEP, XS, live, word,
 };
 use crate::memo;
 use crate::mutants::{Mutant, on};
@@ -37,6 +39,9 @@ pub mod left {
 /// Callee-saved registers of the host's calling convention.
 const SAVED: [Reg; 6] = [RBX, RBP, R12, R13, R14, R15];
 
+/// Registers that functions may change, but for RAX and RCX: an odd number, so that the stack is aligned for a call.
+const SCRATCH: [Reg; 7] = [RDX, RDI, RSI, R8, R9, R10, R11];
+
 /// log2 of the entries of the jump cache.
 pub const JUMP_LOG2: u32 = 12;
 /// Bytes of an entry: program counter, context, address of the code, nothing.
@@ -45,6 +50,19 @@ pub const JUMP_BYTES: usize = 32;
 pub(crate) const JUMP_CONTEXT: i32 = 8;
 /// Where it has the address of the code.
 pub(crate) const JUMP_CODE: i32 = 16;
+
+/// What stubs lead to.
+#[derive(Clone, Copy, Debug)]
+pub struct Outside {
+    /// Address of the function behind [`Stubs::op`].
+    pub op: u64,
+    /// Address of the function behind [`Stubs::refill`].
+    pub refill: u64,
+    /// Offset of the first memo.
+    pub memos: usize,
+    /// Whether the host has YMM registers.
+    pub avx: bool,
+}
 
 /// Offsets in code memory.
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,6 +85,9 @@ pub struct Stubs {
     pub budget: usize,
     /// Leave to interpret the rest of the block: site in EAX.
     pub resume: usize,
+    /// Ask the TLB's second level, for loads and for stores: called with RAX and RCX as a lookup that missed leaves them. If it
+    /// knows the page, RAX is its addend, and ZF is set. Changes these two registers only.
+    pub refill: [usize; 2],
     /// Jump to the program counter in RDX.
     pub jump: usize,
     /// Jump to the program counter in RDX, or leave by the direct exit whose site is in EAX.
@@ -141,9 +162,9 @@ fn park(a: &mut Asm, avx: bool) {
 }
 
 impl Stubs {
-    /// Emit them; `op` is the address of the function behind [`Stubs::op`], `memos` the offset of the first memo, and `avx` says
-    /// whether the host has YMM registers.
-    pub fn emit(a: &mut Asm, op: u64, memos: usize, avx: bool) -> Stubs {
+    /// Emit them, for a TLB of this shape.
+    pub fn emit(a: &mut Asm, outside: Outside, tlb: Shape) -> Stubs {
+        let Outside { op, refill, memos, avx } = outside;
         let enter = a.here();
         for r in SAVED {
             a.push(r);
@@ -178,10 +199,11 @@ impl Stubs {
             Self::operation(a, op, avx, leave_saved, refill);
             here
         });
+        let refill = [false, true].map(|write| Self::refill(a, refill, write));
         let jump = Self::jump(a, leave, false);
         let across = Self::jump(a, leave, true);
-        let recall_read = Self::recall(a, memos, false);
-        let recall_write = Self::recall(a, memos, true);
+        let recall_read = Self::recall(a, memos, tlb, false, refill[0]);
+        let recall_write = Self::recall(a, memos, tlb, true, refill[1]);
         let end = a.here();
         Stubs {
             enter,
@@ -193,6 +215,7 @@ impl Stubs {
             direct,
             budget,
             resume,
+            refill,
             jump,
             across,
             recall_read,
@@ -288,44 +311,126 @@ impl Stubs {
         a.jmp_to(leave_saved);
     }
 
-    fn recall(a: &mut Asm, memos: usize, write: bool) -> usize {
+    fn recall(a: &mut Asm, memos: usize, tlb: Shape, write: bool, refill: usize) -> usize {
         let here = a.here();
         a.push(RDX);
         a.push(RDI);
         a.inc_dec(0, Sz::D, at(RAX, memo::REFILLS as i32));
         a.alu(Alu::Add, Sz::Q, RCX, at(RAX, memo::PAGE as i32));
-        a.mov(Sz::D, RDX, at(RAX, memo::LAST as i32));
-        a.alu(Alu::Add, Sz::Q, RDX, RCX);
-        a.shift_imm(Shift::Shr, Sz::Q, RDX, 12);
-        a.alu(Alu::Or, Sz::Q, RDX, word(TIER_TAG));
-        a.mov(Sz::D, RDI, RCX);
-        a.shift_imm(Shift::Shr, Sz::D, RDI, 12 - mem::tlb::ENTRY_LOG2);
-        a.alu_imm(Alu::And, Sz::D, RDI, (mem::tlb::INDEX_MASK << mem::tlb::ENTRY_LOG2).cast_signed());
+        // RDX = the tag of the last byte, RDI = the offset in a table of the first.
+        let place = |a: &mut Asm, shift: u8, mask: u32| {
+            a.mov(Sz::D, RDX, at(RAX, memo::LAST as i32));
+            a.alu(Alu::Add, Sz::Q, RDX, RCX);
+            a.shift_imm(Shift::Shr, Sz::Q, RDX, shift);
+            a.alu(Alu::Or, Sz::Q, RDX, word(TIER_TAG));
+            a.mov(Sz::D, RDI, RCX);
+            a.shift_imm(Shift::Shr, Sz::D, RDI, shift - mem::tlb::ENTRY_LOG2);
+            a.alu_imm(Alu::And, Sz::D, RDI, mask.cast_signed());
+        };
+        let look = |a: &mut Asm, table: i32| {
+            a.alu(Alu::Cmp, Sz::Q, RDX, indexed(R15, RDI, 0, table + mem::tlb::TAG_OFFSET));
+            let miss = a.jcc(cc::NE);
+            a.mov(Sz::Q, RDI, indexed(R15, RDI, 0, table + mem::tlb::ADDEND_OFFSET));
+            miss
+        };
+        let large = (!write).then(|| {
+            place(a, mem::tlb::WIDE_SHIFT, mem::tlb::WIDE_MASK);
+            let none = look(a, tlb.wide());
+            a.alu_imm(Alu::And, Sz::Q, RCX, -1 << mem::tlb::WIDE_SHIFT);
+            a.mov_imm(RDX, 1 << mem::tlb::WIDE_SHIFT);
+            let there = a.jmp();
+            a.fill_here(none);
+            there
+        });
+        place(a, 12, (tlb.entries() - 1) << mem::tlb::ENTRY_LOG2);
         let write = write && !on(Mutant::MemoRight);
-        let tag = if write { mem::tlb::WRITE_OFFSET } else { mem::tlb::READ_OFFSET };
-        a.alu(Alu::Cmp, Sz::Q, RDX, indexed(R15, RDI, 0, tag));
-        let miss = a.jcc(cc::NE);
-        a.mov(Sz::Q, RDI, indexed(R15, RDI, 0, mem::tlb::ADDEND_OFFSET));
+        let miss = look(a, if write { tlb.stores() } else { 0 });
+        let found = a.here();
         a.alu_imm(Alu::And, Sz::Q, RCX, -0x1000);
+        a.mov_imm(RDX, 0x1000);
+        if let Some(large) = large {
+            a.fill_here(large);
+        }
         a.store(Sz::Q, at(RAX, memo::PAGE as i32), RCX);
         a.store(Sz::Q, at(RAX, memo::ADDEND as i32), RDI);
         a.alu_imm(Alu::Cmp, Sz::Q, at(RAX, memo::ROOM as i32), 0);
         let listed = a.jcc(cc::NE);
-        a.near(0x8b, RDX, memos + memo::NEXT);
-        a.store(Sz::Q, at(RAX, memo::NEXT as i32), RDX);
+        a.near(0x8b, RCX, memos + memo::NEXT);
+        a.store(Sz::Q, at(RAX, memo::NEXT as i32), RCX);
         a.near(0x89, RAX, memos + memo::NEXT);
         a.fill_here(listed);
-        a.mov_imm(RDX, 0x1000);
         if !on(Mutant::MemoEnd) {
             a.alu(Alu::Sub, Sz::D, RDX, at(RAX, memo::LAST as i32));
         }
         a.store(Sz::Q, at(RAX, memo::ROOM as i32), RDX);
         a.mov(Sz::Q, RAX, RDI);
         a.alu(Alu::Xor, Sz::D, RCX, RCX);
-        a.fill_here(miss);
+        let out = a.here();
         a.pop(RDI);
         a.pop(RDX);
         a.ret();
+        a.fill_here(miss);
+        // Three, since the stack is as before a call there.
+        for r in [RAX, RCX, RCX] {
+            a.push(r);
+        }
+        a.mov(Sz::Q, RCX, RDX);
+        a.mov(Sz::D, RAX, RDI);
+        a.call_to(refill);
+        a.mov(Sz::Q, RDI, RAX);
+        for r in [RCX, RCX, RAX] {
+            a.pop(r);
+        }
+        let known = a.jcc(cc::E);
+        a.fill(known, found);
+        a.alu_imm(Alu::Or, Sz::D, RAX, 1);
+        a.jmp_to(out);
+        here
+    }
+
+    fn refill(a: &mut Asm, function: u64, write: bool) -> usize {
+        let here = a.here();
+        for r in SCRATCH {
+            a.push(r);
+        }
+        a.mov(Sz::Q, RDI, word(RUNTIME));
+        a.mov(Sz::Q, RSI, RCX);
+        a.mov(Sz::D, RDX, RAX);
+        a.mov_imm(RCX, u64::from(write));
+        a.mov_imm(RAX, function);
+        // Integers only touch MXCSR as little as they touch the guest's other control words.
+        a.alu_imm(Alu::Cmp, Sz::D, word(VECTORS), 0);
+        let vectors = a.jcc(cc::NE);
+        a.call_indirect(RAX);
+        let back = a.here();
+        a.test_imm(Sz::B, RAX, 1);
+        for r in SCRATCH.iter().rev() {
+            a.pop(*r);
+        }
+        if on(Mutant::Scratch) {
+            // By one, since it may be the address of an access, which is not looked at again.
+            a.lea(Sz::Q, R9, at(R9, 1));
+        }
+        a.ret();
+        a.fill_here(vectors);
+        a.test_imm(Sz::B, word(VECTORS), live::YMM);
+        let narrow = a.jcc(cc::E);
+        // The function may change upper halves; whoever runs the operation saves them.
+        a.mov_imm(RAX, 1);
+        a.jmp_to(back);
+        a.fill_here(narrow);
+        let all = || (0..16).map(|n| (n, at(RSP, 16 * i32::from(n))));
+        a.alu_imm(Alu::Sub, Sz::Q, RSP, 256);
+        for (r, place) in all() {
+            a.sse(Map::Of, 0x29, r, place.into());
+        }
+        a.call_indirect(RAX);
+        for (r, place) in all() {
+            let r = if on(Mutant::ScratchVectors) { XS.0 } else { r };
+            a.sse(Map::Of, 0x28, r, place.into());
+        }
+        a.alu_imm(Alu::Add, Sz::Q, RSP, 256);
+        a.jmp_to(back);
         here
     }
 

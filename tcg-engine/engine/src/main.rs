@@ -49,8 +49,8 @@ use crate::setup::Faults;
 use crate::vcpu::Vcpu;
 use crate::watch::Files;
 
-// Translated blocks of every vCPU, TLBs, messages.
-arena::global!(512 << 20);
+// Translated blocks of every vCPU, messages, and TLBs, which take up to 3 MiB for each.
+arena::global!(704 << 20);
 
 /// Where the keeper leaves the control socket.
 const CONTROL: RawFd = 3;

@@ -258,6 +258,10 @@ impl<B: Bus> emit_x64::Host for Cpu<B> {
         &self.tlb
     }
 
+    fn refill(&mut self, va: u64, write: bool) -> Option<u64> {
+        Cpu::refill(self, va, write)
+    }
+
     #[inline]
     fn mode_bits(&self) -> u32 {
         // Blocks of one instruction are not emitted, so the bit that says so is free. The TLB's bank tells user mode.

@@ -219,6 +219,10 @@ impl<B: Bus> Runner<B> {
         let (left, done) = t1.run(&self.cache, id.number(), &mut self.regs.0, &mut self.cpu, budget);
         self.instructions += done;
         let spent = done + t1.charged();
+        if self.cpu.tlb.is_small(spent) {
+            self.cpu.tlb.grow();
+            t1.fit(&self.cpu.tlb);
+        }
         match left {
             Left::Direct(exit) => (From::Exit(exit), spent, None),
             Left::Jump => (From::Jump, spent, None),

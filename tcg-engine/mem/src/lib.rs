@@ -5,13 +5,15 @@
 //! not marked dirty, a page with translated code, an access across pages — is a tag that does not match. This crate knows no
 //! guest architecture: front ends walk their tables and say what to install.
 
+mod chunks;
 mod code_pages;
 mod memory;
 pub mod tlb;
 
+pub use chunks::{CHUNK, Chunks};
 pub use code_pages::{CodePages, Vcpus};
 pub use memory::{Memory, Place};
-pub use tlb::{Bank, Fill, PageSize, Tlb};
+pub use tlb::{Access, Bank, Fill, PageSize, Tlb};
 
 /// Size of a page of the TLB and of the dirty and code marks, bytes.
 pub const PAGE: u64 = 4096;

@@ -2,7 +2,7 @@
 
 use guest_memory::{DirtyLog, Kind, Layout, Ram, Word};
 
-use crate::{CodePages, PAGE, PAGE_MASK};
+use crate::{Chunks, CodePages, PAGE, PAGE_MASK};
 
 /// What a guest-physical page is. Offsets are bytes in the RAM file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,12 +26,15 @@ pub struct Memory {
     pub marks: DirtyLog,
     /// Which pages hold whose code.
     pub code: CodePages,
+    /// Which pieces of it the guest uses.
+    pub chunks: Chunks,
 }
 
 impl Memory {
     /// RAM with its layout and marks.
     pub fn new(ram: Ram, layout: Layout, marks: DirtyLog) -> Self {
-        Memory { ram, layout, marks, code: CodePages::default() }
+        let chunks = Chunks::new(ram.len());
+        Memory { ram, layout, marks, code: CodePages::default(), chunks }
     }
 }
 
@@ -52,6 +55,15 @@ impl Memory {
             }
             None => Place::Outside,
         }
+    }
+
+    /// Whether the 2 MiB around `gpa` are RAM in one piece.
+    pub fn is_whole(&self, gpa: u64) -> bool {
+        const LAST: u64 = (2 << 20) - 1;
+        let (first, last) = (self.place(gpa & !LAST), self.place(gpa | LAST));
+        // Regions of RAM may lie side by side and be elsewhere in the file, so both ends must be of the same one.
+        let region = |gpa| self.layout.lookup(gpa).map(|r| (r.base, r.offset));
+        matches!((first, last), (Place::Ram(_), Place::Ram(_))) && region(gpa & !LAST) == region(gpa | LAST)
     }
 
     /// Reads a naturally aligned word for the CPU itself (a table entry). Outside of RAM and ROM it reads as all ones, as an

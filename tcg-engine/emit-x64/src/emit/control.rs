@@ -3,7 +3,7 @@
 use ir::Block;
 use ir::op::{FLAG_R, Inst, NONE, Op, Slot, TIER_BUDGET, call_flags, hint};
 
-use super::{Cold, DirectExit, Emitter, Flags, Leave, Reload, Retry, Way, temp_index};
+use super::{Cold, DirectExit, Emitter, Flags, Leave, Refill, Reload, Retry, Way, temp_index};
 use crate::asm::{Alu, Hole, Map, R14, RAX, RCX, RDX, Rm, Shift, Sz, at, cc};
 use crate::layout::{CONTEXT, GLOBAL_CONTEXT, Pins, RETURNS, word};
 use crate::mutants::{Mutant, on};
@@ -204,7 +204,7 @@ impl Emitter {
 
     pub(super) fn finish(&mut self, block: &Block, spent: Hole) {
         for n in 0..self.cold.len() {
-            let Cold { from: [miss, other], retry, recipe, back, site, more, reload, constants } = self.cold[n];
+            let Cold { from: [miss, other], refill, retry, recipe, back, site, more, reload, constants } = self.cold[n];
             if let Some(miss) = miss {
                 self.a.fill_here(miss);
             }
@@ -214,6 +214,18 @@ impl Emitter {
                 self.a.call_to(to);
                 let found = self.a.jcc(cc::E);
                 self.a.fill(found, back);
+            }
+            if let Some(Refill { small, found, write }) = refill {
+                if let Some((m, bytes)) = small {
+                    let miss = self.look_up_small(m, bytes, write);
+                    let hit = self.a.jmp();
+                    self.a.fill(hit, found);
+                    self.a.fill_here(miss);
+                }
+                let to = self.stubs.refill[usize::from(write)];
+                self.a.call_to(to);
+                let hole = self.a.jcc(cc::E);
+                self.a.fill(hole, found);
             }
             if let Some(other) = other {
                 self.a.fill_here(other);

@@ -129,7 +129,7 @@ impl Emitter {
         done.append(&mut open);
         for g in done.iter().filter(|g| g.members.len() > 1) {
             let Some((first, low)) = g.members.first().copied() else { continue };
-            if restless.contains(&first) {
+            if restless.iter().any(|(op, _)| *op == first) {
                 continue;
             }
             self.parts.push((first, Part::First { distance: (g.low - low) as i32, bytes: (g.high - g.low) as u32 }));

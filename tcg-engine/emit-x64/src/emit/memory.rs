@@ -4,7 +4,7 @@ use ir::op::{FLAG_R, Inst, MemRef, NONE, Slot, TIER_TAG};
 use ir::{AluOp, AtomicOp};
 
 use super::arithmetic::host_alu;
-use super::{Emitter, Flags, Hot, Part, Reload, Retry};
+use super::{Emitter, Flags, Hot, Part, Refill, Reload, Retry};
 use crate::asm::{Alu, Hole, Map, Mem, R14, R15, RAX, RBX, RCX, RDX, Shift, Sz, at, cc, indexed};
 use crate::layout::word;
 use crate::memo;
@@ -53,7 +53,7 @@ impl Emitter {
     }
 
     /// The TLB's lookup of `bytes` at `m`: RAX = the entry's addend; a miss jumps to the answer, if there can be one: then the
-    /// flags are destroyed.
+    /// flags are destroyed, and the cold code that is noted next asks the second level.
     pub(super) fn lookup(&mut self, m: Mem, bytes: u64, write: bool) -> Option<Hole> {
         if let Some(memo) = self.found() {
             self.a.near(0x8b, RAX, memo + memo::ADDEND);
@@ -62,42 +62,62 @@ impl Emitter {
         if let Some(miss) = self.remembered(m, bytes, write) {
             return Some(miss);
         }
+        let write = write && !on(Mutant::WriteCheck);
+        let op = self.i as u16;
+        let wide = !write && self.hot.as_ref().is_some_and(|hot| hot.restless.contains(&(op, true)));
+        let miss = if wide {
+            let table = self.tlb.wide();
+            self.look_up(m, bytes, table, mem::tlb::WIDE_SHIFT, mem::tlb::WIDE_MASK)
+        } else {
+            self.look_up_small(m, bytes, write)
+        };
+        self.flags = Flags::Memory;
+        let small = wide.then_some((m, bytes));
+        self.refill = Some(Refill { small, found: self.a.here(), write });
+        Some(miss)
+    }
+
+    pub(super) fn look_up_small(&mut self, m: Mem, bytes: u64, write: bool) -> Hole {
+        let table = if write { self.tlb.stores() } else { 0 };
+        let mask = (self.tlb.entries() - 1) << mem::tlb::ENTRY_LOG2;
+        self.look_up(m, bytes, table, 12, mask)
+    }
+
+    /// RAX = the addend of the entry in `table` of the page of 2^`shift` bytes.
+    fn look_up(&mut self, m: Mem, bytes: u64, table: i32, shift: u8, mask: u32) -> Hole {
         let base = m.base.unwrap_or(RDX);
         if m.disp == 0 {
             self.a.mov(Sz::D, RAX, base);
         } else {
             self.a.lea(Sz::D, RAX, m);
         }
-        let bytes = if on(Mutant::PageEnd) { 1 } else { bytes };
-        let write = write && !on(Mutant::WriteCheck);
+        let end = if shift == 12 { Mutant::PageEnd } else { Mutant::WideEnd };
+        let bytes = if on(end) { 1 } else { bytes };
         let last = m.disp + bytes as i32 - 1;
         if last == 0 {
             self.a.mov(Sz::Q, RCX, base);
         } else {
             self.a.lea(Sz::Q, RCX, at(base, last));
         }
-        self.a.shift_imm(Shift::Shr, Sz::D, RAX, 12 - mem::tlb::ENTRY_LOG2);
+        self.a.shift_imm(Shift::Shr, Sz::D, RAX, shift - mem::tlb::ENTRY_LOG2);
         // The short form for EAX.
         self.a.byte(0x25);
-        let mask = mem::tlb::INDEX_MASK << mem::tlb::ENTRY_LOG2;
         for b in mask.to_le_bytes() {
             self.a.byte(b);
         }
-        self.a.shift_imm(Shift::Shr, Sz::Q, RCX, 12);
+        self.a.shift_imm(Shift::Shr, Sz::Q, RCX, shift);
         self.a.alu(Alu::Or, Sz::Q, RCX, word(TIER_TAG));
-        let tag = if write { mem::tlb::WRITE_OFFSET } else { mem::tlb::READ_OFFSET };
-        self.a.alu(Alu::Cmp, Sz::Q, RCX, indexed(R15, RAX, 0, tag));
+        self.a.alu(Alu::Cmp, Sz::Q, RCX, indexed(R15, RAX, 0, table + mem::tlb::TAG_OFFSET));
         let miss = self.a.jcc(cc::NE);
-        self.a.mov(Sz::Q, RAX, indexed(R15, RAX, 0, mem::tlb::ADDEND_OFFSET));
-        self.flags = Flags::Memory;
-        Some(miss)
+        self.a.mov(Sz::Q, RAX, indexed(R15, RAX, 0, table + mem::tlb::ADDEND_OFFSET));
+        miss
     }
 
     /// The same by a memo, if the operation has one.
     fn remembered(&mut self, m: Mem, bytes: u64, write: bool) -> Option<Hole> {
         let Hot { memos: Some(first), restless } = self.hot.as_ref()? else { return None };
         let op = self.i as u16;
-        if restless.contains(&op) {
+        if restless.iter().any(|(restless, _)| *restless == op) {
             return None;
         }
         let memo = first + self.memos.len() * memo::MEMO;

@@ -228,9 +228,9 @@ impl Emitter {
             return;
         }
         let back = self.a.here();
-        let retry = self.retry.take();
+        let (refill, retry) = (self.refill.take(), self.retry.take());
         let recipe = self.recipe.filter(|_| self.needed[self.i] && !on(Mutant::NoRecipe));
-        self.cold.push(Cold { from, retry, recipe, back, site, more: 0, reload, constants: self.cold_mark });
+        self.cold.push(Cold { from, refill, retry, recipe, back, site, more: 0, reload, constants: self.cold_mark });
     }
 
     /// The same for several operations: this one, which is `site`, and the `more` behind it.

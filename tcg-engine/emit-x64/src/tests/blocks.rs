@@ -8,6 +8,7 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl};
 use ir::op::{FIRST_TEMP, FLAG_KIND, FLAG_R, FPC, TIER_BUDGET, TIER_TAG};
 use ir::t0::{self, Exit, Outcome};
 use ir::{AtomicOp, Block, BulkOp, BulkRef, Env, MemRef, PC, Regs, Slot, Stop, Then, flags, verify::verify};
+use mem::tlb::Shape;
 
 use super::random::{Random, block};
 use super::vectors::{control, float_word, xmm};
@@ -16,7 +17,7 @@ use crate::emit::{Emitter, Hot};
 use crate::features::Features;
 use crate::mutants::{Mutant, plant};
 use crate::run::{Host, Left, T1};
-use crate::stubs::Stubs;
+use crate::stubs::{Outside, Stubs};
 
 /// Decodes `code` at `base` from end to end; the beginnings of instructions and the targets of branches.
 fn decode(code: &[u8], base: usize) -> (BTreeSet<u64>, Vec<u64>) {
@@ -41,24 +42,29 @@ fn decode(code: &[u8], base: usize) -> (BTreeSet<u64>, Vec<u64>) {
 fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
     let mut a = Asm::default();
     a.start(0);
-    let stubs = Stubs::emit(&mut a, 0x1234_5678_9abc, 1 << 20, Features::of_host().avx2);
+    let avx = Features::of_host().avx2;
+    let outside = Outside { op: 0x1234_5678_9abc, refill: 0x2345_6789_abcd, memos: 1 << 20, avx };
+    let stubs = Stubs::emit(&mut a, outside, Shape::default());
     let (stub_starts, targets) = decode(&a.buf, 0);
     for t in targets {
         assert!(stub_starts.contains(&t), "a stub branches to {t:#x}");
     }
-    for entry in [
-        stubs.enter,
-        stubs.op,
-        stubs.op_vectors,
-        stubs.op_wide,
-        stubs.vectors,
-        stubs.wide,
-        stubs.direct,
-        stubs.budget,
-        stubs.resume,
-        stubs.jump,
-        stubs.across,
-    ] {
+    let Stubs {
+        enter,
+        op,
+        op_vectors,
+        op_wide,
+        vectors,
+        wide,
+        direct,
+        budget,
+        resume,
+        refill: [load, store],
+        jump,
+        across,
+        ..
+    } = stubs;
+    for entry in [enter, op, op_vectors, op_wide, vectors, wide, direct, budget, resume, load, store, jump, across] {
         assert!(stub_starts.contains(&(entry as u64)), "a stub at {entry:#x}");
     }
     let mut e = Emitter::new(stubs, Features::of_host());
@@ -84,22 +90,35 @@ fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
     }
 }
 
-/// A vCPU whose TLB knows nothing: every access is the interpreter's.
+/// One page, and what an access may reach behind it.
+#[derive(Clone)]
+#[repr(align(4096))]
+struct Page([u8; 4096 + 32]);
+
+/// A vCPU all of whose memory is one page, and whose TLB keeps nothing: every access is the interpreter's, or asks for a refill.
 pub struct Apart {
     tlb: mem::Tlb,
-    ram: Vec<u8>,
+    ram: Box<Page>,
+    /// Whether refills find something.
+    knows: bool,
+    /// Refills that did.
+    refills: u32,
     /// Flags of the last floating-point exception.
     pub raised: u32,
 }
 
 impl Apart {
     pub fn new(r: &mut Random) -> Apart {
-        Apart { tlb: mem::Tlb::new(), ram: (0..512).map(|_| r.next() as u8).collect(), raised: 0 }
+        let mut ram = Box::new(Page([0; _]));
+        for bytes in ram.0.chunks_exact_mut(8) {
+            bytes.copy_from_slice(&r.next().to_le_bytes());
+        }
+        Apart { tlb: mem::Tlb::new(), ram, knows: false, refills: 0, raised: 0 }
     }
 
-    /// One address of sixteen faults.
+    /// One page of sixteen faults.
     fn at(addr: u64) -> Result<usize, Stop> {
-        if addr >> 9 & 15 == 3 { Err(Stop::Fault) } else { Ok(addr as usize & 0xff) }
+        if addr >> 12 & 15 == 3 { Err(Stop::Fault) } else { Ok(addr as usize & 0xfff) }
     }
 }
 
@@ -108,25 +127,25 @@ impl Env for Apart {
         let at = Self::at(addr)?;
         let mut v = [0; 8];
         let n = m.bytes() as usize;
-        v[..n].copy_from_slice(&self.ram[at..at + n]);
+        v[..n].copy_from_slice(&self.ram.0[at..at + n]);
         let (v, up) = (u64::from_le_bytes(v), 64 - 8 * n as u32);
         Ok(if m.signed { ((v << up) as i64 >> up) as u64 } else { v })
     }
     fn store(&mut self, addr: u64, m: MemRef, value: u64) -> Result<(), Stop> {
         let at = Self::at(addr)?;
         let n = m.bytes() as usize;
-        self.ram[at..at + n].copy_from_slice(&value.to_le_bytes()[..n]);
+        self.ram.0[at..at + n].copy_from_slice(&value.to_le_bytes()[..n]);
         Ok(())
     }
     fn load128(&mut self, addr: u64, _: MemRef) -> Result<u128, Stop> {
         let at = Self::at(addr)?;
         let mut v = [0; 16];
-        v.copy_from_slice(&self.ram[at..at + 16]);
+        v.copy_from_slice(&self.ram.0[at..at + 16]);
         Ok(u128::from_le_bytes(v))
     }
     fn store128(&mut self, addr: u64, _: MemRef, v: u128) -> Result<(), Stop> {
         let at = Self::at(addr)?;
-        self.ram[at..at + 16].copy_from_slice(&v.to_le_bytes());
+        self.ram.0[at..at + 16].copy_from_slice(&v.to_le_bytes());
         Ok(())
     }
     fn atomic(&mut self, _: u64, _: MemRef, _: AtomicOp, _: u64) -> Result<(u64, Then), Stop> {
@@ -161,6 +180,11 @@ impl Host for Apart {
     fn tlb(&self) -> &mem::Tlb {
         &self.tlb
     }
+    fn refill(&mut self, va: u64, _: bool) -> Option<u64> {
+        let found = self.knows && Self::at(va).is_ok();
+        self.refills += u32::from(found);
+        found.then(|| (self.ram.0.as_ptr() as u64).wrapping_sub(va & !0xfff))
+    }
     fn mode_bits(&self) -> u32 {
         0
     }
@@ -186,7 +210,9 @@ pub fn compare_on(features: Features, r: &mut Random, b: Block) -> Vec<String> {
     assert!(t1.translate(&cache, id.number(), true, false));
     let Some(b) = cache.block(id) else { return vec!["the block is gone".into()] };
     let mut list = Vec::new();
-    for _ in 0..4 {
+    // Two halves may lie in two pages.
+    let accesses = 2 * b.insts.len() as u32;
+    for n in 0..4 {
         let mut x = Box::new(Regs::default());
         for n in 8..FIRST_TEMP {
             x.set(Slot(n), r.value());
@@ -199,7 +225,10 @@ pub fn compare_on(features: Features, r: &mut Random, b: Block) -> Vec<String> {
         x.set(FLAG_R, r.next() & flags::x86::ALL);
         let mut y = x.clone();
         let (mut env0, seed) = (Apart::new(r), r.0);
-        let mut env1 = Apart { tlb: mem::Tlb::new(), ram: env0.ram.clone(), raised: 0 };
+        let knows = seed & 1 == 0;
+        let mut env1 = Apart { tlb: mem::Tlb::new(), ram: env0.ram.clone(), knows, refills: 0, raised: 0 };
+        // Its memory is another one: what accesses remember is worthless.
+        (0..n).for_each(|_| env1.tlb.flush_all());
         let out = t0::run(b, &mut x, &mut env0);
         let (left, done) = t1.run(&cache, id.number(), &mut y, &mut env1, 0);
         let same = match (left, out.exit) {
@@ -224,8 +253,11 @@ pub fn compare_on(features: Features, r: &mut Random, b: Block) -> Vec<String> {
         if env0.raised != env1.raised {
             list.push(format!("exception: T0 {:#x}, T1 {:#x}", env0.raised, env1.raised));
         }
-        if env0.ram != env1.ram {
+        if env0.ram.0 != env1.ram.0 {
             list.push("what was stored".into());
+        }
+        if env1.refills > accesses {
+            list.push(format!("{} refills, {accesses} accesses", env1.refills));
         }
         assert_eq!(seed, r.0);
     }

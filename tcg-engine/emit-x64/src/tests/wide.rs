@@ -6,6 +6,7 @@ use iced_x86::{Decoder, DecoderOptions, Mnemonic, Register};
 use ir::op::{FPC, FpRef, Inst, NONE};
 use ir::vec::VecOp;
 use ir::{Block, Builder, MemRef, Op, Regs, Slot};
+use mem::tlb::Shape;
 
 use super::blocks::{Apart, compare, compare_on};
 use super::random::{Gen, Random};
@@ -15,7 +16,7 @@ use crate::emit::Emitter;
 use crate::features::Features;
 use crate::mutants::{Mutant, plant};
 use crate::run::{Left, T1};
-use crate::stubs::Stubs;
+use crate::stubs::{Outside, Stubs};
 
 /// The upper half of what `low` is the lower half of.
 const fn upper(low: Slot) -> Slot {
@@ -331,7 +332,8 @@ fn every_floating_point_operation_on_128_and_256_bits_is_the_interpreters() {
 fn emitted(b: &Block) -> Vec<Mnemonic> {
     let mut a = Asm::default();
     a.start(0);
-    let stubs = Stubs::emit(&mut a, 0x1234_5678_9abc, 1 << 20, true);
+    let outside = Outside { op: 0x1234_5678_9abc, refill: 0x2345_6789_abcd, memos: 1 << 20, avx: true };
+    let stubs = Stubs::emit(&mut a, outside, Shape::default());
     let mut e = Emitter::new(stubs, Features::of_host());
     e.emit(b, 0, 0x1000, None);
     let code = Decoder::with_ip(64, &e.a.buf, 0x1000, DecoderOptions::NONE).into_iter();

@@ -6,7 +6,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use ir::{Stop, Then};
-use mem::{Fill, PAGE, PAGE_MASK, Place};
+use mem::{Fill, PAGE, PAGE_MASK, PageSize, Place};
 
 use super::{Miss, Right};
 use crate::bus::{Attrs, Bus, Order};
@@ -67,53 +67,78 @@ impl<B: Bus> Cpu<B> {
                 return self.fault(Exception::page(va, code));
             }
         };
-        let fill = |offset, write| Fill {
+        let (at, target) = match self.mem.place(w.gpa) {
+            Place::Ram(at) => (at, Target::Ram(at)),
+            Place::Rom(at) => (at, Target::Rom(at)),
+            Place::Outside => {
+                self.misses.count(Miss::Device);
+                return Ok(Target::Device(w.gpa));
+            }
+        };
+        self.misses.count(Miss::Walked);
+        let writable = matches!(target, Target::Ram(_)) && right == Right::Write;
+        self.tlb.fill(&Fill {
             va,
-            offset,
+            offset: at,
             read: w.read,
-            write,
+            dirty: writable,
             exec: w.exec,
             global: w.global,
             user: w.user,
             size: w.size,
-        };
-        let place = self.mem.place(w.gpa);
-        self.misses.count(if place == Place::Outside { Miss::Device } else { Miss::Walked });
-        match place {
-            Place::Ram(at) => {
-                let write = right == Right::Write;
-                if write {
-                    self.mem.code.note_writer(at, self.number);
-                }
-                let code = write && self.mem.before_write(at);
-                self.tlb.fill(&fill(at, write && !code));
-                Ok(Target::Ram(at))
+            whole: w.size != PageSize::Small && self.mem.is_whole(w.gpa),
+        });
+        match right {
+            Right::Write if !writable => {}
+            // What is stored to is often loaded from.
+            Right::Write if w.read => {
+                self.tlb.install(va, at, Right::Read);
+                self.install_write(va, at);
             }
-            Place::Rom(at) => {
-                self.tlb.fill(&fill(at, false));
-                Ok(Target::Rom(at))
-            }
-            Place::Outside => Ok(Target::Device(w.gpa)),
+            Right::Write => self.install_write(va, at),
+            _ => self.tlb.install(va, at, right),
         }
+        Ok(target)
+    }
+
+    /// The page at RAM offset `at` is to be written: it is marked dirty before its write tag exists, and has none if it holds code.
+    fn install_write(&mut self, va: u64, at: u64) {
+        self.mem.code.note_writer(at, self.number);
+        if !self.mem.before_write(at) {
+            self.tlb.install(va, at, Right::Write);
+        }
+    }
+
+    /// Without a walk: where the byte at `va` is, if the TLB's second level knows. The page then hits, unless it holds code and is
+    /// to be written.
+    fn recall(&mut self, va: u64, right: Right) -> Option<u64> {
+        let at = self.tlb.recall(va, right)?;
+        self.misses.count(Miss::Recalled);
+        match right {
+            Right::Write => self.install_write(va, at),
+            _ => self.tlb.install(va, at, right),
+        }
+        Some(at)
+    }
+
+    /// See [`emit_x64::Host::refill`].
+    pub(crate) fn refill(&mut self, va: u64, write: bool) -> Option<u64> {
+        let at = self.recall(va, if write { Right::Write } else { Right::Read })?;
+        // A page with code has no tag: its stores are the interpreter's.
+        (!write || self.tlb.write(va, 1).is_some()).then(|| self.tlb.addend(va, at))
     }
 
     /// As [`Cpu::locate`], but first whatever the TLB may know.
     pub(crate) fn find(&mut self, va: u64, right: Right) -> Result<Target, Stop> {
-        let hit = |t: &mem::Tlb| match right {
-            Right::Read => t.read(va, 1),
-            Right::Write => t.write(va, 1),
-            Right::Exec => t.exec(va),
+        let hit = match right {
+            Right::Read => self.tlb.read(va, 1),
+            Right::Write => self.tlb.write(va, 1),
+            Right::Exec => self.tlb.exec(va),
         };
-        if let Some(at) = hit(&self.tlb) {
-            return Ok(Target::Ram(at));
+        match hit.or_else(|| self.recall(va, right)) {
+            Some(at) => Ok(Target::Ram(at)),
+            None => self.locate(va, right),
         }
-        if self.tlb.recall(va)
-            && let Some(at) = hit(&self.tlb)
-        {
-            self.misses.count(Miss::Recalled);
-            return Ok(Target::Ram(at));
-        }
-        self.locate(va, right)
     }
 
     fn attrs(&self) -> Attrs {

@@ -9,9 +9,9 @@ mod system;
 mod walk;
 
 pub(crate) use access::Target;
+pub(crate) use mem::Access as Right;
 pub(crate) use misses::{Miss, Misses};
 pub(crate) use segment::within;
-pub(crate) use walk::Right;
 
 /// The [`ir::MemRef::space`] of a flat access: the address is linear.
 pub const FLAT: u8 = 0;

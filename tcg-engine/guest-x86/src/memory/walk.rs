@@ -6,17 +6,10 @@
 
 use mem::{Bank, PageSize};
 
+use super::Right;
 use crate::bus::Bus;
 use crate::cpu::Cpu;
 use crate::state::{cr0, cr4, efer};
-
-/// What an access wants.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Right {
-    Read,
-    Write,
-    Exec,
-}
 
 /// A successful walk.
 #[derive(Clone, Copy, Debug)]

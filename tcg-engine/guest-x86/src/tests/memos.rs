@@ -142,6 +142,7 @@ fn a_store_that_is_remembered_is_marked_again_after_a_harvest() {
 fn a_store_that_is_remembered_notices_code() {
     let mut m = Access::new(store);
     let (_, usual) = m.settle(DATA + 8);
+    m.0.cpu.mem.marks.set_code(DATA);
     m.0.cpu.tlb.protect(DATA);
     assert_eq!(m.counted(DATA + 8).1, usual + 1);
 }
@@ -236,10 +237,83 @@ fn a_group_does_not_outlive_a_device_access() {
     assert!(!found);
 }
 
+/// Where two pages of 2 MiB lie, of the RAM at 2 and at 4 MiB.
+const LARGE: u64 = 8 << 20;
+const LARGE_BYTES: u64 = 2 << 20;
+
+fn map_large(m: &Runner<TestBus>) {
+    for n in 1..3 {
+        m.poke64(CR3 + 0x2000 + 8 * (3 + n), (n * LARGE_BYTES) | 0x87);
+        m.poke64(n * LARGE_BYTES + 8, 0x1111 * n);
+        m.poke64(n * LARGE_BYTES + 0x1f_f008, 0x1010 * n);
+    }
+}
+
+#[test]
+fn a_load_remembers_all_of_a_large_page_and_nothing_behind_it() {
+    let mut m = Access::new(load);
+    map_large(&m.0);
+    m.settle(LARGE + 8);
+    let before = m.0.counter("tlb-recalled");
+    assert_eq!(m.at(LARGE + 0x1f_f008), (Some(13), 0x1010));
+    assert_eq!(m.0.counter("tlb-recalled"), before, "it was remembered");
+    assert_eq!(m.at(LARGE + LARGE_BYTES + 0x1f_f008), (Some(13), 0x2020));
+    assert_eq!(m.at(LARGE + 2 * LARGE_BYTES - 4).0, Some(14));
+    assert_eq!(m.0.cpu.sys.cr2, LARGE + 2 * LARGE_BYTES);
+    m.at(LARGE + 8);
+    m.0.poke64(CR3 + 0x2000 + 8 * 4, (2 * LARGE_BYTES) | 0x87);
+    m.0.cpu.tlb.flush_page(LARGE + 0x5000);
+    assert_eq!(m.at(LARGE + 8), (Some(13), 0x2222), "flushed by another of its pages");
+}
+
+#[test]
+fn a_store_remembers_a_small_page_of_a_large_one() {
+    let mut m = Access::new(store);
+    map_large(&m.0);
+    m.settle(LARGE + 8);
+    m.0.cpu.mem.marks.harvest(|| (), || false).unwrap();
+    m.0.cpu.tlb.drop_write_tags();
+    for page in [0, 0x1000] {
+        m.at(LARGE + page);
+        assert!(m.0.cpu.mem.marks.is_marked(LARGE_BYTES + page));
+    }
+}
+
+/// The loop of [`portions`] goes to and fro between two large pages, and then beyond their end.
+fn beyond() -> (Option<u64>, u64) {
+    let mut m = looped(LARGE_BYTES as i32, LARGE + 8);
+    assert_eq!(m.t1.as_ref().unwrap().stats().hot, 2);
+    assert_eq!(m.get(0), (0x1111 + 0x2222) * TURNS / 2);
+    for (n, v) in [(1, 1), (7, LARGE + 2 * LARGE_BYTES - 4)] {
+        m.set(n, v);
+    }
+    m.set_pc(CODE);
+    user(&mut m);
+    m.run_on();
+    (m.caught(), m.cpu.sys.cr2)
+}
+
+#[test]
+fn an_access_that_changes_large_pages_is_looked_up_by_these() {
+    assert_eq!(beyond(), (Some(14), LARGE + 2 * LARGE_BYTES));
+    plant(Some(Mutant::WideEnd));
+    let found = beyond();
+    plant(None);
+    assert_ne!(found, (Some(14), LARGE + 2 * LARGE_BYTES));
+}
+
 /// Runs a loop of user mode in portions, RDI changing by `step` with each turn; answers how many hot blocks were emitted.
 fn portions(step: i32) -> u64 {
-    const TURNS: u64 = 1 << 20;
+    let m = looped(step, DATA);
+    assert_eq!((m.get(0), m.get(1)), (if step == 0 { TURNS } else { 2 * TURNS }, 0));
+    m.t1.as_ref().unwrap().stats().hot
+}
+
+const TURNS: u64 = 1 << 20;
+
+fn looped(step: i32, start: u64) -> Runner<TestBus> {
     let mut m = long();
+    map_large(&m);
     m.t1 = None;
     m.use_t1(code::CodeMemory::new(1 << 20).unwrap()).unwrap();
     m.poke64(DATA, 1);
@@ -255,14 +329,13 @@ fn portions(step: i32) -> u64 {
     });
     m.poke(CODE, &code);
     user(&mut m);
-    for (n, v) in [(0, 0), (1, TURNS), (4, STACK), (7, DATA)] {
+    for (n, v) in [(0, 0), (1, TURNS), (4, STACK), (7, start)] {
         m.set(n, v);
     }
     m.set_pc(CODE);
     while m.run(64) == Why::Budget {}
     assert_eq!(m.caught(), Some(13));
-    assert_eq!((m.get(0), m.get(1)), (if step == 0 { TURNS } else { 2 * TURNS }, 0));
-    m.t1.as_ref().unwrap().stats().hot
+    m
 }
 
 #[test]

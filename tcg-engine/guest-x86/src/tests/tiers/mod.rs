@@ -191,10 +191,11 @@ fn load(m: &mut Runner<TestBus>, p: &Program, data: u64) {
     m.instructions = 0;
 }
 
-/// Run to the end in portions; `None` if it takes too long.
+/// Run to the end in portions, as if there were a harvest between them; `None` if it takes too long.
 fn run(m: &mut Runner<TestBus>, mut blocks: u32, mut portion: impl FnMut() -> u32) -> Option<Why> {
     loop {
         let n = portion().min(blocks);
+        m.cpu.tlb.drop_write_tags();
         match m.run(n) {
             Why::Look | Why::Pause => {}
             Why::Budget => {}
@@ -271,11 +272,15 @@ enum Came {
 }
 
 impl Pair {
-    /// For programs from `seed` on. In every second pair all blocks are hot from the beginning.
+    /// For programs from `seed` on. In every second pair all blocks are hot from the beginning, in every third the TLB has grown.
     fn new(seed: u64) -> Pair {
         let mut t1 = prepared(true);
         if let Some(t1) = t1.t1.as_mut().filter(|_| (seed / TOGETHER).is_multiple_of(2)) {
             t1.set_hot(0);
+        }
+        if (seed / TOGETHER).is_multiple_of(3) {
+            t1.cpu.tlb.grow();
+            t1.t1.iter_mut().for_each(|emitted| emitted.fit(&t1.cpu.tlb));
         }
         Pair { t0: prepared(false), t1 }
     }
@@ -414,7 +419,7 @@ fn programs_reach_what_they_are_for() {
     }
     c = std::array::from_fn(|n| c[n] + pair.t1.counters()[n]);
     println!("{notes} faults, {instructions} instructions, {ends} ran to their end, counters {c:?}");
-    assert!(links > 1000, "{links} branches to heads");
+    assert!(links > 800, "{links} branches to heads");
     assert!(
         notes > 100 && instructions > 5_000 && ends > 50,
         "{notes} faults, {instructions} instructions, {ends} ends"

@@ -23,6 +23,7 @@ fn planted_bugs_are_found() {
         Mutant::Twin,
         Mutant::Memos,
         Mutant::MemoEnd,
+        Mutant::WideEnd,
         Mutant::Shrunk,
         Mutant::Apart,
         Mutant::TakenOver,

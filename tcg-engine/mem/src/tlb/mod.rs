@@ -1,29 +1,34 @@
 //! The software TLB of one vCPU.
 //!
-//! Direct-mapped, one bank per privilege mode. An entry's tag is `asid << 52 | page number`, where the asid is an internal number
-//! that a front end's address-space id (PCID) maps to; dropping an address space means giving it a new number, so that neither a
-//! switch nor a flush of one space touches an entry. Global pages are re-tagged when they miss. An invalid tag names a page
-//! that belongs to another index, so that no address can ever match it.
+//! Two levels. The first is direct-mapped, with tables for each privilege mode, and emitted code looks it up by itself: its layout
+//! is part of that one's interface, and `addend` leads to host addresses. It starts small and [grows](Tlb::grow) where misses that
+//! the second level answers dominate. The second is larger, has sets, knows 2 MiB pages, and holds what walks of the guest's
+//! tables have found; stores get their tags in the first level by whoever has looked at dirty marks and code ([`Tlb::install`]).
 //!
-//! Emitted code looks entries up by itself: the layout below is part of its interface, and `addend` leads to host addresses.
+//! A tag is `asid << 52 | page number`, where the asid is an internal number that a front end's address-space id (PCID) maps to;
+//! dropping an address space means giving it a new number, so that neither a switch nor a flush of one space touches an entry.
+//! Global pages have a number of their own in the second level.
 
-use crate::{PAGE, PAGE_MASK};
+mod first;
+mod regions;
+mod second;
 
-/// log2 of the entries of a bank.
-const LOG2: u32 = 11;
-/// Entries of a bank: 8 MiB of reach.
-const ENTRIES: usize = 1 << LOG2;
-const INDEX: u64 = ENTRIES as u64 - 1;
-/// log2 of the size of an entry in bytes.
-pub const ENTRY_LOG2: u8 = 5;
-/// Mask of an index.
-pub const INDEX_MASK: u32 = INDEX as u32;
-/// Offset of the tag of loads in an entry.
-pub const READ_OFFSET: i32 = 0;
-/// Offset of the tag of stores.
-pub const WRITE_OFFSET: i32 = 8;
-/// Offset of the host address minus the linear address.
-pub const ADDEND_OFFSET: i32 = 24;
+pub use first::{ADDEND_OFFSET, Access, ENTRY_LOG2, Shape, TAG_OFFSET, WIDE_MASK, WIDE_SHIFT};
+use first::{Entry, First, wide_tag};
+use regions::Regions;
+use second::Second;
+
+use crate::PAGE_MASK;
+
+/// Sizes of the first level's tables, log2 of their entries, from the smallest to the largest: they reach 8 and 64 MiB.
+const CLASSES: [u8; 2] = [11, 14];
+/// log2 of how many times more entries the second level has.
+const SECOND: u32 = 2;
+/// What it costs, in instructions, that an entry of the first level is taken from another page of the same address space.
+const CROWD_COST: u64 = 64;
+/// What growing costs: all code is made anew, which takes milliseconds.
+const GROWTH_COST: u64 = CROWD_COST << 16;
+
 /// Shift of the address space's number in a tag.
 const ASID_SHIFT: u32 = 52;
 /// The page number in a tag.
@@ -51,7 +56,7 @@ pub enum Bank {
 pub const BANKS: usize = 4;
 
 impl Bank {
-    /// The other supervisor bank, which holds the same entries for supervisor pages.
+    /// The other supervisor bank, which has the same rights to supervisor pages.
     const fn sibling(self) -> Option<Bank> {
         match self {
             Bank::User | Bank::Checked => None,
@@ -84,36 +89,18 @@ impl PageSize {
     }
 }
 
-#[derive(Clone, Copy)]
-#[repr(C, align(32))]
-struct Entry {
-    read: u64,
-    write: u64,
-    exec: u64,
-    /// Host address minus linear address, of the page.
-    addend: u64,
-}
-
-/// What the hit path does not need.
-#[derive(Clone, Copy, Default)]
-struct Note {
-    global: bool,
-    user: bool,
-    size: u8,
-}
-
-/// What to install.
+/// What a walk has found.
 #[derive(Clone, Copy, Debug)]
 pub struct Fill {
     /// Linear address (any byte of the page).
     pub va: u64,
     /// RAM offset of the page.
     pub offset: u64,
-    /// Loads may hit.
+    /// It may be loaded from.
     pub read: bool,
-    /// Stores may hit: the page is writable, marked dirty and without code.
-    pub write: bool,
-    /// Fetches may hit.
+    /// It may be stored to, and the guest's tables say already that it has been.
+    pub dirty: bool,
+    /// It may be fetched from.
     pub exec: bool,
     /// Valid in every address space.
     pub global: bool,
@@ -121,17 +108,19 @@ pub struct Fill {
     pub user: bool,
     /// The mapping's size.
     pub size: PageSize,
+    /// The 2 MiB around it belong to the mapping and are RAM in one piece.
+    pub whole: bool,
 }
 
 /// The software TLB of one vCPU.
 pub struct Tlb {
-    entries: Box<[Entry]>,
-    notes: Box<[Note]>,
-    /// First entry of the current bank.
-    base: usize,
+    first: First,
+    second: Second,
     bank: Bank,
-    /// Internal number of the current address space, in the low 12 bits of every tag.
+    /// Internal number of the current address space, in the upper 12 bits of every tag.
     asid: u64,
+    /// The number of global pages.
+    global: u64,
     next_asid: u64,
     external: usize,
     /// Internal number of each external id, 0 if it has none.
@@ -150,37 +139,10 @@ pub struct Tlb {
     fetched: Regions,
     /// Times that something which had hit may not hit any more.
     shrinks: u64,
-}
-
-/// A set of addresses by their upper bits, hashed: it may say that one is there which is not. So many bits that this is rare
-/// while some thousand are there.
-struct Regions(Box<[u64]>);
-
-impl Regions {
-    const BITS: u32 = 18;
-
-    fn new() -> Self {
-        Regions(vec![0; (1 << Self::BITS) / 64].into())
-    }
-
-    const fn bit(key: u64) -> (usize, u64) {
-        let h = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - Self::BITS);
-        ((h / 64) as usize, 1 << (h % 64))
-    }
-
-    fn add(&mut self, key: u64) {
-        let (word, bit) = Self::bit(key);
-        self.0[word] |= bit;
-    }
-
-    fn has(&self, key: u64) -> bool {
-        let (word, bit) = Self::bit(key);
-        self.0[word] & bit != 0
-    }
-
-    fn clear(&mut self) {
-        self.0.fill(0);
-    }
+    /// Entries of the first level that were taken from another page, since it was last asked.
+    crowded: u64,
+    /// What is lost by a first level that is too small, in instructions.
+    lost: u64,
 }
 
 impl std::fmt::Debug for Tlb {
@@ -195,34 +157,20 @@ impl Default for Tlb {
     }
 }
 
-const fn index(va: u64) -> usize {
-    ((va / PAGE) & INDEX) as usize
-}
-
 /// The page number of an address.
 const fn page(va: u64) -> u64 {
     va >> 12
-}
-
-/// A tag that no address of slot `i` can have. (An access that crosses pages compares with the tag of the next page, of
-/// index `i + 1`; this one is half the table away.)
-const fn invalid(i: usize) -> u64 {
-    (i as u64 & INDEX) ^ (INDEX / 2 + 1)
-}
-
-const fn empty(i: usize) -> Entry {
-    Entry { read: invalid(i), write: invalid(i), exec: invalid(i), addend: 0 }
 }
 
 impl Tlb {
     /// An empty TLB in the supervisor bank and external address space 0.
     pub fn new() -> Self {
         let mut t = Tlb {
-            entries: (0..BANKS * ENTRIES).map(empty).collect(),
-            notes: vec![Note::default(); BANKS * ENTRIES].into(),
-            base: 0,
-            bank: Bank::User,
-            asid: 1,
+            first: First::new(Shape::default()),
+            second: Second::new(u32::from(CLASSES[0]) + SECOND),
+            bank: Bank::Supervisor,
+            asid: 0,
+            global: 0,
             next_asid: 1,
             external: 0,
             numbers: vec![0; EXTERNAL].into(),
@@ -235,40 +183,38 @@ impl Tlb {
             origin: 0,
             fetched: Regions::new(),
             shrinks: 0,
+            crowded: 0,
+            lost: 0,
         };
-        t.select_bank(Bank::Supervisor);
-        t.select_space(0);
+        t.renumber();
         t
     }
 
     /// The offset in RAM of a load of `bytes` at `va`, if it hits.
     #[inline(always)]
     pub fn read(&self, va: u64, bytes: u64) -> Option<u64> {
-        let e = &self.entries[self.slot(va)];
-        (e.read == self.tag(va, bytes)).then(|| va.wrapping_add(e.addend).wrapping_sub(self.origin))
+        self.first.get(self.bank, Access::Read, va, self.tag(va, bytes)).map(|addend| self.place(va, addend))
     }
 
     /// The offset in RAM of a store of `bytes` at `va`, if it hits.
     #[inline(always)]
     pub fn write(&self, va: u64, bytes: u64) -> Option<u64> {
-        let e = &self.entries[self.slot(va)];
-        (e.write == self.tag(va, bytes)).then(|| va.wrapping_add(e.addend).wrapping_sub(self.origin))
+        self.first.get(self.bank, Access::Write, va, self.tag(va, bytes)).map(|addend| self.place(va, addend))
     }
 
     /// The offset in RAM of the instruction byte at `va`, if it hits.
     #[inline(always)]
     pub fn exec(&self, va: u64) -> Option<u64> {
-        let e = &self.entries[self.slot(va)];
-        (e.exec == self.tag(va, 1)).then(|| va.wrapping_add(e.addend).wrapping_sub(self.origin))
+        self.first.get(self.bank, Access::Exec, va, self.tag(va, 1)).map(|addend| self.place(va, addend))
     }
 
     #[inline(always)]
-    fn slot(&self, va: u64) -> usize {
-        // Both parts are below the length by construction; the mask lets the compiler drop nothing, but is cheap.
-        self.base + index(va)
+    fn place(&self, va: u64, addend: u64) -> u64 {
+        va.wrapping_add(addend).wrapping_sub(self.origin)
     }
 
-    /// Tag of the page of the access's last byte: an access that leaves the page of its first byte cannot match.
+    /// Tag of the page of the access's last byte: an access that leaves the page of its first byte cannot match, since the
+    /// entry is that of the first byte.
     #[inline(always)]
     fn tag(&self, va: u64, bytes: u64) -> u64 {
         page(va.wrapping_add(bytes - 1)) | self.asid << ASID_SHIFT
@@ -280,9 +226,14 @@ impl Tlb {
         self.flush_all();
     }
 
-    /// Address of the current bank's entries, for emitted code.
+    /// How emitted code finds entries.
+    pub fn shape(&self) -> Shape {
+        self.first.shape()
+    }
+
+    /// Address of the current bank's tables, for emitted code.
     pub fn bank_address(&self) -> u64 {
-        self.entries.as_ptr().wrapping_add(self.base) as u64
+        self.first.address(self.bank)
     }
 
     /// What a tag has beside the page number, for emitted code.
@@ -310,7 +261,6 @@ impl Tlb {
             self.shrinks += 1;
         }
         self.bank = bank;
-        self.base = bank as usize * ENTRIES;
     }
 
     /// What a lookup by linear address depends on besides the address: the address space, the bank, and a generation that
@@ -328,8 +278,7 @@ impl Tlb {
 
     /// Whether the page of `va`, which was just fetched from, is a global one.
     pub fn is_global(&self, va: u64) -> bool {
-        let slot = self.slot(va);
-        self.entries[slot].exec == self.tag(va, 1) && self.notes[slot].global
+        self.first.is_global(self.bank, va, self.tag(va, 1))
     }
 
     /// Switch to external address space `id` (below 4096) and keep what it had.
@@ -373,33 +322,38 @@ impl Tlb {
 
     /// Forget everything.
     pub fn flush_all(&mut self) {
-        for (i, e) in self.entries.iter_mut().enumerate() {
-            *e = empty(i);
-        }
-        self.numbers.fill(0);
-        self.next_asid = 1;
         for set in [&mut self.large, &mut self.huge, &mut self.large_code, &mut self.huge_code, &mut self.fetched] {
             set.clear();
         }
-        self.asid = self.fresh();
+        // New numbers do it, for as long as there are some.
+        if self.next_asid + 2 > ASIDS {
+            self.first.clear();
+            self.second.clear();
+            self.next_asid = 1;
+        }
+        self.renumber();
         self.generation += 1;
         self.global_generation += 1;
         self.shrinks += 1;
     }
 
+    /// New numbers for global pages and for the current address space; the others have none.
+    fn renumber(&mut self) {
+        self.global = self.next_asid;
+        self.next_asid += 1;
+        self.numbers.fill(0);
+        self.asid = self.fresh();
+    }
+
     /// Forget the page of `va` in every address space and bank, global or not (INVLPG may do more than asked).
     pub fn flush_page(&mut self, va: u64) {
         self.shrinks += 1;
-        let i = index(va);
-        for bank in 0..BANKS {
-            let e = &mut self.entries[bank * ENTRIES + i];
-            if [e.read, e.write, e.exec].iter().any(|t| t & TAG_PAGE == page(va)) {
-                *e = empty(i);
-            }
-        }
+        self.first.flush_page(va);
+        self.second.flush_page(va);
         for size in [PageSize::Large, PageSize::Huge] {
             if self.was_cut(va, size) {
-                self.flush_region(va, size);
+                self.first.flush_region(va, size.shift());
+                self.second.flush_region(va, size);
             }
         }
         // Where no code came from nobody remembers a fetch.
@@ -413,84 +367,76 @@ impl Tlb {
         }
     }
 
-    /// Forget every page cut from the large mapping around `va`.
-    fn flush_region(&mut self, va: u64, size: PageSize) {
-        for (i, (e, note)) in self.entries.iter_mut().zip(self.notes.iter()).enumerate() {
-            if note.size == size as u8
-                && [e.read, e.write, e.exec]
-                    .iter()
-                    .any(|t| (t & TAG_PAGE) >> (size.shift() - 12) == page(va) >> (size.shift() - 12))
-            {
-                *e = empty(i);
-            }
-        }
-    }
-
-    /// Drop every write tag: what a safepoint does after a harvest.
-    pub fn drop_write_tags(&mut self) {
-        self.shrinks += 1;
-        for (i, e) in self.entries.iter_mut().enumerate() {
-            e.write = invalid(i);
-        }
-    }
-
-    /// Drop the write tags of the page at RAM offset `at`, because code was translated from it.
-    pub fn protect(&mut self, at: u64) {
-        self.shrinks += 1;
-        for (i, e) in self.entries.iter_mut().enumerate() {
-            let host = self.origin.wrapping_add(at & !PAGE_MASK);
-            if e.write != invalid(i) && (e.write << 12).wrapping_add(e.addend) == host {
-                e.write = invalid(i);
-            }
-        }
-    }
-
     fn was_cut(&self, va: u64, size: PageSize) -> bool {
         let set = if size == PageSize::Huge { &self.huge } else { &self.large };
         set.has(va >> size.shift())
     }
 
-    /// A global page, or one that the other supervisor bank knows, need not be walked again: tries to make the page of `va`
-    /// hit in the current bank and space, and answers whether anything changed.
-    pub fn recall(&mut self, va: u64) -> bool {
-        let slot = self.slot(va);
-        let page = page(va);
-        let live = |e: &Entry| [e.read, e.write, e.exec].iter().any(|t| t & TAG_PAGE == page);
-        let (mut e, mut note) = (self.entries[slot], self.notes[slot]);
-        if !(live(&e) && note.global && !self.is_current(&e)) {
-            let Some(sibling) = self.bank.sibling() else { return false };
-            let other = sibling as usize * ENTRIES + index(va);
-            (e, note) = (self.entries[other], self.notes[other]);
-            if !live(&e) || note.user || !(note.global || self.is_current(&e)) {
-                return false;
-            }
-            if live(&self.entries[slot]) && self.is_current(&self.entries[slot]) && self.same_tags(slot, &e) {
-                return false;
-            }
+    /// Drop every tag for stores: what a safepoint does after a harvest.
+    pub fn drop_write_tags(&mut self) {
+        self.shrinks += 1;
+        self.first.drop_stores(|_| true);
+    }
+
+    /// Drop the tags for stores of the page at RAM offset `at`, because code was translated from it.
+    pub fn protect(&mut self, at: u64) {
+        self.shrinks += 1;
+        let host = self.origin.wrapping_add(at & !PAGE_MASK);
+        self.first.drop_stores(|e| e.host() == host);
+    }
+
+    /// What the second level knows: the RAM offset of `va`, if the page may be accessed so without a walk. [`Tlb::install`] makes it
+    /// hit; loads of user mode from a large page may hit from now on by [that page](Shape::wide).
+    #[inline]
+    pub fn recall(&mut self, va: u64, access: Access) -> Option<u64> {
+        let known = self.second.get(va, self.bank, self.asid, self.global)?;
+        let may = match access {
+            Access::Read => known.read,
+            Access::Write => known.write,
+            Access::Exec => known.exec,
+        };
+        if may && known.large && access == Access::Read {
+            self.install_wide(va, known.addend);
         }
-        let retag = |t: u64| if t & TAG_PAGE == page { page | self.asid << ASID_SHIFT } else { t };
-        self.entries[slot] =
-            Entry { read: retag(e.read), write: retag(e.write), exec: retag(e.exec), addend: e.addend };
-        self.notes[slot] = note;
-        true
+        may.then(|| self.place(va, known.addend))
     }
 
-    fn same_tags(&self, slot: usize, e: &Entry) -> bool {
-        let s = &self.entries[slot];
-        let valid = |t: u64, u: u64| (t ^ u) & TAG_PAGE == 0;
-        valid(s.read, e.read) && valid(s.write, e.write) && valid(s.exec, e.exec)
+    /// Only what runs in user mode looks there.
+    fn install_wide(&mut self, va: u64, addend: u64) {
+        if self.bank == Bank::User {
+            let tag = wide_tag(va, self.tag(va, 1));
+            self.first.put_wide(self.bank, va, Entry { tag, addend });
+        }
     }
 
-    fn is_current(&self, e: &Entry) -> bool {
-        [e.read, e.write, e.exec].iter().any(|t| t >> ASID_SHIFT == self.asid)
+    /// Make the page of `va`, which was [recalled](Tlb::recall) or walked to, hit. Stores: only a page that has been marked dirty,
+    /// and then found to hold no code.
+    #[inline]
+    pub fn install(&mut self, va: u64, at: u64, access: Access) {
+        if access == Access::Exec {
+            // Also where nothing is installed a fetch may be remembered.
+            self.fetched.add(page(va));
+        }
+        if self.bank == Bank::Checked {
+            return;
+        }
+        let entry = Entry { tag: self.tag(va, 1), addend: self.addend(va, at) };
+        if access == Access::Exec {
+            let known = self.second.get(va, self.bank, self.asid, self.global);
+            self.first.put_exec(self.bank, va, entry, known.is_some_and(|known| known.global));
+        } else {
+            let old = self.first.put(self.bank, access, va, entry);
+            self.crowded += u64::from(old != entry.tag && old >> ASID_SHIFT == self.asid);
+        }
     }
 
-    /// Install a page in the current bank and address space. Rights that the page already had there stay.
+    /// Host address minus linear address of the page of `va`, which lies at RAM offset `at`.
+    pub fn addend(&self, va: u64, at: u64) -> u64 {
+        (at & !PAGE_MASK).wrapping_add(self.origin).wrapping_sub(va & !PAGE_MASK)
+    }
+
+    /// Note what a walk has found, for the current bank and address space. Nothing hits by that.
     pub fn fill(&mut self, f: &Fill) {
-        // Also where nothing is installed a fetch may be remembered.
-        if f.exec {
-            self.fetched.add(page(f.va));
-        }
         let region = f.va >> f.size.shift();
         let (cut, code) = match f.size {
             PageSize::Small => (None, None),
@@ -500,28 +446,45 @@ impl Tlb {
         for set in cut.into_iter().chain(code.filter(|_| f.exec)) {
             set.add(region);
         }
-        if self.bank == Bank::Checked {
-            return;
-        }
-        let slot = self.slot(f.va);
-        let tag = self.tag(f.va, 1);
-        let page = f.va & !PAGE_MASK;
-        let addend = (f.offset & !PAGE_MASK).wrapping_add(self.origin).wrapping_sub(page);
-        let none = invalid(slot);
-        let old = self.entries[slot];
-        let moved = old.addend != addend && [old.read, old.write].contains(&tag);
+        let addend = self.addend(f.va, f.offset);
+        self.second.put(f, addend, self.bank, self.asid, self.global);
+        // The page may have been another one, without a flush: then nothing else of it stays.
+        let moved = self.first.agree(self.bank, f.va, Entry { tag: self.tag(f.va, 1), addend });
         self.shrinks += u64::from(moved);
-        let keep = |t: u64| old.addend == addend && t == tag;
-        self.entries[slot] = Entry {
-            read: if f.read || keep(old.read) { tag } else { none },
-            write: if f.write || keep(old.write) { tag } else { none },
-            exec: if f.exec || keep(old.exec) { tag } else { none },
-            addend,
-        };
-        self.notes[slot] = Note { global: f.global, user: f.user, size: f.size as u8 };
+        if f.whole && f.read && f.size != PageSize::Small {
+            self.install_wide(f.va, addend);
+        }
+    }
+
+    /// The RAM offset of a load of `bytes` at `va`, if it hits by a large page.
+    #[cfg(test)]
+    fn read_wide(&self, va: u64, bytes: u64) -> Option<u64> {
+        let tag = wide_tag(va.wrapping_add(bytes - 1), self.tag(va, 1));
+        self.first.get_wide(self.bank, va, tag).map(|addend| self.place(va, addend))
+    }
+
+    /// After so many instructions: whether growing would be worth what it costs.
+    #[inline]
+    pub fn is_small(&mut self, instructions: u64) -> bool {
+        self.lost = (self.lost + CROWD_COST * std::mem::take(&mut self.crowded)).saturating_sub(instructions);
+        self.lost > GROWTH_COST && self.next_class().is_some()
+    }
+
+    fn next_class(&self) -> Option<u8> {
+        CLASSES.into_iter().find(|&log2| log2 > self.shape().log2())
+    }
+
+    /// Take tables of the next size, which are empty. Code that was emitted for the [shape](Tlb::shape) of before is worthless.
+    pub fn grow(&mut self) {
+        let Some(log2) = self.next_class() else { return };
+        self.first = First::new(Shape::new(log2));
+        self.second = Second::new(u32::from(log2) + SECOND);
+        self.lost = 0;
+        self.shrinks += 1;
     }
 }
 
 #[cfg(test)]
-#[path = "tlb_tests.rs"]
+mod model;
+#[cfg(test)]
 mod tests;
