@@ -9,7 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use nix::sys::stat::fstat;
 
 use crate::host_x64::{self, Word};
@@ -32,6 +34,26 @@ unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
 
+/// Bytes of a huge page of the host.
+const HUGE: usize = 2 << 20;
+
+/// An address that huge pages can begin at, with room for `size` bytes. A mapping has to be made there at once.
+fn huge_place(size: NonZeroUsize) -> nix::Result<NonZeroUsize> {
+    let all = size.checked_add(HUGE).ok_or(Errno::ENOMEM)?;
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+    // SAFETY: as for any fresh mapping.
+    let start = unsafe { mmap_anonymous(None, all, ProtFlags::PROT_NONE, flags)? };
+    let before = start.addr().get().wrapping_neg() % HUGE;
+    let (end, after) = (before + size.get(), HUGE - before);
+    for (from, len) in [(0, before), (end, after)] {
+        if len != 0 {
+            // SAFETY: a part of the reservation, which nobody uses.
+            unsafe { munmap(start.byte_add(from), len)? };
+        }
+    }
+    Ok(start.addr().saturating_add(before))
+}
+
 impl Mapping {
     pub(crate) fn new(fd: BorrowedFd<'_>, offset: u64, len: u64, access: Access, what: &'static str) -> Result<Self> {
         let bad = || Error::BadRange { what, offset, len };
@@ -51,11 +73,34 @@ impl Mapping {
             Access::ReadOnly => (ProtFlags::PROT_READ, 0),
             Access::ReadWrite => (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, size.get()),
         };
-        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
-        // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
-        let base = unsafe { mmap(None, size, prot, flags, fd.as_fd(), file_offset) }
+        let mut flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
+        let place = if size.get() >= HUGE {
+            let place = huge_place(size).map_err(|errno| Error::System { what, call: "mmap", errno })?;
+            flags |= MapFlags::MAP_FIXED;
+            Some(place)
+        } else {
+            None
+        };
+        // SAFETY: a fresh mapping at an address of the kernel's choice, or in place of a reservation, touches no existing memory.
+        let base = unsafe { mmap(place, size, prot, flags, fd.as_fd(), file_offset) }
             .map_err(|errno| Error::System { what, call: "mmap", errno })?;
         Ok(Self { base: base.cast(), len: size.get(), writable, what })
+    }
+
+    /// See [`crate::Ram::collapse`].
+    pub(crate) fn collapse(&self, off: u64, len: u64) -> Result<()> {
+        let what = self.what;
+        let place = self.writable(off, len).filter(|place| (place.addr() | len as usize).is_multiple_of(HUGE));
+        let place = place.ok_or(Error::BadRange { what, offset: off, len })?;
+        // SAFETY: the range is ours, and what it holds stays the same.
+        let done = unsafe { libc::madvise(place.cast(), len as usize, libc::MADV_COLLAPSE) };
+        Errno::result(done).map(drop).map_err(|errno| Error::System { what, call: "madvise", errno })
+    }
+
+    pub(crate) fn prefer_huge_pages(&self) {
+        // A kernel that has none says so, and nothing is lost.
+        // SAFETY: the range is ours, and what it holds stays the same.
+        let _ = unsafe { madvise(self.base.cast(), self.len, MmapAdvise::MADV_HUGEPAGE) };
     }
 
     pub(crate) fn len(&self) -> u64 {

@@ -58,6 +58,9 @@ const FAULT_IOCTLS: Check = Check {
     ],
 };
 
+/// Memory stays what it is (madvise(2)).
+const COLLAPSE: Check = Check { argument: 2, ignore: 0, values: &[(MADV_COLLAPSE as u32, "MADV_COLLAPSE")] };
+
 const RESTART: Rule = call(SYS_restart_syscall, "continues a timed wait after SIGSTOP and SIGCONT");
 const RANDOM: Rule = call(SYS_getrandom, "seeds hash maps, once per thread");
 const SIGRETURN: Rule = call(SYS_rt_sigreturn, "leaves a signal handler");
@@ -238,6 +241,7 @@ pub(crate) static ENGINE_TCG: Profile = Profile {
         CLOSE,
         IS_OPEN,
         call(SYS_sched_yield, "spinning vCPUs when CPUs are few"),
+        checked(SYS_madvise, COLLAPSE, "RAM that the guest uses gets huge pages"),
     ]),
     budget: 16,
     limits: ISLET_LIMITS,

@@ -96,6 +96,8 @@ pub struct Machine {
     pub inboxes: Vec<Inbox>,
     /// Per vCPU: counters.
     pub counters: Vec<VcpuCounters>,
+    /// Pieces of RAM that were given a huge page of the host.
+    pub huge_pages: AtomicU64,
     /// Who runs.
     pub gate: Gate,
     /// What vCPUs have each other do.

@@ -9,6 +9,7 @@ mod bus;
 mod control;
 mod error;
 mod harvest;
+mod huge;
 mod irq;
 mod machine;
 mod orders;
@@ -194,6 +195,10 @@ fn start(
     keep.extend(files.iter().flat_map(Files::descriptors));
     let serving = (machine.clone(), bells.clone());
     gate.spawn("interrupts", move || serving.1.serve(&serving.0))?;
+    // While RAM comes on demand there is nothing to do for it: a huge page would cover pages that are still to come.
+    let serving = machine.clone();
+    let whole = prepared.faults.is_none();
+    gate.spawn("huge-pages", move || huge::thread(&serving, whole))?;
     gate.wait(THREADS)?;
     enter::close_all_but(&keep)?;
     enter::seal(profile, &gate).context("lock-down")?;

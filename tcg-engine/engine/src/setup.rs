@@ -106,6 +106,9 @@ pub fn prepare(engine: engine_setup::Reader<'_>, named: &Named) -> Result<Prepar
 
     let memory = Arc::new(memory(engine, named)?);
     let faults = engine.get_ram_on_demand().then(|| Faults::over(&memory.ram)).transpose()?;
+    if faults.is_none() {
+        memory.ram.prefer_huge_pages();
+    }
     let windows = named.get("windows")?;
     let header = Arc::new(Header::map(windows, Role::Engine)?);
     header.freeze_clock(0);
@@ -136,6 +139,7 @@ pub fn prepare(engine: engine_setup::Reader<'_>, named: &Named) -> Result<Prepar
         model,
         inboxes: (0..vcpus).map(|_| Inbox::default()).collect(),
         counters: (0..vcpus).map(|_| VcpuCounters::default()).collect(),
+        huge_pages: 0.into(),
         gate: Gate::new(usize::from(vcpus)),
         orders: Orders::new(usize::from(vcpus)),
         delivery: Mutex::default(),

@@ -15,7 +15,7 @@ pub fn fill(m: &Machine, mut s: engine_statistics::Builder<'_>) {
     s.set_run_nanoseconds(sum(|c| c.run_ns.load(Ordering::Relaxed)));
     let vcpus: Vec<Vec<_>> = m.counters.iter().map(|c| c.list().collect()).collect();
     let names = vcpus.first().map_or(&[][..], |first| first);
-    let mut list = s.reborrow().init_counters(names.len() as u32);
+    let mut list = s.reborrow().init_counters(names.len() as u32 + 1);
     for (n, (name, _)) in names.iter().enumerate() {
         let mut counter = list.reborrow().get(n as u32);
         counter.set_name(*name);
@@ -28,6 +28,10 @@ pub fn fill(m: &Machine, mut s: engine_statistics::Builder<'_>) {
         }
         counter.set_value(total);
     }
+    // Of the machine as a whole.
+    let mut counter = list.get(names.len() as u32);
+    counter.set_name("huge-pages");
+    counter.set_value(m.huge_pages.load(Ordering::Relaxed));
     let registers = m.windows.counts();
     let mut list = s.init_registers(registers.len() as u32);
     for (n, c) in registers.iter().enumerate() {

@@ -97,6 +97,7 @@ pub fn machine_of(vcpus: usize) -> (Arc<Machine>, Board) {
         model: cpu_model::by_name("atoll-v2").unwrap(),
         inboxes: (0..vcpus).map(|_| Inbox::default()).collect(),
         counters: (0..vcpus).map(|_| VcpuCounters::default()).collect(),
+        huge_pages: 0.into(),
         gate: Gate::new(vcpus),
         orders: Orders::new(vcpus),
         delivery: Mutex::default(),

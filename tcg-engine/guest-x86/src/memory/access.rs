@@ -76,6 +76,7 @@ impl<B: Bus> Cpu<B> {
             }
         };
         self.misses.count(Miss::Walked);
+        self.mem.chunks.used(at);
         let writable = matches!(target, Target::Ram(_)) && right == Right::Write;
         self.tlb.fill(&Fill {
             va,
@@ -114,6 +115,7 @@ impl<B: Bus> Cpu<B> {
     fn recall(&mut self, va: u64, right: Right) -> Option<u64> {
         let at = self.tlb.recall(va, right)?;
         self.misses.count(Miss::Recalled);
+        self.mem.chunks.used(at);
         match right {
             Right::Write => self.install_write(va, at),
             _ => self.tlb.install(va, at, right),
