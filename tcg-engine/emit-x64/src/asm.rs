@@ -203,6 +203,27 @@ pub mod cc {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hole(pub usize);
 
+/// At most eight bytes of an instruction, before they go to the buffer.
+#[derive(Clone, Copy, Default)]
+struct Bytes {
+    word: u64,
+    n: u32,
+}
+
+impl Bytes {
+    #[inline(always)]
+    fn push(&mut self, b: u8) {
+        self.word |= u64::from(b) << (8 * self.n);
+        self.n += 1;
+    }
+
+    #[inline(always)]
+    fn push32(&mut self, v: u32) {
+        self.word |= u64::from(v) << (8 * self.n);
+        self.n += 4;
+    }
+}
+
 /// The buffer. Distances to places outside of it are computed from `base`, the offset in code memory that it will lie at.
 #[derive(Debug, Default)]
 pub struct Asm {
@@ -234,18 +255,27 @@ impl Asm {
         self.buf.extend_from_slice(&v.to_le_bytes());
     }
 
+    /// The low `n` bytes of `word`: one store, and one look at the buffer's end.
+    #[inline(always)]
+    fn bytes(&mut self, word: u64, n: u32) {
+        let end = self.buf.len() + n as usize;
+        self.buf.extend_from_slice(&word.to_le_bytes());
+        self.buf.truncate(end);
+    }
+
     /// An instruction with a ModRM byte. `reg` is a register or an opcode extension; `bytes` says that the operands are byte
     /// registers, whose numbers 4 to 7 need a REX prefix.
     #[inline]
     pub fn ins(&mut self, sz: Sz, map: Map, op: u8, reg: u8, rm: Rm, bytes: (bool, bool)) {
+        let mut head = Bytes::default();
         if sz == Sz::W {
-            self.byte(0x66);
+            head.push(0x66);
         }
         match map {
-            Map::Of66 | Map::Of38x66 | Map::Of3Ax66 => self.byte(0x66),
-            Map::OfF3 | Map::Of38xF3 => self.byte(0xf3),
-            Map::OfF2 | Map::Of38xF2 | Map::Of3AxF2 => self.byte(0xf2),
             Map::Plain | Map::Of | Map::Of38 => {}
+            Map::Of66 | Map::Of38x66 | Map::Of3Ax66 => head.push(0x66),
+            Map::OfF3 | Map::Of38xF3 => head.push(0xf3),
+            Map::OfF2 | Map::Of38xF2 | Map::Of3AxF2 => head.push(0xf2),
         }
         let w = u8::from(sz == Sz::Q);
         let mut rex = w << 3 | (reg >> 3) << 2;
@@ -260,15 +290,18 @@ impl Asm {
             }
         }
         if rex != 0 || must {
-            self.byte(0x40 | rex);
+            head.push(0x40 | rex);
         }
-        match map {
-            Map::Plain => {}
-            Map::Of | Map::Of66 | Map::OfF3 | Map::OfF2 => self.byte(0x0f),
-            Map::Of38 | Map::Of38x66 | Map::Of38xF2 | Map::Of38xF3 => self.buf.extend_from_slice(&[0x0f, 0x38]),
-            Map::Of3Ax66 | Map::Of3AxF2 => self.buf.extend_from_slice(&[0x0f, 0x3a]),
+        if map != Map::Plain {
+            head.push(0x0f);
+            match map {
+                Map::Of38 | Map::Of38x66 | Map::Of38xF2 | Map::Of38xF3 => head.push(0x38),
+                Map::Of3Ax66 | Map::Of3AxF2 => head.push(0x3a),
+                _ => {}
+            }
         }
-        self.byte(op);
+        head.push(op);
+        self.bytes(head.word, head.n);
         self.modrm(reg & 7, rm);
     }
 
@@ -292,17 +325,20 @@ impl Asm {
         Hole(self.buf.len() - 4)
     }
 
+    #[inline(always)]
     fn modrm(&mut self, reg: u8, rm: Rm) {
         let m = match rm {
             Rm::R(r) => return self.byte(0xc0 | reg << 3 | r.0 & 7),
             Rm::M(m) => m,
         };
+        let mut tail = Bytes::default();
+        let (i, s) = m.index.map_or((4, 0), |(i, s)| (i.0 & 7, s));
         let Some(base) = m.base else {
             // No base: a SIB byte with a 32-bit displacement.
-            self.byte(reg << 3 | 4);
-            let (i, s) = m.index.map_or((4, 0), |(i, s)| (i.0 & 7, s));
-            self.byte(s << 6 | i << 3 | 5);
-            return self.imm32(m.disp as u32);
+            tail.push(reg << 3 | 4);
+            tail.push(s << 6 | i << 3 | 5);
+            tail.push32(m.disp as u32);
+            return self.bytes(tail.word, tail.n);
         };
         let small = i8::try_from(m.disp).is_ok();
         let mode = if m.disp == 0 && base.0 & 7 != 5 {
@@ -313,17 +349,17 @@ impl Asm {
             2
         };
         if m.index.is_some() || base.0 & 7 == 4 {
-            self.byte(mode << 6 | reg << 3 | 4);
-            let (i, s) = m.index.map_or((4, 0), |(i, s)| (i.0 & 7, s));
-            self.byte(s << 6 | i << 3 | base.0 & 7);
+            tail.push(mode << 6 | reg << 3 | 4);
+            tail.push(s << 6 | i << 3 | base.0 & 7);
         } else {
-            self.byte(mode << 6 | reg << 3 | base.0 & 7);
+            tail.push(mode << 6 | reg << 3 | base.0 & 7);
         }
         match mode {
-            1 => self.byte(m.disp as u8),
-            2 => self.imm32(m.disp as u32),
+            1 => tail.push(m.disp as u8),
+            2 => tail.push32(m.disp as u32),
             _ => {}
         }
+        self.bytes(tail.word, tail.n);
     }
 
     /// `op d, s`.
@@ -404,11 +440,13 @@ impl Asm {
     /// `mov d, imm` in the shortest form that leaves the flags alone.
     pub fn mov_imm(&mut self, d: Reg, v: u64) {
         if let Ok(low) = u32::try_from(v) {
+            let mut bytes = Bytes::default();
             if d.0 >= 8 {
-                self.byte(0x41);
+                bytes.push(0x41);
             }
-            self.byte(0xb8 | d.0 & 7);
-            self.imm32(low);
+            bytes.push(0xb8 | d.0 & 7);
+            bytes.push32(low);
+            self.bytes(bytes.word, bytes.n);
         } else if i32::try_from(v as i64).is_ok() {
             self.ins(Sz::Q, Map::Plain, 0xc7, 0, d.into(), (false, false));
             self.imm32(v as u32);
@@ -532,36 +570,40 @@ impl Asm {
 
     /// `jcc` with a distance to fill in.
     pub fn jcc(&mut self, cond: u8) -> Hole {
-        self.byte(0x0f);
-        self.byte(0x80 | cond);
-        self.imm32(0);
+        self.bytes(0x800f | u64::from(cond) << 8, 6);
         Hole(self.buf.len() - 4)
     }
 
     /// `jmp` with a distance to fill in.
     pub fn jmp(&mut self) -> Hole {
-        self.byte(0xe9);
-        self.imm32(0);
+        self.bytes(0xe9, 5);
         Hole(self.buf.len() - 4)
     }
 
     /// `jmp` to an offset in code memory.
     pub fn jmp_to(&mut self, to: usize) {
-        let h = self.jmp();
-        self.fill(h, to);
+        let distance = (to as i64 - (self.here() as i64 + 5)) as u32;
+        self.bytes(0xe9 | u64::from(distance) << 8, 5);
+    }
+
+    /// `jmp` back to an offset in code memory that is known, in the shorter form if that reaches it.
+    pub fn jmp_back(&mut self, to: usize) {
+        match i8::try_from(to as i64 - (self.here() as i64 + 2)) {
+            Ok(distance) => self.bytes(0xeb | u64::from(distance as u8) << 8, 2),
+            Err(_) => self.jmp_to(to),
+        }
     }
 
     /// `call` with a distance to fill in.
     pub fn call(&mut self) -> Hole {
-        self.byte(0xe8);
-        self.imm32(0);
+        self.bytes(0xe8, 5);
         Hole(self.buf.len() - 4)
     }
 
     /// `call` an offset in code memory.
     pub fn call_to(&mut self, to: usize) {
-        let hole = self.call();
-        self.fill(hole, to);
+        let distance = (to as i64 - (self.here() as i64 + 5)) as u32;
+        self.bytes(0xe8 | u64::from(distance) << 8, 5);
     }
 
     /// Let a hole lead to an offset in code memory.

@@ -10,6 +10,7 @@ use mem::{Bank, Memory, Tlb};
 use crate::bus::{Bus, Order};
 use crate::exception::Exception;
 use crate::flags;
+use crate::lift::Scratch;
 use crate::memory::Misses;
 use crate::mode::Mode;
 use crate::state::{EFLAGS, Seg, Segment, Shadow, SysState, cr0, cr4, seg_base};
@@ -53,6 +54,8 @@ pub struct Cpu<B: Bus> {
     pub(crate) note: u64,
     /// Mode bits of the next block; kept by [`Cpu::update_mode`].
     pub(crate) mode: Mode,
+    /// What lifting works in.
+    pub(crate) scratch: Scratch,
     /// Bits that a physical address may have.
     pub(crate) phys_mask: u64,
     /// Mode bits of the CPU model.
@@ -81,6 +84,7 @@ impl<B: Bus> Cpu<B> {
             no_step: false,
             note: 0,
             mode: Mode::empty(),
+            scratch: Scratch::default(),
             level: Mode::of_model(model),
             phys_mask: (1 << model.phys_bits) - 1,
             model,

@@ -52,17 +52,31 @@ impl Block {
 #[must_use = "a skip must be closed"]
 pub struct Skip(usize);
 
-/// Builds a [`Block`].
+/// Builds [`Block`]s, one after the other.
 #[derive(Debug)]
 pub struct Builder {
     block: Block,
     next_temp: u16,
 }
 
+impl Default for Builder {
+    fn default() -> Self {
+        Builder::new(0)
+    }
+}
+
 impl Builder {
     /// A block that starts at `pc`.
     pub fn new(pc: u64) -> Self {
         Builder { block: Block { pc, end_pc: pc, ..Block::default() }, next_temp: FIRST_TEMP }
+    }
+
+    /// Begin another block, in the memory of the one before.
+    pub fn restart(&mut self, pc: u64) {
+        self.block.insts.clear();
+        self.block.points.clear();
+        (self.block.pc, self.block.end_pc) = (pc, pc);
+        self.next_temp = FIRST_TEMP;
     }
 
     /// Begin guest instruction at `pc`, `len` bytes long. Temporaries do not live across instructions unless the caller
@@ -216,11 +230,9 @@ impl Builder {
         }
     }
 
-    /// The finished block.
-    pub fn finish(mut self) -> Block {
-        // Blocks live long.
-        self.block.insts.shrink_to_fit();
-        self.block.points.shrink_to_fit();
-        self.block
+    /// The finished block. [`Builder::restart`] follows before the next one.
+    pub fn finish(&mut self) -> Block {
+        // A copy, because blocks live long and should take no more than they need, and the builder keeps its memory.
+        self.block.clone()
     }
 }

@@ -84,6 +84,13 @@ pub struct Lift {
     pub second: Option<u64>,
 }
 
+/// Memory that one block after the other is lifted in.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    builder: Builder,
+    decoded: Vec<Instruction>,
+}
+
 /// Lifts the instructions of one block.
 pub(crate) struct Lifter {
     /// The block.
@@ -117,9 +124,10 @@ const fn options(mode: Mode) -> u32 {
 }
 
 impl Lifter {
-    fn new(pc: u64, mode: Mode) -> Self {
+    fn new(mut b: Builder, pc: u64, mode: Mode) -> Self {
+        b.restart(pc);
         Lifter {
-            b: Builder::new(pc),
+            b,
             mode,
             i: Instruction::default(),
             pc,
@@ -248,13 +256,21 @@ impl<B: Bus> Cpu<B> {
     }
 
     fn lift_once(&mut self, regs: &Regs, max: usize, far: bool) -> Result<(Lift, Window), Stop> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let lifted = self.lift_in(&mut scratch, regs, max, far);
+        self.scratch = scratch;
+        lifted
+    }
+
+    fn lift_in(&mut self, scratch: &mut Scratch, regs: &Regs, max: usize, far: bool) -> Result<(Lift, Window), Stop> {
         let pc = regs.get(ir::PC);
         let mut mode = self.mode();
         if max == 1 {
             mode |= Mode::ONE;
         }
         let mut window = self.fetch(self.linear_pc(regs), pc)?;
-        let mut list = [Instruction::default(); MAX_INSTRUCTIONS];
+        scratch.decoded.resize(MAX_INSTRUCTIONS, Instruction::default());
+        let list = &mut scratch.decoded;
         let sides = if far { SIDES } else { 0 };
         let mut n = decode(&window, pc, mode, &mut list[..max.clamp(1, MAX_INSTRUCTIONS)], sides);
         if n == 0 {
@@ -262,7 +278,7 @@ impl<B: Bus> Cpu<B> {
             n = self.decode_first(&mut window, regs, mode, &mut list[0])?;
         }
         let live = live::after(&list[..n]);
-        let mut l = Lifter::new(pc, mode);
+        let mut l = Lifter::new(std::mem::take(&mut scratch.builder), pc, mode);
         let mut flow = Flow::Next;
         for (at, (i, live)) in list[..n].iter().zip(live).enumerate() {
             if l.b.temps_left() < TEMPS || !self.in_code_segment(i, mode) {
@@ -284,6 +300,7 @@ impl<B: Bus> Cpu<B> {
             l.exit(next);
         }
         let block = l.b.finish();
+        scratch.builder = l.b;
         debug_assert_eq!(ir::verify::verify(&block), Ok(()), "lifted from {:x?}", &window.bytes[..16]);
         let len = block.end_pc.wrapping_sub(pc) as u32 & 0xffff;
         let key = code::Key { at: window.at, pc, mode: mode.bits() };
