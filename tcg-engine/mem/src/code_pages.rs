@@ -10,6 +10,7 @@
 //! looks for lines. So at least one of the two always sees the other.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -36,10 +37,32 @@ struct Page {
     settled: bool,
 }
 
+/// A multiplicative hash of one page number: every block that is made asks twice. A guest that makes numbers collide slows its own
+/// vCPUs down.
+#[derive(Default)]
+struct Mix(u64);
+
+impl Hasher for Mix {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for b in bytes {
+            self.write_u64(u64::from(*b));
+        }
+    }
+    fn write_u64(&mut self, v: u64) {
+        let mixed = (self.0 ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ mixed >> 32;
+    }
+}
+
+/// By page number of RAM.
+type Pages = HashMap<u64, Page, BuildHasherDefault<Mix>>;
+
 /// The pages with code of all vCPUs.
 pub struct CodePages {
-    /// By page number of RAM.
-    pages: Mutex<HashMap<u64, Page>>,
+    pages: Mutex<Pages>,
     /// vCPUs that have had write tags for a page, by page number.
     writers: Box<[AtomicU64]>,
 }
@@ -66,7 +89,7 @@ fn mask(at: u64, len: u64) -> u64 {
 }
 
 impl CodePages {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Page>> {
+    fn lock(&self) -> MutexGuard<'_, Pages> {
         // A page is never left half changed.
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }

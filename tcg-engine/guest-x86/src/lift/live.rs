@@ -42,14 +42,20 @@ fn leaves(i: &Instruction) -> Leaves {
         Mov | Movzx | Movsx | Movsxd | Add | Sub | Adc | Sbb | And | Or | Xor | Not | Neg | Inc | Dec | Cmp | Test
         | Shl | Sal | Shr | Sar | Rol | Ror | Imul | Bswap | Bt | Bts | Btr | Btc | Bsf | Bsr | Popcnt | Cbw | Cwde
         | Cdqe | Cwd | Cdq | Cqo | Xchg => {}
+        // As what is in no row, but frequent.
+        Push | Pop | Call | Ret | Jmp => return Leaves::Anywhere,
         // Conditional moves and sets.
-        _ if i.condition_code() != iced_x86::ConditionCode::None && i.flow_control() == FlowControl::Next => {}
+        _ if i.flow_control() == FlowControl::Next && i.condition_code() != iced_x86::ConditionCode::None => {}
         _ => return Leaves::Anywhere,
     }
-    if i.op_count() > 0 && (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && !plain(i, n)) {
-        return Leaves::Anywhere;
+    let mut memory = false;
+    for n in 0..i.op_count() {
+        match i.op_kind(n) {
+            OpKind::Register if !plain(i, n) => return Leaves::Anywhere,
+            kind => memory |= is_memory(kind),
+        }
     }
-    if !(0..i.op_count()).any(|n| is_memory(i.op_kind(n))) {
+    if !memory {
         return Leaves::Never;
     }
     let reads_only = match i.mnemonic() {
