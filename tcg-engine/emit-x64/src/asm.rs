@@ -224,6 +224,47 @@ impl Bytes {
     }
 }
 
+/// The ModRM byte, and what belongs to it.
+#[inline(always)]
+fn modrm(reg: u8, rm: Rm) -> Bytes {
+    let mut tail = Bytes::default();
+    let m = match rm {
+        Rm::R(r) => {
+            tail.push(0xc0 | reg << 3 | r.0 & 7);
+            return tail;
+        }
+        Rm::M(m) => m,
+    };
+    let (i, s) = m.index.map_or((4, 0), |(i, s)| (i.0 & 7, s));
+    let Some(base) = m.base else {
+        // No base: a SIB byte with a 32-bit displacement.
+        tail.push(reg << 3 | 4);
+        tail.push(s << 6 | i << 3 | 5);
+        tail.push32(m.disp as u32);
+        return tail;
+    };
+    let small = i8::try_from(m.disp).is_ok();
+    let mode = if m.disp == 0 && base.0 & 7 != 5 {
+        0
+    } else if small {
+        1
+    } else {
+        2
+    };
+    if m.index.is_some() || base.0 & 7 == 4 {
+        tail.push(mode << 6 | reg << 3 | 4);
+        tail.push(s << 6 | i << 3 | base.0 & 7);
+    } else {
+        tail.push(mode << 6 | reg << 3 | base.0 & 7);
+    }
+    match mode {
+        1 => tail.push(m.disp as u8),
+        2 => tail.push32(m.disp as u32),
+        _ => {}
+    }
+    tail
+}
+
 /// The buffer. Distances to places outside of it are computed from `base`, the offset in code memory that it will lie at.
 #[derive(Debug, Default)]
 pub struct Asm {
@@ -301,8 +342,12 @@ impl Asm {
             }
         }
         head.push(op);
-        self.bytes(head.word, head.n);
-        self.modrm(reg & 7, rm);
+        let tail = modrm(reg & 7, rm);
+        // At most six bytes of each.
+        let word = u128::from(head.word) | u128::from(tail.word) << (8 * head.n);
+        let end = self.buf.len() + (head.n + tail.n) as usize;
+        self.buf.extend_from_slice(&word.to_le_bytes());
+        self.buf.truncate(end);
     }
 
     /// A 64-bit instruction of the map of one byte on a register and what lies at an offset from the code's beginning, by its
@@ -323,43 +368,6 @@ impl Asm {
         self.byte((reg.0 & 7) << 3 | 5);
         self.imm32(0);
         Hole(self.buf.len() - 4)
-    }
-
-    #[inline(always)]
-    fn modrm(&mut self, reg: u8, rm: Rm) {
-        let m = match rm {
-            Rm::R(r) => return self.byte(0xc0 | reg << 3 | r.0 & 7),
-            Rm::M(m) => m,
-        };
-        let mut tail = Bytes::default();
-        let (i, s) = m.index.map_or((4, 0), |(i, s)| (i.0 & 7, s));
-        let Some(base) = m.base else {
-            // No base: a SIB byte with a 32-bit displacement.
-            tail.push(reg << 3 | 4);
-            tail.push(s << 6 | i << 3 | 5);
-            tail.push32(m.disp as u32);
-            return self.bytes(tail.word, tail.n);
-        };
-        let small = i8::try_from(m.disp).is_ok();
-        let mode = if m.disp == 0 && base.0 & 7 != 5 {
-            0
-        } else if small {
-            1
-        } else {
-            2
-        };
-        if m.index.is_some() || base.0 & 7 == 4 {
-            tail.push(mode << 6 | reg << 3 | 4);
-            tail.push(s << 6 | i << 3 | base.0 & 7);
-        } else {
-            tail.push(mode << 6 | reg << 3 | base.0 & 7);
-        }
-        match mode {
-            1 => tail.push(m.disp as u8),
-            2 => tail.push32(m.disp as u32),
-            _ => {}
-        }
-        self.bytes(tail.word, tail.n);
     }
 
     /// `op d, s`.

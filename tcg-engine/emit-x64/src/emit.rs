@@ -8,6 +8,7 @@
 mod arithmetic;
 mod bits;
 mod control;
+mod forms;
 mod groups;
 mod guard;
 mod lanes;
@@ -18,12 +19,13 @@ mod rename;
 mod simd;
 mod ymm;
 
-use ir::op::{FIRST_TEMP, FLAG_R, FpRef, Inst, MemRef, NONE, Op, PRIVATE, Slot, TIER_BUDGET, call_flags, hint};
+use ir::op::{FIRST_TEMP, FLAG_R, FPC, FpRef, Inst, MemRef, NONE, Op, PRIVATE, Slot, TIER_BUDGET, call_flags, hint};
 use ir::{AluOp, AluRef, Block};
 
 use crate::asm::{Alu, Asm, Hole, Mem, RAX, RCX, RDX, Shift, Sz, at, cc};
 use crate::features::Features;
 use crate::layout::{Pins, word};
+use crate::mutants::{Mutant, on};
 use crate::stubs::Stubs;
 use groups::Part;
 use guard::Guard;
@@ -40,10 +42,28 @@ pub struct Site {
     pub block: u32,
     /// Operation.
     pub op: u16,
+    /// Temporary that R14 holds and memory does not, or [`NONE`]; above it [`Site::MEMOS`] and [`Site::RESULT`]. There are many.
+    held: u16,
+}
+
+impl Site {
+    const MEMOS: u16 = 1 << 14;
+    const RESULT: u16 = 1 << 15;
+
     /// Temporary that R14 holds and memory does not, or [`NONE`].
-    pub temp: Slot,
+    pub fn temp(self) -> Slot {
+        Slot(self.held & !(Site::MEMOS | Site::RESULT))
+    }
+
     /// The block's accesses may rely on what others of it have found.
-    pub memos: bool,
+    pub fn memos(self) -> bool {
+        self.held & Site::MEMOS != 0
+    }
+
+    /// The operation's result, a temporary, belongs into R14.
+    pub fn result(self) -> bool {
+        self.held & Site::RESULT != 0
+    }
 }
 
 /// A direct exit.
@@ -51,9 +71,11 @@ pub struct Site {
 pub struct DirectExit {
     /// Where the guest goes on.
     pub pc: u64,
+    /// The number of its block in the cache.
+    pub block: u32,
     /// Offset in code memory of the distance to patch.
     pub hole: u32,
-    /// Where it leads while it is not linked.
+    /// Where it leads while it is not linked: a call, whose return address says which exit it is.
     pub unlinked: u32,
 }
 
@@ -88,6 +110,8 @@ pub struct Emitted {
     pub head: usize,
     /// Offset behind its check, where it is entered from outside.
     pub body: usize,
+    /// Return address of the call that leaves it at its head.
+    pub spent: usize,
 }
 
 /// Where the guest's flags are.
@@ -161,8 +185,8 @@ pub struct Emitter {
     stubs: Stubs,
     /// Sites of all blocks.
     pub sites: Vec<Site>,
-    /// Direct exits, by site; `None` for others.
-    pub exits: Vec<Option<DirectExit>>,
+    /// Direct exits of all blocks, ascending by where they lie.
+    pub exits: Vec<DirectExit>,
     /// Last operation that reads each temporary.
     last: Box<[u32; TEMPS]>,
     /// Constants that temporaries hold.
@@ -171,7 +195,9 @@ pub struct Emitter {
     needed: Vec<bool>,
     /// Whether somebody else than faults does.
     strong: Vec<bool>,
+    /// Before which operations skips land; whether any does.
     landing: Vec<bool>,
+    lands: bool,
     cold: Vec<Cold>,
     cold_constants: Vec<(Slot, u64)>,
     cold_mark: (usize, usize),
@@ -191,6 +217,8 @@ pub struct Emitter {
     vectors: bool,
     /// Whether it names upper halves of YMM registers, which are then in registers.
     wide: bool,
+    /// Whether it has nothing to do with vectors and MXCSR at all.
+    plain: bool,
     /// Whether it has floating point that the host runs, which wants MXCSR to be the guest's.
     float: bool,
     /// The first operation that may write MXCSR.
@@ -215,7 +243,7 @@ pub struct Emitter {
     renamed: Renamed,
     /// Open skips: (landing operation, hole).
     skips: Vec<(usize, Hole)>,
-    hot: Option<Hot>,
+    hot: Option<Box<Hot>>,
     /// Memos of the block: operation, and bytes less one.
     pub(crate) memos: Vec<(u16, u32)>,
     retry: Option<Retry>,
@@ -247,6 +275,7 @@ impl Emitter {
             needed: Vec::new(),
             strong: Vec::new(),
             landing: Vec::new(),
+            lands: false,
             cold: Vec::new(),
             cold_constants: Vec::new(),
             cold_mark: (0, 0),
@@ -260,6 +289,7 @@ impl Emitter {
             features,
             vectors: false,
             wide: false,
+            plain: true,
             float: false,
             changes_control: usize::MAX,
             unsure: false,
@@ -287,7 +317,7 @@ impl Emitter {
     }
 
     /// Emit `block`, number `id` in the cache, for offset `base` of code memory; with more trouble if it is hot.
-    pub fn emit(&mut self, block: &Block, id: u32, base: usize, hot: Option<Hot>) -> Emitted {
+    pub fn emit(&mut self, block: &Block, id: u32, base: usize, hot: Option<Box<Hot>>) -> Emitted {
         self.hot = hot;
         self.memos.clear();
         self.retry = None;
@@ -304,7 +334,7 @@ impl Emitter {
         self.skips.clear();
         self.held = NONE;
         self.flags = Flags::Memory;
-        self.look_at_vectors(block);
+        self.look_ahead(block);
         self.look_back(block);
         self.i = 0;
         let head = self.a.here();
@@ -316,7 +346,7 @@ impl Emitter {
         self.guard_head();
         for i in 0..block.insts.len() {
             self.i = i;
-            if self.landing[i] {
+            if self.lands && self.landing[i] {
                 self.land(i);
             }
             if self.constants.len() > 8 {
@@ -326,38 +356,44 @@ impl Emitter {
             self.one(block, &block.insts[i]);
         }
         self.i = block.insts.len();
-        self.finish(block, spent);
-        Emitted { head, body }
+        let spent = self.finish(block, spent);
+        Emitted { head, body, spent }
     }
 
-    /// Last uses and the flags that are wanted.
-    fn look_back(&mut self, block: &Block) {
+    /// Where skips land, last uses, and what the block wants of vector registers: one pass forward.
+    fn look_ahead(&mut self, block: &Block) {
         let n = block.insts.len();
-        self.landing.clear();
-        self.landing.resize(n + 1, false);
-        self.needed.clear();
-        self.needed.resize(n + 1, true);
-        self.strong.clear();
-        self.strong.resize(n + 1, true);
-        let last = &mut self.last;
+        if self.lands {
+            self.landing.fill(false);
+            self.lands = false;
+        }
+        if self.landing.len() <= n {
+            self.landing.resize(n + 1, false);
+        }
+        self.start_vectors();
         for (i, x) in block.insts.iter().enumerate() {
-            if matches!(x.op, Op::SkipIfZero | Op::SkipUnless) {
-                self.landing[(i + 1 + x.imm as usize).min(n)] = true;
-            }
-            if let Some(t) = temp_index(x.d) {
-                // Also where it is only written: a use of memory behind must find something.
-                last[t] = i as u32;
-            }
-            for s in [x.a, x.b] {
+            let now = i as u32;
+            for s in [x.d, x.a, x.b] {
                 if let Some(t) = temp_index(s) {
-                    last[t] = i as u32;
+                    // Also where it is only written: a use of memory behind must find something.
+                    self.last[t] = now;
+                } else {
+                    self.look_at_slot(s);
                 }
             }
-            if matches!(x.op, Op::Mov128 | Op::Load128 | Op::Store128 | Op::Cas128 | Op::Vec | Op::Fp) {
+            let form = forms::of(x.op);
+            if form & forms::REST == 0 && x.d != FPC {
+                continue;
+            }
+            if form & forms::SKIP != 0 {
+                self.landing[(i + 1 + x.imm as usize).min(n)] = true;
+                self.lands = true;
+            }
+            if form & forms::PAIRS != 0 {
                 for s in [x.d, x.a, x.b] {
                     // The other half; that of an address does no harm.
                     if let Some(t) = temp_index(Slot(s.0 | 1)) {
-                        last[t] = i as u32;
+                        self.last[t] = now;
                     }
                 }
             }
@@ -367,71 +403,69 @@ impl Emitter {
                 Op::Fp => FpRef::third(x.imm),
                 _ => NONE,
             };
+            self.look_at_slot(third);
             for s in [third, Slot(third.0 | 1)] {
                 if let Some(t) = temp_index(s) {
-                    last[t] = i as u32;
+                    self.last[t] = now;
                 }
             }
+            self.look_at_float(x, i);
+        }
+    }
+
+    /// Before which operations the flags are wanted: one pass backward.
+    fn look_back(&mut self, block: &Block) {
+        let n = block.insts.len();
+        if self.needed.len() <= n {
+            self.needed.resize(n + 1, true);
+            self.strong.resize(n + 1, true);
         }
         // `strong`: by somebody else than faults.
         let (mut want, mut strong) = (true, true);
+        (self.needed[n], self.strong[n]) = (true, true);
         for (i, x) in block.insts.iter().enumerate().rev() {
-            match x.op {
-                Op::Flags => (want, strong) = (false, false),
-                Op::Alu => {
-                    let r = AluRef::unpack(x.aux).op;
-                    // Where a flag of before is kept or used, it is wanted if any is wanted after, or for the result.
-                    want = match r {
-                        AluOp::Adc | AluOp::Sbb => true,
-                        AluOp::Shl | AluOp::Shr | AluOp::Sar if x.b == NONE && x.imm & 31 != 0 => false,
-                        r if r.reads_flags() => want,
-                        _ => false,
-                    };
-                    strong = want;
-                }
-                Op::AluMem => {
-                    strong = MemRef::alu_op(x.imm).reads_flags();
-                    want = true;
-                }
-                Op::Load
-                | Op::Store
-                | Op::Load128
-                | Op::Store128
-                | Op::Atomic
-                | Op::Cas
-                | Op::Cas128
-                | Op::CheckCanonical
-                | Op::Divide => want = true,
-                Op::Cond
-                | Op::SelectCond
-                | Op::FlagsGet
-                | Op::SkipUnless
-                | Op::SkipIfZero
-                | Op::LoadExclusive
-                | Op::StoreExclusive
-                | Op::Bulk
-                | Op::ExitCond
-                | Op::ExitIf
-                | Op::Exit
-                | Op::ExitReg
-                | Op::ExitEvent
-                | Op::Raise => (want, strong) = (true, true),
-                Op::Fp => {
-                    let stops = i >= self.changes_control || !crate::vector::float(self.features, x.aux);
-                    (want, strong) = (want | stops, strong | stops);
-                }
-                Op::Call => {
-                    let seen = call_flags::MAY_STOP | call_flags::READS_STATE | call_flags::WRITES_STATE;
-                    let sees = x.aux & seen != 0;
-                    (want, strong) = (want | sees, strong | sees);
-                }
-                _ => {}
+            let form = forms::of(x.op);
+            if form & forms::SHOWS != 0 {
+                (want, strong) = (true, true);
+            } else if form & forms::ACCESS != 0 {
+                want = true;
+            } else if form & forms::FLAGS != 0 {
+                (want, strong) = self.wanted_before(x, i, want, strong);
             }
-            if self.landing[i + 1] {
+            if self.lands && self.landing[i + 1] {
                 (want, strong) = (true, true);
             }
             self.needed[i] = want;
             self.strong[i] = strong;
+        }
+    }
+
+    /// The same before an operation that makes flags, or may look at them.
+    fn wanted_before(&self, x: &Inst, i: usize, want: bool, strong: bool) -> (bool, bool) {
+        match x.op {
+            Op::Flags => (false, false),
+            Op::Alu => {
+                let r = AluRef::unpack(x.aux).op;
+                // Where a flag of before is kept or used, it is wanted if any is wanted after, or for the result.
+                let want = match r {
+                    AluOp::Adc | AluOp::Sbb => true,
+                    AluOp::Shl | AluOp::Shr | AluOp::Sar if x.b == NONE && x.imm & 31 != 0 => false,
+                    r if r.reads_flags() => want,
+                    _ => false,
+                };
+                (want, want)
+            }
+            Op::AluMem => (true, MemRef::alu_op(x.imm).reads_flags()),
+            Op::Fp => {
+                let stops = i >= self.changes_control || !crate::vector::float(self.features, x.aux);
+                (want | stops, strong | stops)
+            }
+            Op::Call => {
+                let seen = call_flags::MAY_STOP | call_flags::READS_STATE | call_flags::WRITES_STATE;
+                let sees = x.aux & seen != 0;
+                (want | sees, strong | sees)
+            }
+            _ => (want, strong),
         }
     }
 
@@ -442,6 +476,9 @@ impl Emitter {
         }
         if !self.needed[self.i] {
             self.recipe = None;
+        }
+        if self.plain || on(Mutant::Plain) {
+            return self.general(block, x);
         }
         if self.wide && self.whole(block, x) {
             return;

@@ -64,7 +64,7 @@ pub enum Left {
 /// A direct exit that may be linked, valid until code memory is cleared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Exit {
-    site: u32,
+    number: u32,
     clears: u32,
 }
 
@@ -103,24 +103,29 @@ pub struct Stats {
     pub hot: u64,
 }
 
-/// Emitted code of a block.
+/// Emitted code of a block. There are many, so what few have is apart.
 #[derive(Clone, Debug)]
 struct HostBlock {
-    head: usize,
-    body: usize,
+    /// Offsets, and bytes of its code.
+    head: u32,
+    body: u32,
+    len: u32,
+    instructions: u32,
     pc: u64,
     /// RAM offset minus program counter: the same for blocks of one page.
     place: u64,
-    instructions: u32,
-    /// Bytes of its code.
-    len: usize,
-    linkable: bool,
     /// Distances in other blocks that lead here, and where they led before.
     incoming: Vec<(u32, u32)>,
-    hot: bool,
+    linkable: bool,
     /// Times that the budget ended at its head.
     heat: u8,
-    /// The same since its memos were judged.
+    hot: Option<Box<HotBlock>>,
+}
+
+/// What a hot block has beside.
+#[derive(Clone, Debug)]
+struct HotBlock {
+    /// Times that the budget ended at its head since its memos were judged.
     ends: u64,
     /// Times since then that the first access of a group did not find it in one page, and the interpreter ran the rest.
     failures: u32,
@@ -169,7 +174,9 @@ pub struct T1 {
     blocks: Vec<Option<HostBlock>>,
     jumps: Box<[Jump]>,
     budget: Arc<Budget>,
-    /// What links to other pages lead over, by the exit's site.
+    /// Return addresses of the calls that leave blocks at their heads, ascending, and the blocks.
+    heads: Vec<(u32, u32)>,
+    /// What links to other pages lead over, by the exit's number.
     across: HashMap<u32, Across, FastHash>,
     returns: Returns,
     clears: u32,
@@ -194,8 +201,8 @@ impl std::fmt::Debug for T1 {
 
 /// Bytes that a block's code may have at most.
 const LARGEST: usize = 64 << 10;
-/// Sites that all blocks together have at most are one for as many bytes of code memory: they take 32 bytes each, and some take 10
-/// bytes of code.
+/// Sites and direct exits that all blocks together have at most are one for as many bytes of code memory: they take 8 and 24 bytes
+/// each, and some take 5 bytes of code.
 const BYTES_PER_SITE: usize = 64;
 /// Sites that a block has at most: lifted blocks have far fewer operations.
 const SITES_OF_A_BLOCK: usize = 4096;
@@ -253,9 +260,9 @@ unsafe extern "sysv64" fn operation<E: Host>(rt: *mut Runtime<E>, site: u32) -> 
     let out = left::OP << 32 | u64::from(site);
     let Some(site) = sites.get(site as usize) else { return out };
     let Some(block) = cache.at(site.block).and_then(|id| cache.block(id)) else { return out };
-    if site.temp != NONE {
+    if site.temp() != NONE {
         let held = regs.get(TEMP);
-        regs.set(site.temp, held);
+        regs.set(site.temp(), held);
     }
     let op = usize::from(site.op);
     if let Some(x) = block.insts.get(op) {
@@ -268,7 +275,11 @@ unsafe extern "sysv64" fn operation<E: Host>(rt: *mut Runtime<E>, site: u32) -> 
     let shrunk = unsafe { &mut *rt.memos }.settle(env.tlb().shrinks()) && !on(Mutant::Shrunk);
     match step {
         // What the block's accesses have found may be gone.
-        Step::Next if !(env.attention(regs) || shrunk && site.memos) => {
+        Step::Next if !(env.attention(regs) || shrunk && site.memos()) => {
+            if let Some(x) = block.insts.get(op).filter(|_| site.result()) {
+                let result = regs.get(x.d);
+                regs.set(TEMP, result);
+            }
             flags::to_host(regs);
             // SAFETY: as above.
             sync(env, regs, unsafe { &mut *rt.returns });
@@ -339,6 +350,7 @@ impl T1 {
             blocks: Vec::new(),
             jumps: vec![NO_JUMP; 1 << JUMP_LOG2].into(),
             budget: Arc::default(),
+            heads: Vec::new(),
             across: HashMap::default(),
             returns: Returns::new(),
             clears: 0,
@@ -375,7 +387,7 @@ impl T1 {
     /// Whether there is room for another block; if not, the cache is cleared and this with it.
     pub fn has_room(&self) -> bool {
         self.cursor + LARGEST <= self.memory.len()
-            && self.emitter.sites.len() + SITES_OF_A_BLOCK
+            && self.emitter.sites.len() + self.emitter.exits.len() + SITES_OF_A_BLOCK
                 <= (self.memory.len() / BYTES_PER_SITE).max(2 * SITES_OF_A_BLOCK)
     }
 
@@ -393,6 +405,7 @@ impl T1 {
         self.jumps.fill(NO_JUMP);
         self.emitter.sites.clear();
         self.emitter.exits.clear();
+        self.heads.clear();
         self.clears = self.clears.wrapping_add(1);
         self.stats.clears += 1;
     }
@@ -465,17 +478,19 @@ impl T1 {
     fn emit(&mut self, cache: &Cache, n: u32, user: bool, restless: Option<Vec<Restless>>) -> Option<HostBlock> {
         let id = cache.at(n)?;
         let (block, (at, second)) = (cache.block(id)?, cache.bytes(id)?);
-        let (sites, base, first) = (self.emitter.sites.len(), self.cursor, self.memos.next());
+        let (sites, exits) = (self.emitter.sites.len(), self.emitter.exits.len());
+        let (base, first) = (self.cursor, self.memos.next());
         let memos = (user && self.memos.has_room(block.insts.len())).then(|| self.memos.place(first));
-        let hot = restless.map(|restless| Hot { memos, restless });
-        let (is_hot, restless) = (hot.is_some(), hot.as_ref().map_or_else(Vec::new, |hot| hot.restless.clone()));
+        let is_hot = restless.is_some();
+        let hot = restless.as_ref().map(|restless| Box::new(Hot { memos, restless: restless.clone() }));
         let e = self.emitter.emit(block, n, base, hot);
         let len = self.emitter.a.buf.len();
         if len > LARGEST || !self.memory.write(base, &self.emitter.a.buf) {
             self.emitter.sites.truncate(sites);
-            self.emitter.exits.truncate(sites);
+            self.emitter.exits.truncate(exits);
             return None;
         }
+        self.heads.push((e.spent as u32, n));
         for (op, last) in &self.emitter.memos {
             self.memos.add(Owner { block: n, op: *op }, *last);
         }
@@ -494,21 +509,18 @@ impl T1 {
             at: base,
             len,
         });
+        let memos = first..self.memos.next();
         Some(HostBlock {
-            head: e.head,
-            body: e.body,
+            head: e.head as u32,
+            body: e.body as u32,
+            len: len as u32,
+            instructions: block.points.len() as u32,
             pc: block.pc,
             place: at.wrapping_sub(block.pc),
-            instructions: block.points.len() as u32,
-            len,
-            linkable: second.is_none(),
             incoming: Vec::new(),
-            hot: is_hot,
+            linkable: second.is_none(),
             heat: 0,
-            ends: 0,
-            failures: 0,
-            memos: first..self.memos.next(),
-            restless,
+            hot: restless.map(|restless| Box::new(HotBlock { ends: 0, failures: 0, memos, restless })),
         })
     }
 
@@ -520,8 +532,10 @@ impl T1 {
         }
         let Some(Some(b)) = self.blocks.get_mut(n as usize) else { return };
         b.heat = b.heat.saturating_add(1);
-        b.ends += 1;
-        self.warmed = (b.heat >= self.hot && !b.hot).then_some(n);
+        if let Some(hot) = &mut b.hot {
+            hot.ends += 1;
+        }
+        self.warmed = (b.heat >= self.hot && b.hot.is_none()).then_some(n);
     }
 
     /// Accesses that go from page to page are better off without memos.
@@ -532,45 +546,47 @@ impl T1 {
         let blocks = &self.blocks;
         self.memos.judge(|Owner { block, op }, memo, refills, wide| {
             // A block of before may have had the number.
-            let Some(b) = blocks.get(block as usize).and_then(Option::as_ref).filter(|b| b.memos.contains(&memo))
-            else {
-                return true;
-            };
-            if b.ends < JUDGED {
+            let Some(b) = blocks.get(block as usize).and_then(Option::as_ref) else { return true };
+            let Some(hot) = b.hot.as_ref().filter(|hot| hot.memos.contains(&memo)) else { return true };
+            if hot.ends < JUDGED {
                 return false;
             }
             judged.push(block);
-            let runs = b.ends * portion / u64::from(b.instructions.max(1));
+            let runs = hot.ends * portion / u64::from(b.instructions.max(1));
             if u64::from(refills) * RESTLESS > runs {
                 restless.push((block, (op, wide)));
             }
             true
         });
         for n in judged {
-            if let Some(Some(b)) = self.blocks.get_mut(n as usize) {
-                (b.ends, b.failures) = (0, 0);
+            if let Some(hot) = self.hot_block(n) {
+                (hot.ends, hot.failures) = (0, 0);
             }
         }
         restless.sort_unstable();
         for list in restless.chunk_by(|a, b| a.0 == b.0) {
             let block = list[0].0;
-            let Some(Some(b)) = self.blocks.get(block as usize) else { continue };
-            let all = b.restless.iter().copied().chain(list.iter().map(|(_, op)| *op)).collect();
+            let Some(hot) = self.hot_block(block) else { continue };
+            let all = hot.restless.iter().copied().chain(list.iter().map(|(_, op)| *op)).collect();
             self.emit_again(cache, block, all);
         }
+    }
+
+    fn hot_block(&mut self, n: u32) -> Option<&mut HotBlock> {
+        self.blocks.get_mut(n as usize)?.as_mut()?.hot.as_deref_mut()
     }
 
     /// The block of this site was left because an access could not be made sure of, or for another reason.
     fn failed(&mut self, cache: &Cache, site: u32) {
         let Some(site) = self.emitter.sites.get(site as usize) else { return };
-        let Some(Some(b)) = self.blocks.get_mut(site.block as usize) else { return };
+        let Some(Some(HostBlock { hot: Some(hot), .. })) = self.blocks.get_mut(site.block as usize) else { return };
         let owner = Owner { block: site.block, op: site.op };
-        if !b.memos.clone().any(|n| self.memos.owner(n) == Some(owner)) {
+        if !hot.memos.clone().any(|n| self.memos.owner(n) == Some(owner)) {
             return;
         }
-        b.failures += 1;
-        if b.failures > FAILURES {
-            let all = b.restless.iter().copied().chain([(owner.op, false)]).collect();
+        hot.failures += 1;
+        if hot.failures > FAILURES {
+            let all = hot.restless.iter().copied().chain([(owner.op, false)]).collect();
             self.emit_again(cache, owner.block, all);
         }
     }
@@ -584,7 +600,7 @@ impl T1 {
         let Some(Some(b)) = self.blocks.get_mut(n as usize) else { return };
         new.incoming = std::mem::take(&mut b.incoming);
         for (hole, _) in &new.incoming {
-            Self::patch(&mut self.memory, *hole, new.head as u32);
+            Self::patch(&mut self.memory, *hole, new.head);
         }
         let (old, code) = (self.memory.exec() as u64 + b.head as u64, self.memory.exec() as u64 + new.head as u64);
         let j = &mut self.jumps[jump_index(b.pc)];
@@ -610,7 +626,7 @@ impl T1 {
     pub fn run<E: Host>(&mut self, cache: &Cache, n: u32, regs: &mut Regs, env: &mut E, budget: u32) -> (Left, u64) {
         let Some(Some(b)) = self.blocks.get(n as usize) else { return (Left::Jump, 0) };
         debug_assert_eq!(env.tlb().shape(), self.emitter.tlb);
-        let body = self.memory.exec().wrapping_add(b.body);
+        let body = self.memory.exec().wrapping_add(b.body as usize);
         self.charged = 0;
         let budget = budget.min(1 << 28).cast_signed();
         self.budget.set(budget - b.instructions.cast_signed());
@@ -655,13 +671,15 @@ impl T1 {
         let why = match code >> 32 {
             left::DIRECT => {
                 self.stats.direct += 1;
-                if let Some(Some(e)) = self.emitter.exits.get(low as usize) {
+                let number = self.exit_called(low);
+                if let Some(e) = self.emitter.exits.get(number) {
                     regs.set(PC, e.pc);
                 }
-                Left::Direct(Exit { site: low, clears: self.clears })
+                Left::Direct(Exit { number: number as u32, clears: self.clears })
             }
             left::BUDGET => {
                 self.stats.budgets += 1;
+                let low = self.head_called(low);
                 if let Some(Some(b)) = self.blocks.get(low as usize) {
                     regs.set(PC, b.pc);
                     done -= i64::from(b.instructions);
@@ -703,9 +721,9 @@ impl T1 {
         let out = match (why, outcome) {
             (left::OP, Some(out)) => out,
             _ => {
-                if site.temp != NONE {
+                if site.temp() != NONE {
                     let held = regs.get(TEMP);
-                    regs.set(site.temp, held);
+                    regs.set(site.temp(), held);
                 }
                 t0::resume(block, usize::from(site.op), regs, env)
             }

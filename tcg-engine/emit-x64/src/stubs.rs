@@ -22,9 +22,10 @@ use crate::layout::{
 use crate::memo;
 use crate::mutants::{Mutant, on};
 
-/// Why emitted code was left: bits 32 and up of what it returns; below is the site or block.
+/// Why emitted code was left: bits 32 and up of what it returns; below is the site, or for the first two the offset in code memory
+/// that the stub was called from (the return address).
 pub mod left {
-    /// A direct exit that leads nowhere yet; the site's.
+    /// A direct exit that leads nowhere yet.
     pub const DIRECT: u64 = 0;
     /// The instructions that may run are used up, at the head of a block.
     pub const BUDGET: u64 = 1;
@@ -79,9 +80,11 @@ pub struct Stubs {
     pub vectors: usize,
     /// The same with the upper halves of YMM registers.
     pub wide: usize,
-    /// Leave by an unlinked direct exit: site in EAX.
+    /// Everything leaves through here, RAX saying why.
+    pub leave: usize,
+    /// Leave by an unlinked direct exit: called.
     pub direct: usize,
-    /// Leave at a block's head: block in EAX.
+    /// Leave at a block's head: called.
     pub budget: usize,
     /// Leave to interpret the rest of the block: site in EAX.
     pub resume: usize,
@@ -90,7 +93,7 @@ pub struct Stubs {
     pub refill: [usize; 2],
     /// Jump to the program counter in RDX.
     pub jump: usize,
-    /// Jump to the program counter in RDX, or leave by the direct exit whose site is in EAX.
+    /// Jump to the program counter in RDX, or leave by the direct exit whose call returns to the offset in EAX.
     pub across: usize,
     /// A memo misses: called with the memo in RAX and the address less the memo's page in RCX. If the TLB knows the page, the memo
     /// does afterwards, RAX is its addend, and ZF is set. For loads.
@@ -186,8 +189,13 @@ impl Stubs {
         }
         a.ret();
 
-        let direct = leave;
-        let budget = Self::because(a, left::BUDGET, leave);
+        // Who has called is who is left.
+        let direct = a.here();
+        Self::caller(a);
+        a.jmp_to(leave);
+        let budget = a.here();
+        Self::caller(a);
+        Self::because(a, left::BUDGET, leave);
         let resume = a.here();
         a.store(Sz::Q, word(TEMP), R14);
         Self::because(a, left::RESUME, leave);
@@ -212,6 +220,7 @@ impl Stubs {
             op_wide,
             vectors,
             wide,
+            leave,
             direct,
             budget,
             resume,
@@ -224,12 +233,17 @@ impl Stubs {
         }
     }
 
-    fn because(a: &mut Asm, why: u64, leave: usize) -> usize {
-        let here = a.here();
+    /// RAX: offset in code memory of the return address, which goes.
+    fn caller(a: &mut Asm) {
+        a.pop(RAX);
+        a.near(0x8d, RCX, 0);
+        a.alu(Alu::Sub, Sz::Q, RAX, RCX);
+    }
+
+    fn because(a: &mut Asm, why: u64, leave: usize) {
         a.mov_imm(RCX, why << 32);
         a.alu(Alu::Or, Sz::Q, RAX, RCX);
         a.jmp_to(leave);
-        here
     }
 
     /// MXCSR is the guest's only while it masks every exception: none may reach the host.
@@ -303,6 +317,7 @@ impl Stubs {
             a.call_to(refill);
         }
         load(a);
+        a.mov(Sz::Q, R14, word(TEMP));
         a.alu_imm(Alu::Add, Sz::Q, RSP, 8);
         a.ret();
         // The return address goes too.

@@ -202,7 +202,8 @@ impl Emitter {
         self.a.jmp_to(to);
     }
 
-    pub(super) fn finish(&mut self, block: &Block, spent: Hole) {
+    /// What lies behind the block. Answers the return address of the call that leaves it at its head.
+    pub(super) fn finish(&mut self, block: &Block, spent: Hole) -> usize {
         for n in 0..self.cold.len() {
             let Cold { from: [miss, other], refill, retry, recipe, back, site, more, reload, constants } = self.cold[n];
             if let Some(miss) = miss {
@@ -251,9 +252,7 @@ impl Emitter {
             }
             self.call_take();
             match reload {
-                Reload::Nothing => {}
-                Reload::Temp(s) if on(Mutant::Reload) => debug_assert!(s.is_temp()),
-                Reload::Temp(s) => self.a.mov(Sz::Q, R14, word(s)),
+                Reload::Nothing | Reload::Temp => {}
                 Reload::Pair(r, s) => self.a.sse(Map::Of, 0x28, r.0, word(s).into()),
                 Reload::Wide(r, low, upper) => {
                     self.a.sse(Map::Of, 0x28, r.0, word(low).into());
@@ -261,7 +260,7 @@ impl Emitter {
                 }
                 Reload::Word(r, s) => self.a.sse(Map::OfF3, 0x7e, r.0, word(s).into()),
             }
-            self.a.jmp_to(back);
+            self.a.jmp_back(back);
         }
         self.finish_guards();
         self.finish_unknown();
@@ -290,16 +289,10 @@ impl Emitter {
             }
             let unlinked = self.a.here();
             if chain {
-                self.held = NONE;
-                self.constants.clear();
-                let site = self.site(self.i);
                 let hole = (self.a.base + hole.0) as u32;
-                if let Some(e) = self.exits.last_mut() {
-                    *e = Some(DirectExit { pc, hole, unlinked: unlinked as u32 });
-                }
-                self.a.mov_imm(RAX, u64::from(site));
+                self.exits.push(DirectExit { pc, block: self.block, hole, unlinked: unlinked as u32 });
                 let to = self.stubs.direct;
-                self.a.jmp_to(to);
+                self.a.call_to(to);
             } else {
                 self.a.mov_imm(RDX, pc);
                 let to = self.stubs.jump;
@@ -307,10 +300,12 @@ impl Emitter {
             }
         }
         self.a.fill_here(spent);
-        self.a.mov_imm(RAX, u64::from(self.block));
+        self.fill_spent();
         let to = self.stubs.budget;
-        self.a.jmp_to(to);
+        self.a.call_to(to);
+        let returns = self.a.here();
         self.finish_renamed();
+        returns
     }
 
     pub(super) fn canonical(&mut self, block: &Block, x: &Inst) {

@@ -93,7 +93,7 @@ impl Emitter {
     /// Finds the groups of a hot block.
     pub(super) fn find_groups(&mut self, block: &Block) {
         self.parts.clear();
-        let Some(Hot { memos: Some(_), restless }) = &self.hot else { return };
+        let Some(Hot { memos: Some(_), restless }) = self.hot.as_deref() else { return };
         let (mut values, mut open, mut done) = (Values::new(), Vec::<Group>::new(), Vec::new());
         let mut landings: Vec<usize> = Vec::new();
         for (i, x) in block.insts.iter().enumerate() {

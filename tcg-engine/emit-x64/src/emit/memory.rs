@@ -115,7 +115,7 @@ impl Emitter {
 
     /// The same by a memo, if the operation has one.
     fn remembered(&mut self, m: Mem, bytes: u64, write: bool) -> Option<Hole> {
-        let Hot { memos: Some(first), restless } = self.hot.as_ref()? else { return None };
+        let Hot { memos: Some(first), restless } = self.hot.as_deref()? else { return None };
         let op = self.i as u16;
         if restless.iter().any(|(restless, _)| *restless == op) {
             return None;
@@ -175,7 +175,7 @@ impl Emitter {
             _ => {}
         }
         self.done(x.d, d);
-        let reload = if d == R14 { Reload::Temp(x.d) } else { Reload::Nothing };
+        let reload = if d == R14 { Reload::Temp } else { Reload::Nothing };
         self.cold([miss, None], reload, site);
     }
 
@@ -303,7 +303,7 @@ impl Emitter {
             }
             self.set(x.d, RCX);
             if self.held == x.d {
-                reload = Reload::Temp(x.d);
+                reload = Reload::Temp;
             }
         }
         self.cold([miss, None], reload, site);
@@ -338,7 +338,7 @@ impl Emitter {
             _ => {}
         }
         self.set(x.d, RAX);
-        let reload = if self.held == x.d { Reload::Temp(x.d) } else { Reload::Nothing };
+        let reload = if self.held == x.d { Reload::Temp } else { Reload::Nothing };
         self.cold([miss, None], reload, site);
     }
 

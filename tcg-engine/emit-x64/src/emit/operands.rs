@@ -186,9 +186,8 @@ impl Emitter {
 
     pub(super) fn site(&mut self, op: usize) -> u32 {
         self.mark_constants();
-        let memos = self.hot.as_ref().is_some_and(|hot| hot.memos.is_some());
-        self.sites.push(Site { block: self.block, op: op as u16, temp: self.held, memos });
-        self.exits.push(None);
+        let memos = if self.hot.as_ref().is_some_and(|hot| hot.memos.is_some()) { Site::MEMOS } else { 0 };
+        self.sites.push(Site { block: self.block, op: op as u16, held: self.held.0 | memos });
         (self.sites.len() - 1) as u32
     }
 
@@ -226,6 +225,12 @@ impl Emitter {
     pub(super) fn cold(&mut self, from: [Option<Hole>; 2], reload: Reload, site: u32) {
         if from == [None, None] {
             return;
+        }
+        if matches!(reload, Reload::Temp)
+            && !on(Mutant::Reload)
+            && let Some(site) = self.sites.get_mut(site as usize)
+        {
+            site.held |= Site::RESULT;
         }
         let back = self.a.here();
         let (refill, retry) = (self.refill.take(), self.retry.take());

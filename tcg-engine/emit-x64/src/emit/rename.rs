@@ -29,6 +29,8 @@ pub(super) struct Renamed {
     /// Calls of the routines that put everything back and take it again, which lie behind the block.
     backs: Vec<Hole>,
     agains: Vec<Hole>,
+    /// Jumps from the way back to the way out at the block's head.
+    spent: Vec<Hole>,
 }
 
 /// Guest words that may have registers: general ones.
@@ -59,9 +61,13 @@ impl Emitter {
         self.renamed.swaps.clear();
         self.renamed.backs.clear();
         self.renamed.agains.clear();
+        self.renamed.spent.clear();
+        if self.hot.is_none() || self.float {
+            return;
+        }
         let back =
             block.insts.iter().any(|x| matches!(x.op, Op::Exit | Op::ExitCond | Op::ExitIf) && x.imm == block.pc);
-        if self.hot.is_none() || self.float || !back {
+        if !back {
             return;
         }
         let mut times = [0_u32; WORDS];
@@ -133,9 +139,15 @@ impl Emitter {
         let on = self.a.jcc(cc::S ^ 1);
         self.a.fill(on, beginning);
         self.put_back();
-        self.a.mov_imm(RAX, u64::from(self.block));
-        let to = self.stubs.budget;
-        self.a.jmp_to(to);
+        let hole = self.a.jmp();
+        self.renamed.spent.push(hole);
+    }
+
+    /// Here the block is left at its head.
+    pub(super) fn fill_spent(&mut self) {
+        for n in 0..self.renamed.spent.len() {
+            self.a.fill_here(self.renamed.spent[n]);
+        }
     }
 
     /// The routines, behind everything else.

@@ -9,12 +9,12 @@
 
 use ir::Block;
 use ir::effects::effects;
-use ir::op::{FpRef, Inst, MemRef, NONE, Op, Slot, call_flags};
+use ir::op::{FPC, FpRef, Inst, MemRef, NONE, Op, Slot, call_flags};
 
 use super::guard::writes_control;
 use super::{Emitter, Flags, temp_index};
 use crate::asm::{Hole, Map, Mem, RAX, RCX, RDX, Reg, Rm, Sz, Vex, cc};
-use crate::layout::{XS, XT, upper, word, xmm};
+use crate::layout::{XMM, XMM_PINNED, XMM_STEP, XS, XT, upper, word, xmm};
 use crate::mutants::{Mutant, on};
 
 /// What a slow path takes back from memory.
@@ -22,8 +22,8 @@ use crate::mutants::{Mutant, on};
 pub(super) enum Reload {
     /// Nothing: the stub brings back what it has to.
     Nothing,
-    /// R14, a temporary.
-    Temp(Slot),
+    /// R14, the operation's result: the stub does that too.
+    Temp,
     /// An XMM register: a whole pair.
     Pair(Reg, Slot),
     /// An XMM register: a word, and zeros above it.
@@ -43,29 +43,42 @@ fn all_named(x: &Inst) -> [Slot; 4] {
 }
 
 impl Emitter {
-    /// Notes what the block wants of vector registers.
-    pub(super) fn look_at_vectors(&mut self, block: &Block) {
-        let avx = self.features.avx2;
-        let named = |s: Slot| xmm(s).is_some() || avx && upper(s).is_some();
-        let named_upper = |s: Slot| avx && upper(s).is_some();
-        self.wide = block.insts.iter().any(|x| all_named(x).into_iter().any(named_upper));
-        self.vectors = self.wide;
-        self.float = false;
-        self.unsure = false;
+    /// Nothing is known yet of what the block wants of vector registers.
+    pub(super) fn start_vectors(&mut self) {
+        (self.wide, self.vectors, self.float, self.unsure) = (false, false, false, false);
+        self.plain = true;
         self.changes_control = usize::MAX;
         (self.pair, self.pair_upper) = (NONE, NONE);
         self.fused = 0;
-        for (i, x) in block.insts.iter().enumerate() {
-            self.vectors |= all_named(x).into_iter().any(named);
-            match x.op {
-                Op::Fp if crate::vector::float(self.features, x.aux) => {
-                    self.float |= i < self.changes_control;
-                    self.vectors = true;
-                }
-                Op::Call if x.aux & call_flags::WRITES_STATE != 0 => self.changes_control = self.changes_control.min(i),
-                _ if writes_control(x) => self.changes_control = self.changes_control.min(i),
-                _ => {}
+    }
+
+    /// An operation of the block names `s`.
+    #[inline(always)]
+    pub(super) fn look_at_slot(&mut self, s: Slot) {
+        if s.0.wrapping_sub(XMM) < XMM_STEP * XMM_PINNED {
+            self.plain = false;
+            let upper = self.features.avx2 && upper(s).is_some();
+            self.wide |= upper;
+            self.vectors |= upper || xmm(s).is_some();
+        } else if s == FPC {
+            self.plain = false;
+        }
+    }
+
+    /// What `x`, operation `i`, has to do with vectors and MXCSR beside the slots that it names.
+    pub(super) fn look_at_float(&mut self, x: &Inst, i: usize) {
+        match x.op {
+            Op::Fp | Op::Vec | Op::Mov128 | Op::Load128 | Op::Store128 | Op::Cas128 => self.plain = false,
+            _ => {}
+        }
+        match x.op {
+            Op::Fp if crate::vector::float(self.features, x.aux) => {
+                self.float |= i < self.changes_control;
+                self.vectors = true;
             }
+            Op::Call if x.aux & call_flags::WRITES_STATE != 0 => self.changes_control = self.changes_control.min(i),
+            _ if writes_control(x) => self.changes_control = self.changes_control.min(i),
+            _ => {}
         }
     }
 

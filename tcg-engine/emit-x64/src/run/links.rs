@@ -5,6 +5,7 @@
 //! If it is another, the jump cache is asked, and what it does not know either is linked anew. Pages that every address space
 //! shares have a context of their own, so links of a kernel to its pages last.
 
+use super::look::CALL;
 use super::{Exit, Host, Kind, Placed, T1, contexts};
 use crate::asm::{Alu, Asm, RAX, RCX, RDX, Sz, cc};
 use crate::emit::DirectExit;
@@ -28,9 +29,8 @@ impl T1 {
         if exit.clears != self.clears {
             return;
         }
-        let site = exit.site as usize;
-        let (Some(&Some(e)), Some(from)) = (self.emitter.exits.get(site), self.emitter.sites.get(site)) else { return };
-        let Some(Some(from)) = self.blocks.get(from.block as usize) else { return };
+        let Some(&e) = self.emitter.exits.get(exit.number as usize) else { return };
+        let Some(Some(from)) = self.blocks.get(e.block as usize) else { return };
         let (place, pc) = (from.place, from.pc);
         let Some(Some(b)) = self.blocks.get_mut(n as usize) else { return };
         if b.pc != e.pc {
@@ -40,16 +40,16 @@ impl T1 {
         let same_page = (b.pc ^ pc) & !0xfff == 0 && b.place == place;
         if b.linkable && same_page {
             b.incoming.push((e.hole, e.unlinked));
-            let head = b.head as u32;
+            let head = b.head;
             Self::patch(&mut self.memory, e.hole, head);
         } else {
-            self.link_across(env, exit.site, e, n, linear);
+            self.link_across(env, exit.number, e, n, linear);
         }
     }
 
     /// Let an exit lead to a block of another page for as long as code addresses mean what they mean now.
-    fn link_across<E: Host>(&mut self, env: &E, site: u32, e: DirectExit, n: u32, linear: u64) {
-        let before = self.across.get(&site).copied();
+    fn link_across<E: Host>(&mut self, env: &E, number: u32, e: DirectExit, n: u32, linear: u64) {
+        let before = self.across.get(&number).copied();
         if before.is_none() && !self.has_room() {
             return;
         }
@@ -65,13 +65,14 @@ impl T1 {
         a.alu(Alu::Cmp, Sz::Q, RCX, word(now));
         let other = a.jcc(if on(Mutant::Across) { cc::O } else { cc::NE });
         let jump = a.jmp();
-        a.fill(jump, b.head);
+        a.fill(jump, b.head as usize);
         a.fill_here(other);
         let unlinked = a.here();
         a.mov_imm64(RDX, e.pc);
-        a.mov_imm(RAX, u64::from(site));
+        // As the call does that the exit leads to while it is not linked.
+        a.mov_imm(RAX, u64::from(e.unlinked + CALL));
         // Nobody else's context comes in between with pages that all share: it is out of date.
-        a.jmp_to(if now == GLOBAL_CONTEXT { self.stubs.direct } else { self.stubs.across });
+        a.jmp_to(if now == GLOBAL_CONTEXT { self.stubs.leave } else { self.stubs.across });
         if !self.memory.write(at, &a.buf) {
             return;
         }
@@ -84,7 +85,7 @@ impl T1 {
         if let Some(Some(b)) = self.blocks.get_mut(n as usize) {
             b.incoming.push((hole, unlinked as u32));
         }
-        self.across.insert(site, Across { at, len, to: n, hole });
+        self.across.insert(number, Across { at, len, to: n, hole });
         Self::patch(&mut self.memory, e.hole, at as u32);
         if before.is_none() {
             self.note_placed(Placed { kind: Kind::Exit, pc: e.pc, guest_len: 0, at, len });

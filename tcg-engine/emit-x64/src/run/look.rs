@@ -1,6 +1,8 @@
-//! What lies in code memory, for those who look: tests, logs, and maps for profilers.
+//! What lies where in code memory: which exit and which block a call came from, and for those who look: tests, logs, and maps for
+//! profilers.
 
 use super::T1;
+use crate::mutants::{Mutant, on};
 
 /// What was put into code memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +28,24 @@ pub struct Placed {
     pub(super) len: usize,
 }
 
+/// Bytes of a call.
+pub(super) const CALL: u32 = 5;
+
 impl T1 {
+    /// The number of the direct exit whose call returns to offset `to`.
+    pub(super) fn exit_called(&self, to: u32) -> usize {
+        let at = to.wrapping_sub(CALL);
+        let found = self.emitter.exits.binary_search_by_key(&at, |e| e.unlinked);
+        found.map_or(usize::MAX, |n| n - usize::from(n > 0 && on(Mutant::ExitBefore)))
+    }
+
+    /// The block at whose head a call returns to offset `to`.
+    pub(super) fn head_called(&self, to: u32) -> u32 {
+        let found = self.heads.binary_search_by_key(&to, |(at, _)| *at);
+        let n = found.map_or(usize::MAX, |n| n - usize::from(n > 0 && on(Mutant::HeadBefore)));
+        self.heads.get(n).map_or(u32::MAX, |(_, block)| *block)
+    }
+
     /// From now on [`T1::take_placed`] has something to say.
     pub fn watch(&mut self) {
         self.placed = Some(Vec::new());
@@ -58,7 +77,8 @@ impl T1 {
         let s = &self.stubs;
         let mut list = vec![
             ("enter", s.enter),
-            ("leave", s.direct),
+            ("leave", s.leave),
+            ("direct", s.direct),
             ("budget", s.budget),
             ("resume", s.resume),
             ("vectors", s.vectors),
@@ -82,7 +102,7 @@ impl T1 {
 
     /// Offset in code memory and code of each block, and of the jumps that exits lead to, for printing and for tests.
     pub fn code(&self) -> impl Iterator<Item = (usize, &[u8])> {
-        let blocks = self.blocks.iter().flatten().map(|b| (b.head, b.len));
+        let blocks = self.blocks.iter().flatten().map(|b| (b.head as usize, b.len as usize));
         blocks.chain(self.across.values().map(|x| (x.at, x.len))).map(|(at, len)| (at, self.memory.read(at, len)))
     }
 }
