@@ -35,7 +35,8 @@ pub type FastHash = BuildHasherDefault<Mix>;
 pub struct Key {
     /// RAM offset of its first byte.
     pub at: u64,
-    /// Program counter of its first instruction: it is in the operations.
+    /// Program counter of its first instruction, counted as the operations have it: a block that can be run wherever it is mapped
+    /// has the same each time.
     pub pc: u64,
     /// Whatever else lifting depended on (the front end's mode bits).
     pub mode: u32,

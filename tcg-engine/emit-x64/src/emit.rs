@@ -24,7 +24,7 @@ use ir::{AluOp, AluRef, Block};
 
 use crate::asm::{Alu, Asm, Hole, Mem, RAX, RCX, RDX, Shift, Sz, at, cc};
 use crate::features::Features;
-use crate::layout::{Pins, word};
+use crate::layout::{CODE_BASE, Pins, word};
 use crate::mutants::{Mutant, on};
 use crate::stubs::Stubs;
 use groups::Part;
@@ -33,6 +33,7 @@ use recipe::Recipe;
 use rename::Renamed;
 use simd::Reload;
 
+pub(crate) use control::target;
 pub(crate) use ymm::INSERT_UPPER;
 
 /// What is known about a place in emitted code that can be left or calls out.
@@ -71,6 +72,8 @@ impl Site {
 pub struct DirectExit {
     /// Where the guest goes on.
     pub pc: u64,
+    /// Counted from what [`CODE_BASE`](crate::layout::CODE_BASE) holds.
+    pub relative: bool,
     /// The number of its block in the cache.
     pub block: u32,
     /// Offset in code memory of the distance to patch.
@@ -210,6 +213,8 @@ pub struct Emitter {
     held: Slot,
     flags: Flags,
     block: u32,
+    /// Whether its program counters are counted from what a word holds.
+    relative: bool,
     /// The operation at hand.
     pub(crate) i: usize,
     pub(crate) features: Features,
@@ -285,6 +290,7 @@ impl Emitter {
             held: NONE,
             flags: Flags::Memory,
             block: 0,
+            relative: false,
             i: 0,
             features,
             vectors: false,
@@ -327,6 +333,8 @@ impl Emitter {
         (self.unchecked, self.unknown) = (None, None);
         self.a.start(base);
         self.block = id;
+        self.relative = block.base.is_some();
+        debug_assert!(block.base.is_none_or(|base| base == CODE_BASE), "there is one such word");
         self.cold.clear();
         self.cold_constants.clear();
         self.leaves.clear();

@@ -16,6 +16,9 @@ pub const BIAS: u16 = 16;
 /// Guest words that live in host registers: the first nine that compilers use.
 pub const PINNED: [(u16, Reg); 9] =
     [(8, RBX), (9, RDI), (10, RSI), (11, R8), (12, R13), (13, R12), (14, R9), (15, R10), (20, R11)];
+/// What program counters of blocks are counted from that can be run wherever their code is mapped: where the page of the running
+/// block's first byte begins.
+pub const CODE_BASE: Slot = Slot(25);
 /// Pointer to the running [`crate::run::Runtime`].
 pub const RUNTIME: Slot = Slot(PRIVATE + 2);
 /// Address of the TLB's current bank.

@@ -5,6 +5,7 @@
 //! every guest word in memory, and says why.
 #![expect(unsafe_code, reason = "calls emitted code, and gives it pointers to what it works on")]
 
+mod jumps;
 mod links;
 mod look;
 
@@ -23,12 +24,13 @@ use crate::budget::Budget;
 use crate::emit::{Emitter, Hot, Restless, Site};
 use crate::features::Features;
 use crate::layout::{
-    BANK, BIAS, CONTEXT, DEFAULT_MXCSR, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, RETURNS, RUNTIME, TEMP, VECTORS,
+    BANK, BIAS, CODE_BASE, CONTEXT, DEFAULT_MXCSR, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, RETURNS, RUNTIME, TEMP, VECTORS,
 };
 use crate::memo::{Memos, Owner};
 use crate::mutants::{Mutant, on};
 use crate::returns::Returns;
-use crate::stubs::{JUMP_BYTES, JUMP_LOG2, Outside, Stubs, jump_index, left};
+use crate::stubs::{JUMP_LOG2, Outside, Stubs, left};
+use jumps::{Jump, NO_JUMP};
 use links::Across;
 pub use look::{Kind, Placed};
 
@@ -111,7 +113,13 @@ struct HostBlock {
     body: u32,
     len: u32,
     instructions: u32,
+    /// Counted from what [`CODE_BASE`] holds if it is relative.
     pc: u64,
+    relative: bool,
+    /// What it was counted from when it was emitted, for those who look on.
+    origin: u64,
+    /// Entries of the jump cache that may lead to it, some of them more than once.
+    remembered: Vec<u16>,
     /// RAM offset minus program counter: the same for blocks of one page.
     place: u64,
     /// Distances in other blocks that lead here, and where they led before.
@@ -134,18 +142,6 @@ struct HotBlock {
     /// Operations that have none, because they go to another page too often; and whether those pages were large.
     restless: Vec<Restless>,
 }
-
-/// An entry of the jump cache.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Jump {
-    pc: u64,
-    context: u64,
-    code: u64,
-    spare: u64,
-}
-
-const NO_JUMP: Jump = Jump { pc: u64::MAX, context: u64::MAX, code: 0, spare: 0 };
 
 /// What the function behind the stub for single operations works on.
 pub(crate) struct Runtime<E> {
@@ -433,10 +429,7 @@ impl T1 {
                 Self::patch(&mut self.memory, hole, unlinked);
             }
             let code = self.memory.exec() as u64 + b.head as u64;
-            let j = &mut self.jumps[jump_index(b.pc)];
-            if j.code == code && !on(Mutant::Remembered) {
-                *j = NO_JUMP;
-            }
+            self.forget_jumps(&b.remembered, code);
         }
     }
 
@@ -451,11 +444,11 @@ impl T1 {
         matches!(self.blocks.get(n as usize), Some(Some(_)))
     }
 
-    /// Emit block `n` of the cache, which is user mode's or not, and hot or not. There must be room. Answers whether it has code
-    /// now.
-    pub fn translate(&mut self, cache: &Cache, n: u32, user: bool, hot: bool) -> bool {
+    /// Emit block `n` of the cache, which is user mode's or not, and hot or not. There must be room. `origin` is what its program
+    /// counters are counted from now, for those who look on. Answers whether it has code now.
+    pub fn translate(&mut self, cache: &Cache, n: u32, user: bool, hot: bool, origin: u64) -> bool {
         let hot = (hot || self.hot == 0).then(Vec::new);
-        let Some(block) = self.emit(cache, n, user, hot) else { return false };
+        let Some(block) = self.emit(cache, n, user, hot, origin) else { return false };
         let n = n as usize;
         if self.blocks.len() <= n {
             self.blocks.resize(n + 1, None);
@@ -475,7 +468,14 @@ impl T1 {
     }
 
     /// Emit block `n`, if it is hot with these restless operations.
-    fn emit(&mut self, cache: &Cache, n: u32, user: bool, restless: Option<Vec<Restless>>) -> Option<HostBlock> {
+    fn emit(
+        &mut self,
+        cache: &Cache,
+        n: u32,
+        user: bool,
+        restless: Option<Vec<Restless>>,
+        origin: u64,
+    ) -> Option<HostBlock> {
         let id = cache.at(n)?;
         let (block, (at, second)) = (cache.block(id)?, cache.bytes(id)?);
         let (sites, exits) = (self.emitter.sites.len(), self.emitter.exits.len());
@@ -504,7 +504,7 @@ impl T1 {
         self.stats.operations += block.insts.len() as u64;
         self.note_placed(Placed {
             kind: if is_hot { Kind::Hot } else { Kind::Block },
-            pc: block.pc,
+            pc: origin.wrapping_add(block.pc),
             guest_len,
             at: base,
             len,
@@ -516,6 +516,9 @@ impl T1 {
             len: len as u32,
             instructions: block.points.len() as u32,
             pc: block.pc,
+            relative: block.base.is_some(),
+            origin,
+            remembered: Vec::new(),
             place: at.wrapping_sub(block.pc),
             incoming: Vec::new(),
             linkable: second.is_none(),
@@ -596,29 +599,19 @@ impl T1 {
         if !self.has_room() {
             return;
         }
-        let Some(mut new) = self.emit(cache, n, true, Some(restless)) else { return };
+        let Some(Some(b)) = self.blocks.get(n as usize) else { return };
+        let origin = b.origin;
+        let Some(mut new) = self.emit(cache, n, true, Some(restless), origin) else { return };
         let Some(Some(b)) = self.blocks.get_mut(n as usize) else { return };
         new.incoming = std::mem::take(&mut b.incoming);
         for (hole, _) in &new.incoming {
             Self::patch(&mut self.memory, *hole, new.head);
         }
         let (old, code) = (self.memory.exec() as u64 + b.head as u64, self.memory.exec() as u64 + new.head as u64);
-        let j = &mut self.jumps[jump_index(b.pc)];
-        if j.code == old {
-            j.code = code;
-        }
+        new.remembered = std::mem::take(&mut b.remembered);
         *b = new;
+        self.redirect_jumps(n, old, code);
         self.returns.forget();
-    }
-
-    /// Remember that jumps to the program counter of block `n` find it in the context of now.
-    pub fn remember<E: Host>(&mut self, env: &E, n: u32, linear: u64) {
-        let Some(Some(b)) = self.blocks.get(n as usize) else { return };
-        let (context, global) = contexts(env);
-        let is_global = b.linkable && (env.tlb().is_global(linear) || on(Mutant::Context));
-        let context = if is_global { global } else { context };
-        let code = self.memory.exec() as u64 + b.head as u64;
-        self.jumps[jump_index(b.pc)] = Jump { pc: b.pc, context, code, spare: 0 };
     }
 
     /// Run from block `n` on, which has code. About `budget` instructions run, and at least that block. Answers why emitted
@@ -673,7 +666,8 @@ impl T1 {
                 self.stats.direct += 1;
                 let number = self.exit_called(low);
                 if let Some(e) = self.emitter.exits.get(number) {
-                    regs.set(PC, e.pc);
+                    let origin = if e.relative { regs.get(CODE_BASE) } else { 0 };
+                    regs.set(PC, origin.wrapping_add(e.pc));
                 }
                 Left::Direct(Exit { number: number as u32, clears: self.clears })
             }
@@ -681,7 +675,8 @@ impl T1 {
                 self.stats.budgets += 1;
                 let low = self.head_called(low);
                 if let Some(Some(b)) = self.blocks.get(low as usize) {
-                    regs.set(PC, b.pc);
+                    let origin = if b.relative { regs.get(CODE_BASE) } else { 0 };
+                    regs.set(PC, origin.wrapping_add(b.pc));
                     done -= i64::from(b.instructions);
                 }
                 self.warm(cache, low, done.max(0).cast_unsigned());
@@ -734,5 +729,3 @@ impl T1 {
         Left::Outcome(out)
     }
 }
-
-const _: () = assert!(size_of::<Jump>() == JUMP_BYTES);

@@ -16,8 +16,8 @@ use crate::asm::{
 };
 use crate::emit::INSERT_UPPER;
 use crate::layout::{
-    ACROSS, BANK, CONTEXT, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, PINNED, RUNTIME, TEMP, VECTORS, XMM, XMM_PINNED,
-    XMM_STEP, XS, live, word,
+    ACROSS, BANK, CODE_BASE, CONTEXT, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, PINNED, RUNTIME, TEMP, VECTORS, XMM,
+    XMM_PINNED, XMM_STEP, XS, live, word,
 };
 use crate::memo;
 use crate::mutants::{Mutant, on};
@@ -45,12 +45,14 @@ const SCRATCH: [Reg; 7] = [RDX, RDI, RSI, R8, R9, R10, R11];
 
 /// log2 of the entries of the jump cache.
 pub const JUMP_LOG2: u32 = 12;
-/// Bytes of an entry: program counter, context, address of the code, nothing.
+/// Bytes of an entry: program counter, context, address of the code, what goes to [`CODE_BASE`].
 pub const JUMP_BYTES: usize = 32;
 /// Where an entry has its context.
 pub(crate) const JUMP_CONTEXT: i32 = 8;
 /// Where it has the address of the code.
 pub(crate) const JUMP_CODE: i32 = 16;
+/// Where it has what goes to [`CODE_BASE`].
+const JUMP_BASE: i32 = 24;
 
 /// What stubs lead to.
 #[derive(Clone, Copy, Debug)]
@@ -459,12 +461,13 @@ impl Stubs {
         a.mov(Sz::Q, RCX, at(RAX, JUMP_CONTEXT));
         a.alu(Alu::Cmp, Sz::Q, RCX, word(GLOBAL_CONTEXT));
         let local = a.jcc(cc::NE);
-        let hit = a.here();
+        // Blocks that want to know where they are mapped are never found this way.
         a.jmp_indirect(at(RAX, JUMP_CODE));
         a.fill_here(local);
         a.alu(Alu::Cmp, Sz::Q, RCX, word(CONTEXT));
-        let miss = a.jcc(cc::E);
-        a.fill(miss, hit);
+        let miss = a.jcc(cc::NE);
+        follow_jump(a);
+        a.fill_here(miss);
         a.fill_here(other);
         if direct {
             const { assert!(left::DIRECT == 0) };
@@ -487,6 +490,15 @@ pub(crate) fn find_jump(a: &mut Asm) {
     a.shift_imm(Shift::Shl, Sz::D, RAX, JUMP_BYTES.trailing_zeros() as u8);
     a.alu(Alu::Add, Sz::Q, RAX, word(JUMPS));
     a.alu(Alu::Cmp, Sz::Q, RDX, at(RAX, 0));
+}
+
+/// Go where the entry in RAX leads, to a block that may want to know where it is mapped.
+pub(crate) fn follow_jump(a: &mut Asm) {
+    if !on(Mutant::Base) {
+        a.mov(Sz::Q, RCX, at(RAX, JUMP_BASE));
+        a.store(Sz::Q, word(CODE_BASE), RCX);
+    }
+    a.jmp_indirect(at(RAX, JUMP_CODE));
 }
 
 /// Index of a program counter in the jump cache.

@@ -142,9 +142,9 @@ fn map_line(address: u64, len: usize, name: &str) -> String {
 }
 
 impl Watch for Watcher {
-    fn lifted(&mut self, block: &Block, bytes: &[u8], bits: u32) {
-        if self.files.logs(block.pc, bytes.len() as u64) {
-            write(self.files.log.as_ref(), &listing::lifted(&self.who, block, bytes, bits));
+    fn lifted(&mut self, block: &Block, origin: u64, bytes: &[u8], bits: u32) {
+        if self.files.logs(origin.wrapping_add(block.pc), bytes.len() as u64) {
+            write(self.files.log.as_ref(), &listing::lifted(&self.who, block, origin, bytes, bits));
         }
     }
 

@@ -150,6 +150,12 @@ impl<B: Bus> Cpu<B> {
         self.mode
     }
 
+    /// Have blocks of programs be lifted for where they are mapped, as those of the kernel are: an oracle for those that are not. The
+    /// mode must be updated then.
+    pub fn place_blocks(&mut self) {
+        self.level |= Mode::PLACED;
+    }
+
     /// Linear address of the next instruction.
     #[inline(always)]
     pub fn linear_pc(&self, regs: &Regs) -> u64 {

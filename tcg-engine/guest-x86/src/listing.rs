@@ -9,9 +9,9 @@ use ir::Block;
 /// Columns of the bytes of an instruction; longer ones push their text to the right.
 const BYTES: usize = 30;
 
-/// What a block was lifted from, and to what: `who` is the vCPU.
-pub fn lifted(who: &str, block: &Block, bytes: &[u8], bits: u32) -> String {
-    let (pc, count) = (block.pc, block.points.len());
+/// What a block was lifted from, and to what: `who` is the vCPU. Its program counters are counted from `origin`.
+pub fn lifted(who: &str, block: &Block, origin: u64, bytes: &[u8], bits: u32) -> String {
+    let (pc, count) = (origin.wrapping_add(block.pc), block.points.len());
     let plural = if count == 1 { "" } else { "s" };
     let mut text = format!("----------------\nIN: {who}, {pc:#x}, {bits} bits, {count} instruction{plural}\n");
     disassemble(&mut text, bytes, pc, bits, |text, at| {
@@ -69,7 +69,7 @@ mod tests {
         b.instruction(0x1005, 2);
         b.op_imm(Op::Exit, ir::op::NONE, ir::op::NONE, 0x1000);
         // mov eax, 42; jmp 0x1000
-        let text = lifted("vcpu3", &b.finish(), &[0xb8, 42, 0, 0, 0, 0xeb, 0xf9], 32);
+        let text = lifted("vcpu3", &b.finish(), 0, &[0xb8, 42, 0, 0, 0, 0xeb, 0xf9], 32);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[..2], ["----------------", "IN: vcpu3, 0x1000, 32 bits, 2 instructions"]);
         assert_eq!(lines[2], "0x0000000000001000: b8 2a 00 00 00                 mov $0x2a, %eax");
@@ -83,6 +83,21 @@ mod tests {
         assert_eq!(lines[0], "OUT: vcpu3, 0x1000, 2 bytes at 0x70000010");
         assert_eq!(lines[1], "+0x0000: 90                             nop");
         assert!(lines[2].starts_with("+0x0001: c3 ") && lines[2].ends_with("ret"), "{text}");
+    }
+
+    #[test]
+    fn a_block_of_a_program_is_printed_where_it_was_lifted() {
+        let mut b = Builder::relative(0x123, Slot(25));
+        b.instruction(0x123, 2);
+        b.op_imm(Op::Exit, ir::op::NONE, ir::op::NONE, 0x123);
+        let text = lifted("vcpu0", &b.finish(), 0x7f00_0000_0000, &[0xeb, 0xfe], 64);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[1], "IN: vcpu0, 0x7f0000000123, 64 bits, 1 instruction");
+        assert!(
+            lines[2].starts_with("0x00007f0000000123: eb fe ") && lines[2].ends_with("jmp 0x7f0000000123"),
+            "{text}"
+        );
+        assert_eq!(lines[4], "+0x123 (2 bytes):");
     }
 
     #[test]

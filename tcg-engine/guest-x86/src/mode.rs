@@ -49,10 +49,23 @@ bitflags::bitflags! {
         const KERNEL = 1 << 16;
         /// Privilege level 3: accesses have the rights of user mode.
         const USER = 1 << 17;
+        /// Blocks of programs are lifted for where they are mapped, too ([`Cpu::place_blocks`](crate::Cpu::place_blocks)).
+        const PLACED = 1 << 18;
     }
 }
 
 impl Mode {
+    /// Whether blocks are lifted so that they can be run wherever their code is mapped. Programs are mapped elsewhere each time that
+    /// they run; the kernel stays where it is.
+    pub const fn relative(self) -> bool {
+        self.contains(Mode::CODE64.union(Mode::USER)) && !self.contains(Mode::PLACED)
+    }
+
+    /// The program counter `pc` as blocks have it: counted from the beginning of its page if they are relative.
+    pub const fn counted(self, pc: u64) -> u64 {
+        if self.relative() { pc & mem::PAGE_MASK } else { pc }
+    }
+
     /// Operand and address size default in bits.
     pub const fn width(self) -> u32 {
         if self.contains(Mode::CODE64) {

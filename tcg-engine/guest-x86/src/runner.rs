@@ -20,7 +20,7 @@ use crate::cpu::{Cpu, event};
 use crate::deliver::Delivered;
 use crate::lift::MAX_INSTRUCTIONS;
 use crate::mode::Mode;
-use crate::state::Shadow;
+use crate::state::{CODE_BASE, Shadow};
 
 /// A vCPU with its words and blocks.
 #[derive(Debug)]
@@ -183,7 +183,8 @@ impl<B: Bus> Runner<B> {
         let hot = self.hot.take() == Some(n);
         if !t1.has(n) {
             let start = std::time::Instant::now();
-            if !t1.has_room() || !t1.translate(&self.cache, n, self.cpu.mode().contains(Mode::USER), hot) {
+            let origin = self.cache.block(id).map_or(0, |b| b.origin(&self.regs.0));
+            if !t1.has_room() || !t1.translate(&self.cache, n, self.cpu.mode().contains(Mode::USER), hot, origin) {
                 return false;
             }
             self.translation_ns += start.elapsed().as_nanos() as u64;
@@ -192,7 +193,7 @@ impl<B: Bus> Runner<B> {
         match from {
             From::Anywhere => {}
             From::Exit(exit) => t1.link(&self.cpu, exit, n, self.cpu.linear_pc(&self.regs.0)),
-            From::Jump => t1.remember(&self.cpu, n, self.cpu.linear_pc(&self.regs.0)),
+            From::Jump => t1.remember(&self.cpu, n, self.regs.0.get(PC), self.cpu.linear_pc(&self.regs.0)),
         }
         if self.watcher.is_some() {
             self.show_placed();
@@ -242,11 +243,12 @@ impl<B: Bus> Runner<B> {
     /// The block at the current program counter.
     #[inline]
     fn block(&mut self, one: bool) -> Result<Id, Stop> {
-        let regs = &self.regs.0;
+        let regs = &mut self.regs.0;
         let mut mode = self.cpu.mode();
         mode.set(Mode::ONE, one);
+        regs.set(CODE_BASE, regs.get(PC) & !mem::PAGE_MASK);
         let (pc, linear, context) = (regs.get(PC), self.cpu.linear_pc(regs), self.cpu.tlb.context());
-        match self.cache.jump(linear, pc, mode.bits(), context) {
+        match self.cache.jump(linear, mode.counted(pc), mode.bits(), context) {
             Found::Block(id) if self.enterable(pc, id) => return Ok(id),
             Found::Perhaps(id) if self.enterable(pc, id) && self.still_there(linear, id)? => {
                 let context = self.cpu.tlb.context();
@@ -279,7 +281,7 @@ impl<B: Bus> Runner<B> {
     #[cold]
     fn find_or_lift(&mut self, pc: u64, linear: u64, mode: Mode) -> Result<Id, Stop> {
         let at = self.cpu.code_at(linear)?;
-        if let Some(id) = self.cache.find(&Key { at, pc, mode: mode.bits() })
+        if let Some(id) = self.cache.find(&Key { at, pc: mode.counted(pc), mode: mode.bits() })
             && self.enterable(pc, id)
             && self.still_there(linear, id)?
         {

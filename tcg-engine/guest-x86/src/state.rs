@@ -33,6 +33,9 @@ pub const RDI: Slot = gpr(7);
 pub const R11: Slot = gpr(11);
 /// EFLAGS without CF, PF, AF, ZF, SF, OF: see [`crate::flags`]. Bit 1 is set.
 pub const EFLAGS: Slot = Slot(24);
+/// What program counters of blocks that can be run wherever their code is mapped are counted from: where the page of the first
+/// byte of the block begins that runs. Whoever enters a block sets it.
+pub const CODE_BASE: Slot = Slot(25);
 /// Linear base of a segment, see [`Seg`].
 pub const fn seg_base(s: Seg) -> Slot {
     Slot(26 + s as u16)

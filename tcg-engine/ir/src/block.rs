@@ -3,6 +3,7 @@
 //! A block is a straight run of operations with forward skips only; it ends in an exit. A side table of [`Point`]s maps
 //! operations back to guest instructions, so that a fault in the middle is precise without any marker in the hot path.
 
+use crate::Regs;
 use crate::flags::Kind;
 use crate::op::{AluOp, AluRef, FIRST_TEMP, Inst, MemRef, NONE, Op, PRIVATE, Rel, Slot};
 
@@ -11,7 +12,7 @@ use crate::op::{AluOp, AluRef, FIRST_TEMP, Inst, MemRef, NONE, Op, PRIVATE, Rel,
 pub struct Point {
     /// Index of its first operation.
     pub op: u32,
-    /// Its program counter.
+    /// Its program counter, counted as [`Block::base`] says.
     pub pc: u64,
     /// Its length in bytes.
     pub len: u8,
@@ -28,12 +29,21 @@ pub struct Block {
     pub pc: u64,
     /// Program counter after the last one.
     pub end_pc: u64,
+    /// The word that program counters of the block, of its points and of its direct exits are counted from; without one they are
+    /// what they are. So a block can be run wherever its code is mapped. Operations that want a program counter add the word.
+    pub base: Option<Slot>,
 }
 
 impl Block {
     /// The guest instruction that operation `op` belongs to: its index in [`Block::points`].
     pub fn point_of(&self, op: usize) -> usize {
         self.points.partition_point(|p| p.op as usize <= op).saturating_sub(1)
+    }
+
+    /// What its program counters are counted from.
+    #[inline(always)]
+    pub fn origin(&self, regs: &Regs) -> u64 {
+        self.base.map_or(0, |base| regs.get(base))
     }
 
     /// Number of guest instructions.
@@ -77,6 +87,19 @@ impl Builder {
         self.block.points.clear();
         (self.block.pc, self.block.end_pc) = (pc, pc);
         self.next_temp = FIRST_TEMP;
+        self.block.base = None;
+    }
+
+    /// A block whose program counters, of which `pc` is the first, are counted from what `base` holds.
+    pub fn relative(pc: u64, base: Slot) -> Self {
+        let mut b = Builder::new(pc);
+        b.count_from(base);
+        b
+    }
+
+    /// Program counters of this block are counted from what `base` holds.
+    pub fn count_from(&mut self, base: Slot) {
+        self.block.base = Some(base);
     }
 
     /// Begin guest instruction at `pc`, `len` bytes long. Temporaries do not live across instructions unless the caller

@@ -265,7 +265,7 @@ pub enum Op {
     ExitIf,
     /// Leave the block to `imm` if the condition `aux` holds.
     ExitCond,
-    /// Leave the block to program counter `imm`; bit 0 of `aux` is the chain slot, the others are a [`hint`]: for a call `a` is the
+    /// Leave the block to program counter `imm`, counted as the block's are ([`crate::Block::base`]); bit 0 of `aux` is the chain slot, the others are a [`hint`]: for a call `a` is the
     /// stack pointer.
     Exit,
     /// Leave the block to program counter `a`; `aux` is a [`hint`]: for calls and returns `b` is the stack pointer, and for a

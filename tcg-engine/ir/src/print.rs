@@ -55,7 +55,8 @@ impl fmt::Display for Block {
         let mut points = self.points.iter().peekable();
         for (i, x) in self.insts.iter().enumerate() {
             while let Some(p) = points.next_if(|p| p.op as usize <= i) {
-                writeln!(f, "{:#x} ({} bytes):", p.pc, p.len)?;
+                let relative = if self.base.is_some() { "+" } else { "" };
+                writeln!(f, "{relative}{:#x} ({} bytes):", p.pc, p.len)?;
             }
             writeln!(f, "    {i:4} {x}")?;
         }

@@ -92,7 +92,8 @@ fn interpret<'a, E: Env, const ALONE: bool>(
 
     macro_rules! leave {
         ($exit:expr, $pc:expr) => {{
-            regs.set(PC, $pc);
+            let pc = $pc;
+            regs.set(PC, pc);
             return (Outcome { exit: $exit, instructions: completed(block, i) }, cut);
         }};
     }
@@ -100,7 +101,8 @@ fn interpret<'a, E: Env, const ALONE: bool>(
     macro_rules! stop {
         ($s:expr) => {{
             let p = block.point_of(i - 1);
-            regs.set(PC, block.points.get(p).map_or(block.pc, |p| p.pc));
+            let pc = block.points.get(p).map_or(block.pc, |p| p.pc);
+            regs.set(PC, block.origin(regs).wrapping_add(pc));
             let exit = if $s == Stop::Restart { Exit::Restart } else { Exit::Fault };
             return (Outcome { exit, instructions: p as u32 }, cut);
         }};
@@ -176,7 +178,8 @@ fn interpret<'a, E: Env, const ALONE: bool>(
             }
             // Cut short after an instruction.
             let p = block.points.partition_point(|p| (p.op as usize) < i);
-            regs.set(PC, block.points.get(p).map_or(block.end_pc, |p| p.pc));
+            let pc = block.points.get(p).map_or(block.end_pc, |p| p.pc);
+            regs.set(PC, block.origin(regs).wrapping_add(pc));
             return (Outcome { exit: Exit::Indirect, instructions: p as u32 }, cut);
         };
         i += 1;
@@ -418,17 +421,17 @@ fn interpret<'a, E: Env, const ALONE: bool>(
             }
             Op::ExitIf => {
                 if regs.get(x.a) != 0 {
-                    leave!(Exit::Direct(2), x.imm);
+                    leave!(Exit::Direct(2), block.origin(regs).wrapping_add(x.imm));
                 }
             }
             Op::ExitCond => {
                 if flags::holds(regs, Cond(x.aux)) {
-                    leave!(Exit::Direct(2), x.imm);
+                    leave!(Exit::Direct(2), block.origin(regs).wrapping_add(x.imm));
                 }
             }
-            Op::Exit => leave!(Exit::Direct(x.aux & 1), x.imm),
+            Op::Exit => leave!(Exit::Direct(x.aux & 1), block.origin(regs).wrapping_add(x.imm)),
             Op::ExitReg => leave!(Exit::Indirect, regs.get(x.a)),
-            Op::ExitEvent => leave!(Exit::Event(x.aux), x.imm),
+            Op::ExitEvent => leave!(Exit::Event(x.aux), block.origin(regs).wrapping_add(x.imm)),
             Op::Raise => {
                 env.raise(x.aux, x.imm);
                 stop!(Stop::Fault);

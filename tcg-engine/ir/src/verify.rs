@@ -74,6 +74,9 @@ fn instruction(block: &Block, start: usize, end: usize, defined: &mut [bool]) ->
             if s.0 >= PRIVATE {
                 return fault(i, format!("{:?} writes word {}: out of temporaries?", x.op, s.0));
             }
+            if block.base == Some(*s) {
+                return fault(i, format!("{:?} writes what program counters count from", x.op));
+            }
             defined[s.0 as usize] = true;
             // Sticky floating-point status and leaving the block are effects of their own operations.
             let own = matches!(x.op, Op::Fp) && *s == crate::op::FPC || e.may_leave || x.op == Op::AluMem;
@@ -127,6 +130,19 @@ mod tests {
     use crate::{Builder, Op};
 
     const G: Slot = Slot(10);
+
+    #[test]
+    fn what_program_counters_count_from_is_read_alone() {
+        let with = |d: Slot, a: Slot| {
+            let mut b = Builder::relative(0x123, G);
+            b.instruction(0x123, 4);
+            b.op_imm(Op::Add64I, d, a, 0x127);
+            b.op_imm(Op::Exit, NONE, NONE, 0x127);
+            verify(&b.finish())
+        };
+        assert_eq!(with(Slot(11), G), Ok(()));
+        assert!(with(G, Slot(11)).is_err());
+    }
 
     fn one(f: impl FnOnce(&mut Builder)) -> Result<(), Fault> {
         let mut b = Builder::new(0x1000);

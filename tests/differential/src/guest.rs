@@ -12,7 +12,7 @@ use cpu_model::Model;
 use emit_x64::{Left, T1};
 use guest_memory::{Access, DirtyLayout, DirtyLog, Kind, Layout, Memfd, Ram, Region};
 use guest_x86::state::{
-    self, FPU_CW, FPU_DP, FPU_IP, FPU_OP, FPU_SW, FPU_TAG, attr, cr0, cr4, efer, fpr, gpr, xmm, ymm_upper,
+    self, CODE_BASE, FPU_CW, FPU_DP, FPU_IP, FPU_OP, FPU_SW, FPU_TAG, attr, cr0, cr4, efer, fpr, gpr, xmm, ymm_upper,
 };
 use guest_x86::{Cpu, Lift, Seg, Segment, Table};
 use ir::t0::{self, Exit};
@@ -107,7 +107,7 @@ fn emitted(t1: &mut T1, cache: &mut code::Cache, lift: Lift, regs: &mut Regs, cp
     t1.remove(&cache.take_gone());
     // Every second block as a hot one of user mode.
     t1.set_hot((id.number() % 2) as u8);
-    ensure!(t1.translate(cache, id.number(), true, false), "a block cannot be emitted");
+    ensure!(t1.translate(cache, id.number(), true, false, 0), "a block cannot be emitted");
     Ok(match t1.run(cache, id.number(), regs, cpu, 0).0 {
         Left::Outcome(out) => out.exit,
         Left::Direct(_) | Left::Jump | Left::Budget => Exit::Indirect,
@@ -328,6 +328,7 @@ impl Guest {
                 self.cpu.drop_stale(&mut self.cache);
             }
             let Ok(mut lift) = self.cpu.lift(&self.regs, most, true) else { return Ok(self.fault()) };
+            self.regs.set(CODE_BASE, self.regs.get(PC) & !mem::PAGE_MASK);
             if let Err(e) = verify::verify(&lift.block) {
                 return Ok(Err(format!("the verifier refuses the block: {e}\n{}", lift.block)));
             }

@@ -4,11 +4,26 @@ use ir::Block;
 use ir::op::{FLAG_R, Inst, NONE, Op, Slot, TIER_BUDGET, call_flags, hint};
 
 use super::{Cold, DirectExit, Emitter, Flags, Leave, Refill, Reload, Retry, Way, temp_index};
-use crate::asm::{Alu, Hole, Map, R14, RAX, RCX, RDX, Rm, Shift, Sz, at, cc};
-use crate::layout::{CONTEXT, GLOBAL_CONTEXT, Pins, RETURNS, word};
+use crate::asm::{Alu, Asm, Hole, Map, R14, RAX, RCX, RDX, Rm, Shift, Sz, at, cc};
+use crate::layout::{CODE_BASE, CONTEXT, GLOBAL_CONTEXT, Pins, RETURNS, word};
 use crate::mutants::{Mutant, on};
 use crate::returns;
 use crate::stubs;
+
+/// Put the program counter where an exit leads into RDX. Changes RAX at most.
+pub(crate) fn target(a: &mut Asm, pc: u64, relative: bool) {
+    if !relative {
+        return a.mov_imm(RDX, pc);
+    }
+    a.mov(Sz::Q, RDX, word(CODE_BASE));
+    match i32::try_from(pc.cast_signed()) {
+        Ok(distance) => a.lea(Sz::Q, RDX, at(RDX, distance)),
+        Err(_) => {
+            a.mov_imm(RAX, pc);
+            a.alu(Alu::Add, Sz::Q, RDX, RAX);
+        }
+    }
+}
 
 impl Emitter {
     pub(super) fn condition(&mut self, c: u8) -> Option<u8> {
@@ -95,7 +110,7 @@ impl Emitter {
             None if chain => self.a.jmp(),
             None => {
                 self.put_back();
-                self.a.mov_imm(RDX, pc);
+                target(&mut self.a, pc, self.relative);
                 let to = self.stubs.jump;
                 return self.a.jmp_to(to);
             }
@@ -108,11 +123,13 @@ impl Emitter {
 
     /// Behind a call, hot blocks leave where it will come back to.
     pub(super) fn leave_word(&mut self, block: &Block, sp: Slot) {
-        if self.hot.is_none() {
+        // Where a return goes to, program counters count from its page.
+        let same = !self.relative || block.end_pc & !0xfff == 0;
+        if self.hot.is_none() || !same {
             return;
         }
         self.place_of_return(sp, 0);
-        self.a.mov_imm(RDX, block.end_pc);
+        target(&mut self.a, block.end_pc, self.relative);
         self.a.store(Sz::Q, at(RAX, 0), RDX);
         let hole = self.a.lea_near(RCX);
         self.a.store(Sz::Q, at(RAX, returns::CODE), RCX);
@@ -160,7 +177,11 @@ impl Emitter {
             self.a.mov(Sz::Q, RCX, at(RAX, stubs::JUMP_CONTEXT));
             self.a.alu(Alu::Cmp, Sz::Q, RCX, word(context));
             let elsewhere = self.a.jcc(cc::NE);
-            self.a.jmp_indirect(at(RAX, stubs::JUMP_CODE));
+            if hot.memos.is_some() {
+                stubs::follow_jump(&mut self.a);
+            } else {
+                self.a.jmp_indirect(at(RAX, stubs::JUMP_CODE));
+            }
             match self.unchecked.take() {
                 Some((site, constants)) => self.unknown = Some(([other, elsewhere], site, constants)),
                 None => [other, elsewhere].into_iter().for_each(|hole| self.a.fill(hole, to)),
@@ -169,8 +190,18 @@ impl Emitter {
         }
         self.place_of_return(x.b, x.imm as i32);
         self.a.alu(Alu::Cmp, Sz::Q, RDX, at(RAX, 0));
-        let other = self.a.jcc(if on(Mutant::ReturnAddress) { cc::O } else { cc::NE });
+        let mut not = cc::NE;
+        if on(Mutant::ReturnAddress) {
+            // Nothing lies where nothing was put.
+            self.a.alu_imm(Alu::Cmp, Sz::D, at(RAX, 0), 0);
+            not = cc::E;
+        }
+        let other = self.a.jcc(not);
         self.a.fill(other, to);
+        if self.relative && !on(Mutant::ReturnBase) {
+            self.a.alu_imm(Alu::And, Sz::Q, RDX, -0x1000);
+            self.a.store(Sz::Q, word(CODE_BASE), RDX);
+        }
         self.a.jmp_indirect(at(RAX, returns::CODE));
     }
 
@@ -290,11 +321,12 @@ impl Emitter {
             let unlinked = self.a.here();
             if chain {
                 let hole = (self.a.base + hole.0) as u32;
-                self.exits.push(DirectExit { pc, block: self.block, hole, unlinked: unlinked as u32 });
+                let relative = self.relative;
+                self.exits.push(DirectExit { pc, relative, block: self.block, hole, unlinked: unlinked as u32 });
                 let to = self.stubs.direct;
                 self.a.call_to(to);
             } else {
-                self.a.mov_imm(RDX, pc);
+                target(&mut self.a, pc, self.relative);
                 let to = self.stubs.jump;
                 self.a.jmp_to(to);
             }

@@ -1,15 +1,15 @@
 //! Links between blocks: exits become jumps to where the guest went.
 //!
 //! Within a page a link needs no question: who runs a block of the page under its translation runs the others under it too. A link
-//! to another page leads over a few instructions that compare the context of code addresses with that of when it was made.
-//! If it is another, the jump cache is asked, and what it does not know either is linked anew. Pages that every address space
-//! shares have a context of their own, so links of a kernel to its pages last.
+//! to another page leads over a few instructions that compare the context of code addresses with that of when it was made; and where
+//! the block is mapped, if it can be run anywhere. If that is another, the jump cache is asked, and what it does not know either is
+//! linked anew. Pages that every address space shares have a context of their own, so links of a kernel to its pages last.
 
 use super::look::CALL;
 use super::{Exit, Host, Kind, Placed, T1, contexts};
 use crate::asm::{Alu, Asm, RAX, RCX, RDX, Sz, cc};
-use crate::emit::DirectExit;
-use crate::layout::{CONTEXT, GLOBAL_CONTEXT, word};
+use crate::emit::{DirectExit, target};
+use crate::layout::{CODE_BASE, CONTEXT, GLOBAL_CONTEXT, word};
 use crate::mutants::{Mutant, on};
 
 /// What a link to another page leads over.
@@ -31,13 +31,14 @@ impl T1 {
         }
         let Some(&e) = self.emitter.exits.get(exit.number as usize) else { return };
         let Some(Some(from)) = self.blocks.get(e.block as usize) else { return };
-        let (place, pc) = (from.place, from.pc);
+        let (place, pc, relative) = (from.place, from.pc, from.relative);
         let Some(Some(b)) = self.blocks.get_mut(n as usize) else { return };
-        if b.pc != e.pc {
+        let to = if relative { e.pc & 0xfff } else { e.pc };
+        if b.pc != to || b.relative != relative {
             return;
         }
         // The page may have been mapped elsewhere since the block that is left was entered.
-        let same_page = (b.pc ^ pc) & !0xfff == 0 && b.place == place;
+        let same_page = (e.pc ^ pc) & !0xfff == 0 && b.place == place;
         if b.linkable && same_page {
             b.incoming.push((e.hole, e.unlinked));
             let head = b.head;
@@ -56,19 +57,43 @@ impl T1 {
         let at = before.map_or(self.cursor, |before| before.at);
         let Some(Some(b)) = self.blocks.get(n as usize) else { return };
         let (context, global) = contexts(env);
-        let (known, now) =
-            if b.linkable && env.tlb().is_global(linear) { (global, GLOBAL_CONTEXT) } else { (context, CONTEXT) };
+        let (known, now) = if b.linkable && !b.relative && env.tlb().is_global(linear) {
+            (global, GLOBAL_CONTEXT)
+        } else {
+            (context, CONTEXT)
+        };
         let mut a = Asm::default();
         a.start(at);
         // Always as long.
         a.mov_imm64(RCX, known);
         a.alu(Alu::Cmp, Sz::Q, RCX, word(now));
         let other = a.jcc(if on(Mutant::Across) { cc::O } else { cc::NE });
+        let origin = linear.wrapping_sub(e.pc);
+        let mut elsewhere = None;
+        if b.relative {
+            // The code may be mapped twice.
+            a.mov_imm64(RCX, origin);
+            a.alu(Alu::Cmp, Sz::Q, RCX, word(CODE_BASE));
+            elsewhere = Some(a.jcc(if on(Mutant::LinkPlace) { cc::O } else { cc::NE }));
+            a.mov_imm64(RCX, if on(Mutant::LinkBase) { origin } else { linear & !mem::PAGE_MASK });
+            a.store(Sz::Q, word(CODE_BASE), RCX);
+        }
         let jump = a.jmp();
         a.fill(jump, b.head as usize);
-        a.fill_here(other);
         let unlinked = a.here();
-        a.mov_imm64(RDX, e.pc);
+        if b.relative && !on(Mutant::LinkUndone) {
+            a.mov_imm64(RCX, origin);
+            a.store(Sz::Q, word(CODE_BASE), RCX);
+        }
+        a.fill_here(other);
+        if let Some(elsewhere) = elsewhere {
+            a.fill_here(elsewhere);
+        }
+        if b.relative {
+            target(&mut a, e.pc, true);
+        } else {
+            a.mov_imm64(RDX, e.pc);
+        }
         // As the call does that the exit leads to while it is not linked.
         a.mov_imm(RAX, u64::from(e.unlinked + CALL));
         // Nobody else's context comes in between with pages that all share: it is out of date.
@@ -88,7 +113,7 @@ impl T1 {
         self.across.insert(number, Across { at, len, to: n, hole });
         Self::patch(&mut self.memory, e.hole, at as u32);
         if before.is_none() {
-            self.note_placed(Placed { kind: Kind::Exit, pc: e.pc, guest_len: 0, at, len });
+            self.note_placed(Placed { kind: Kind::Exit, pc: linear, guest_len: 0, at, len });
             self.cursor += len.next_multiple_of(16);
         }
     }

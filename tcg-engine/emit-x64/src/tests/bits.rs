@@ -42,7 +42,7 @@ fn compare(features: Features, op: AluOp, bits: u32, (d, a, b): (Slot, Slot, Slo
     let mut t1 = T1::with_features::<Apart>(CodeMemory::new(256 << 10).unwrap(), features).unwrap();
     let mut cache = Cache::default();
     let id = cache.insert(Key { at: 0x4000, pc: 0x4000, mode: 0 }, 4, None, block.finish());
-    assert!(t1.translate(&cache, id.number(), true, false));
+    assert!(t1.translate(&cache, id.number(), true, false, 0));
     let block = cache.block(id).unwrap();
     let mut env = Apart::new(&mut Random(1));
     let (mut x, mut y) = (Box::new(Regs::default()), Box::new(Regs::default()));

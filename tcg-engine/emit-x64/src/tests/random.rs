@@ -1,5 +1,6 @@
 //! Random blocks of operations that satisfy the verifier, for decoding and for running.
 
+use crate::layout::CODE_BASE;
 use ir::op::{FIRST_TEMP, NONE};
 use ir::{AluOp, Block, Builder, MemRef, Op, Rel, Slot, flags};
 
@@ -127,10 +128,14 @@ pub struct Gen<'a> {
     vectors: bool,
 }
 
-/// A block at `pc` of some guest instructions.
+/// A block at `pc` of some guest instructions, or one that counts from its page.
 pub fn block(r: &mut Random, pc: u64) -> Block {
     let vectors = r.below(2) == 0;
-    let mut g = Gen { r, b: Builder::new(pc), temps: vec![], pairs: vec![], outer: vec![], free: false, vectors };
+    let (pc, b) = match r.below(2) {
+        0 => (pc, Builder::new(pc)),
+        _ => (pc & 0xfff, Builder::relative(pc & 0xfff, CODE_BASE)),
+    };
+    let mut g = Gen { r, b, temps: vec![], pairs: vec![], outer: vec![], free: false, vectors };
     let n = 1 + g.r.below(8);
     for i in 0..n {
         g.b.instruction(pc + 4 * i, 4);
@@ -152,6 +157,7 @@ pub fn block(r: &mut Random, pc: u64) -> Block {
             g.b.op_imm(Op::ExitIf, NONE, a, pc + 0x40);
             g.b.op_imm(Op::Exit, NONE, NONE, pc + 0x80);
         }
+        _ if g.r.below(4) == 0 => g.b.op_imm(Op::Exit, NONE, NONE, pc.wrapping_sub(1 << 40)),
         _ => g.b.op_imm(Op::Exit, NONE, NONE, pc ^ 0x1000),
     }
     g.b.finish()
@@ -196,7 +202,10 @@ impl Gen<'_> {
     }
 
     pub fn word(&mut self) -> Slot {
-        Slot(8 + self.r.below(20) as u16)
+        match Slot(8 + self.r.below(20) as u16) {
+            CODE_BASE => Slot(8),
+            s => s,
+        }
     }
 
     fn temp(&mut self) -> Slot {

@@ -302,7 +302,7 @@ fn every_operation(features: Features, list: &[FpOp]) {
             let mut t1 = T1::with_features::<Apart>(CodeMemory::new(256 << 10).unwrap(), features).unwrap();
             let mut cache = Cache::default();
             let id = cache.insert(Key { at: 0x4000, pc: 0x4000, mode: 0 }, 4, None, b.finish());
-            assert!(t1.translate(&cache, id.number(), true, false));
+            assert!(t1.translate(&cache, id.number(), true, false, 0));
             let block = cache.block(id).unwrap();
             for &control in &controls {
                 for (n, &(p, q)) in corners.iter().enumerate() {

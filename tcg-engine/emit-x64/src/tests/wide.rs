@@ -417,7 +417,7 @@ fn linked() -> Vec<u64> {
         }
         b.op_imm(Op::Exit, NONE, NONE, pc + 16);
         let id = cache.insert(Key { at: pc, pc, mode: 0 }, 4, None, b.finish());
-        assert!(t1.translate(&cache, id.number(), true, false));
+        assert!(t1.translate(&cache, id.number(), true, false, 0));
         id
     });
     let mut env = Apart::new(&mut Random(1));

@@ -58,13 +58,13 @@ impl Lifter {
     fn call_near(&mut self) -> Lifted {
         let bytes = self.i.stack_pointer_increment().unsigned_abs();
         if let Some(t) = self.target() {
-            let next = self.constant(self.next);
+            let next = self.absolute(self.next);
             self.push_value(next, bytes);
             self.b.full(Op::Exit, hint::CALL, NONE, RSP, NONE, t);
             return Some(Flow::End);
         }
         if let Some((offset, selector)) = self.far_target() {
-            let next = self.constant(self.next);
+            let next = self.absolute(self.next);
             let bytes = self.far_bytes();
             // The return address is a third operand.
             self.call(NONE, Helper::Note, next, NONE, 0);
@@ -75,7 +75,7 @@ impl Lifter {
         if t == RSP {
             t = self.b.new2(Op::Mov, t, NONE);
         }
-        let next = self.constant(self.next);
+        let next = self.absolute(self.next);
         // The return address is written before the target is looked at.
         let ea = self.stack_ea(RSP, -(bytes as i32));
         self.store(next, ea, bytes * 8);
@@ -160,7 +160,7 @@ impl Lifter {
     }
 
     fn iret(&mut self, bytes: u32) -> Lifted {
-        let next = self.constant(self.next);
+        let next = self.absolute(self.next);
         self.call(NONE, Helper::Iret, next, NONE, bytes);
         self.exit_pc()
     }
@@ -222,14 +222,14 @@ impl Lifter {
     }
 
     fn int(&mut self, vector: u8) -> Lifted {
-        let next = self.constant(self.next);
+        let next = self.absolute(self.next);
         self.call(NONE, Helper::Interrupt, next, NONE, u32::from(vector));
         self.exit_pc()
     }
 
     fn into(&mut self) -> Lifted {
         let of = self.b.skip_unless(ir::flags::Cond::x86(0));
-        let next = self.constant(self.next);
+        let next = self.absolute(self.next);
         self.call(NONE, Helper::Interrupt, next, NONE, u32::from(exception::OF));
         self.b.full(Op::ExitReg, 0, NONE, ir::PC, NONE, 0);
         self.b.close(of);
@@ -237,7 +237,7 @@ impl Lifter {
     }
 
     fn system_call(&mut self, h: Helper) -> Lifted {
-        let next = self.constant(self.next);
+        let next = self.absolute(self.next);
         let wide = u32::from(matches!(self.i.mnemonic(), Mnemonic::Sysretq | Mnemonic::Sysexitq));
         self.call(NONE, h, next, NONE, wide);
         self.exit_pc()
@@ -262,7 +262,7 @@ pub(super) fn lift(l: &mut Lifter) -> Lifted {
         }
         Mnemonic::Int3 => l.int(exception::BP),
         Mnemonic::Int1 => {
-            let next = l.constant(l.next);
+            let next = l.absolute(l.next);
             l.call(NONE, Helper::Int1, next, NONE, 0);
             l.exit_pc()
         }

@@ -28,7 +28,7 @@ pub(super) fn ends_block(i: &Instruction) -> bool {
 
 /// Whether it is a conditional jump that is likely not to be taken: compilers put the likely way behind it, but for loops.
 pub(super) fn goes_on(i: &Instruction) -> bool {
-    (i.is_jcc_short() || i.is_jcc_near()) && i.near_branch_target() > i.ip()
+    (i.is_jcc_short() || i.is_jcc_near()) && i.near_branch_target().cast_signed() > i.ip().cast_signed()
 }
 
 fn is_memory(kind: OpKind) -> bool {

@@ -43,7 +43,7 @@ use crate::exception;
 use crate::helpers::Helper;
 use crate::memory::{Right, Target};
 use crate::mode::Mode;
-use crate::state::Seg;
+use crate::state::{CODE_BASE, Seg};
 use operand::Ea;
 
 /// Most guest instructions in a block.
@@ -99,9 +99,9 @@ pub(crate) struct Lifter {
     pub mode: Mode,
     /// Current instruction.
     pub i: Instruction,
-    /// Its program counter.
+    /// Its program counter, as [`Mode::counted`] has it.
     pub pc: u64,
-    /// Program counter behind it.
+    /// Program counter behind it, counted the same way.
     pub next: u64,
     /// `RflagsBits` that are visible after it.
     live: u32,
@@ -126,6 +126,9 @@ const fn options(mode: Mode) -> u32 {
 impl Lifter {
     fn new(mut b: Builder, pc: u64, mode: Mode) -> Self {
         b.restart(pc);
+        if mode.relative() {
+            b.count_from(CODE_BASE);
+        }
         Lifter {
             b,
             mode,
@@ -149,6 +152,25 @@ impl Lifter {
     /// Whether any flag that the current instruction changes can be seen after it.
     pub(crate) fn flags_live(&self) -> bool {
         self.i.rflags_modified() & self.live != 0
+    }
+
+    /// A program counter that counts as this instruction's does, in a slot as the guest has it.
+    pub(crate) fn absolute(&mut self, pc: u64) -> Slot {
+        if !self.mode.relative() {
+            return self.constant(pc);
+        }
+        let t = self.b.temp();
+        self.absolute_into(t, pc);
+        t
+    }
+
+    /// The same in slot `d`.
+    pub(crate) fn absolute_into(&mut self, d: Slot, pc: u64) {
+        if self.mode.relative() {
+            self.b.op_imm(Op::Add64I, d, CODE_BASE, pc);
+        } else {
+            self.b.op_imm(Op::MovI, d, NONE, pc);
+        }
     }
 
     /// Emit a call of helper `h`; its flags come from the helper table.
@@ -269,6 +291,7 @@ impl<B: Bus> Cpu<B> {
             mode |= Mode::ONE;
         }
         let mut window = self.fetch(self.linear_pc(regs), pc)?;
+        let pc = mode.counted(pc);
         scratch.decoded.resize(MAX_INSTRUCTIONS, Instruction::default());
         let list = &mut scratch.decoded;
         let sides = if far { SIDES } else { 0 };
@@ -382,7 +405,7 @@ impl<B: Bus> Cpu<B> {
 
     /// The first instruction did not fit into the window's page, or is none.
     fn decode_first(&mut self, w: &mut Window, regs: &Regs, mode: Mode, out: &mut Instruction) -> Result<usize, Stop> {
-        let pc = regs.get(ir::PC);
+        let pc = mode.counted(regs.get(ir::PC));
         let have = w.len.min(MAX_LENGTH);
         let (mut i, mut error) = decode_one(&w.bytes[..have], pc, mode);
         if error == DecoderError::NoMoreBytes && have < MAX_LENGTH {

@@ -9,7 +9,7 @@ use ir::{MemRef, NONE, Op, Slot};
 use super::Lifter;
 use crate::memory::{FLAT, space};
 use crate::mode::Mode;
-use crate::state::{Seg, gpr, seg_base};
+use crate::state::{CODE_BASE, Seg, gpr, seg_base};
 
 /// A memory operand: what every access to it shares.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -172,8 +172,12 @@ impl Lifter {
         let bits = self.address_bits();
         let mut disp = self.i.memory_displacement64();
         let mut ea = Ea { base: NONE, index: NONE, scale: 0, disp: 0, space: FLAT, wrap: 0, stack: false };
-        // RIP-relative: iced has added RIP already.
-        if !matches!(base, Register::None | Register::RIP | Register::EIP) {
+        if matches!(base, Register::RIP | Register::EIP) {
+            // iced has added RIP already, as the lifter counts it.
+            if self.mode.relative() {
+                ea.base = CODE_BASE;
+            }
+        } else if base != Register::None {
             ea.base = gpr_of(base);
             if ea.base == crate::state::RSP {
                 disp = disp.wrapping_add(self.pop_bias as u64);

@@ -315,7 +315,7 @@ pub(super) fn memory_call(l: &mut Lifter, op: FpuOp, b: Slot, wide: bool) {
 /// Every instruction that is not a control instruction leaves its address and its operand's.
 fn note_pointers(l: &mut Lifter, memory: bool) {
     let pc = l.pc;
-    l.b.op_imm(Op::MovI, FPU_IP, NONE, pc);
+    l.absolute_into(FPU_IP, pc);
     if !memory {
         return;
     }

@@ -14,6 +14,7 @@ use ir::{AluRef, AtomicOp, BulkOp, BulkRef, Env, MemRef, Op, PC, Regs, Slot, Sto
 use super::{From, Runner, Why};
 use crate::bus::Bus;
 use crate::cpu::Cpu;
+use crate::state::CODE_BASE;
 
 /// What came of the comparison so far.
 #[derive(Clone, Debug, Default)]
@@ -114,7 +115,7 @@ impl<B: Bus> Env for Apart<'_, B> {
 
 /// Words that are compared as they are: not the flags' and not a tier's own.
 fn compared(n: u16) -> bool {
-    !(FLAG_KIND.0..=FLAG_R.0).contains(&n) && n != TIER_TAG.0 && n != TIER_BUDGET.0
+    !(FLAG_KIND.0..=FLAG_R.0).contains(&n) && ![TIER_TAG, TIER_BUDGET, CODE_BASE].contains(&Slot(n))
 }
 
 impl<B: Bus> Runner<B> {

@@ -13,8 +13,8 @@ use crate::mode::Mode;
 
 /// Whoever looks on.
 pub trait Watch: std::fmt::Debug + Send {
-    /// A block was lifted from `bytes`, which are code of `bits` (16, 32 or 64).
-    fn lifted(&mut self, block: &Block, bytes: &[u8], bits: u32);
+    /// A block was lifted from `bytes`, which are code of `bits` (16, 32 or 64). Its program counters are counted from `origin`.
+    fn lifted(&mut self, block: &Block, origin: u64, bytes: &[u8], bits: u32);
     /// This stub lies at `address` of the host, for as long as the vCPU lives.
     fn stub(&mut self, name: &str, address: u64, len: usize);
     /// Code was emitted, and is executed at `address` of the host.
@@ -48,8 +48,9 @@ impl<B: Bus> Runner<B> {
         if let Some(second) = lift.second {
             let _ = self.cpu.mem.ram.read(second, two);
         }
+        let origin = lift.block.origin(&self.regs.0);
         if let Some(watcher) = &mut self.watcher {
-            watcher.lifted(&lift.block, &bytes, Mode::from_bits_truncate(lift.key.mode).width());
+            watcher.lifted(&lift.block, origin, &bytes, Mode::from_bits_truncate(lift.key.mode).width());
         }
     }
 

@@ -15,6 +15,7 @@ mod paging;
 mod protected;
 mod random;
 mod real;
+mod relative;
 mod returns;
 mod several;
 mod state;

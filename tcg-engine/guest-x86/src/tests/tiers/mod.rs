@@ -5,7 +5,7 @@
 //! another on the same pair of machines, with code taken away in between. `ATOLL_SEED` gives a run again; with `ATOLL_LONG=1`
 //! it takes half an hour (`ATOLL_TIERS_SECONDS` says otherwise).
 
-mod code;
+pub mod code;
 mod instructions;
 mod mutants;
 mod program;
@@ -21,6 +21,7 @@ use ir::op::{FIRST_TEMP, FLAG_KIND, FLAG_R, TIER_BUDGET, TIER_TAG};
 use super::harness::*;
 use super::random::Random;
 use crate::runner::COUNTERS;
+use crate::state::CODE_BASE;
 use crate::{Runner, Why};
 use program::{Program, program};
 
@@ -32,6 +33,8 @@ pub const UNMAPPED: u64 = DATA + 0x8000;
 pub const READ_ONLY: u64 = DATA + 0x9000;
 /// A page that programs switch between two.
 pub const FLIP: u64 = 0x6_6000;
+/// Where memory is mapped once more, in the lower half.
+const ELSEWHERE: u64 = 1 << 39;
 /// Where handlers lie.
 const HANDLERS: u64 = 0x6_0000;
 /// What handlers have noted: [`NOTE`] bytes each.
@@ -118,9 +121,13 @@ fn prepared(t1: bool) -> Runner<TestBus> {
     m.t1 = None;
     if t1 {
         m.use_t1(CodeMemory::new(320 << 10).unwrap()).unwrap();
+    } else {
+        // What is lifted for one place is also compared with what is lifted for all.
+        m.cpu.place_blocks();
     }
     let (code, at) = handlers();
     m.poke(HANDLERS, &code);
+    m.poke64(CR3 + 8, m.peek64(CR3));
     m.poke64(TSS + 0x24, STACK0);
     for v in 0..256 {
         m.gate64(v, at[v.min(32) as usize], 0xe, 3, 1);
@@ -144,20 +151,28 @@ fn prepared(t1: bool) -> Runner<TestBus> {
 }
 
 /// Load the program into a machine whose memory holds whatever the last one left.
-fn load(m: &mut Runner<TestBus>, p: &Program, data: u64) {
+fn load(m: &mut Runner<TestBus>, p: &Program) {
+    let mut code = p.code.bytes.clone();
+    let (offset, most) = (p.code.base - CODE, (MOST - (p.code.base - CODE)) as usize);
+    assert!(code.len() < most, "a program of {} bytes", code.len());
+    code.resize(most, 0xcc);
+    m.poke(CODE, &vec![0xcc; offset as usize]);
+    m.poke(p.code.base, &code);
+    let mut table = vec![0u8; 2 * MOST as usize];
+    for w in p.code.starts.windows(2) {
+        let (at, next) = (w[0] + offset as usize, w[1] + offset as usize);
+        table[2 * at..2 * at + 2].copy_from_slice(&(next as u16).to_le_bytes());
+    }
+    m.poke(TABLE, &table);
+    m.cpu.invalidate(CODE, MOST);
+}
+
+/// Have the program that is loaded begin where it is mapped at distance `far`, on data from `data` on.
+fn start(m: &mut Runner<TestBus>, p: &Program, data: u64, far: u64) {
     let mut r = Random(data | 1);
     let bytes: Vec<u8> = (0..DATA_LEN / 8).flat_map(|_| r.next().to_le_bytes()).collect();
     m.poke(DATA, &bytes);
     m.poke(READ_ONLY, &bytes[..0x1000]);
-    let mut code = p.code.bytes.clone();
-    assert!((code.len() as u64) < MOST, "a program of {} bytes", code.len());
-    code.resize(MOST as usize, 0xcc);
-    m.poke(CODE, &code);
-    let mut table = vec![0u8; 2 * MOST as usize];
-    for w in p.code.starts.windows(2) {
-        table[2 * w[0]..2 * w[0] + 2].copy_from_slice(&(w[1] as u16).to_le_bytes());
-    }
-    m.poke(TABLE, &table);
     m.poke(LOG, &vec![0; (NOTE * NOTES) as usize]);
     m.poke64(LOG_END, LOG);
     m.poke(STACK - 0x1000, &[0; 0x1100]);
@@ -165,7 +180,6 @@ fn load(m: &mut Runner<TestBus>, p: &Program, data: u64) {
     rights(UNMAPPED, 0);
     rights(READ_ONLY, 5);
     rights(FLIP, 7);
-    m.cpu.invalidate(CODE, MOST);
     m.cpu.sys.seg = [flat(if p.user { USER_SS } else { KERNEL_SS }, 3, false); 6];
     m.cpu.sys.seg[crate::state::Seg::Cs as usize] = flat(if p.user { USER_CS } else { KERNEL_CS }, 0xb, true);
     m.cpu.sys.seg[crate::state::Seg::Fs as usize].base = 0x18;
@@ -183,7 +197,7 @@ fn load(m: &mut Runner<TestBus>, p: &Program, data: u64) {
     }
     m.set(4, STACK - 0x100);
     m.regs.0.set(ir::op::FPC, 0x1f80);
-    m.set_pc(CODE);
+    m.set_pc(far + p.code.base);
     m.set_flags(p.flags);
     m.cpu.tlb.flush_all();
     let regs = &mut m.regs.0;
@@ -212,7 +226,7 @@ fn run(m: &mut Runner<TestBus>, mut blocks: u32, mut portion: impl FnMut() -> u3
 fn differences(a: &Runner<TestBus>, b: &Runner<TestBus>) -> Vec<String> {
     let mut list = Vec::new();
     for n in 0..FIRST_TEMP {
-        let own = (FLAG_KIND.0..=FLAG_R.0).contains(&n) || n == TIER_TAG.0 || n == TIER_BUDGET.0;
+        let own = (FLAG_KIND.0..=FLAG_R.0).contains(&n) || [TIER_TAG, TIER_BUDGET, CODE_BASE].contains(&Slot(n));
         let (x, y) = (a.regs.0.get(Slot(n)), b.regs.0.get(Slot(n)));
         if x != y && !own {
             list.push(format!("word {n}: T0 {x:#x}, T1 {y:#x}"));
@@ -290,16 +304,26 @@ impl Pair {
         r.next();
         let p = program(&mut r);
         let data = r.next();
-        load(&mut self.t0, &p, data);
-        load(&mut self.t1, &p, data);
-        let small = r.below(2) == 0;
-        let Some(expected) = run(&mut self.t0, LIMIT, || LIMIT) else { return Came::TooLong };
-        let found = run(&mut self.t1, 4 * LIMIT, || if small { 1 + r.below(6) as u32 } else { LIMIT });
-        let mut list = differences(&self.t0, &self.t1);
-        if Some(expected) != found {
-            list.insert(0, format!("the end: T0 {expected:?}, T1 {found:?}"));
+        load(&mut self.t0, &p);
+        load(&mut self.t1, &p);
+        let mut far = 0;
+        // What is left of a program of user mode is run again where it is mapped, too.
+        for _ in 0..if p.user { 3 } else { 1 } {
+            let small = r.below(2) == 0;
+            start(&mut self.t0, &p, data, far);
+            start(&mut self.t1, &p, data, far);
+            let Some(expected) = run(&mut self.t0, LIMIT, || LIMIT) else { return Came::TooLong };
+            let found = run(&mut self.t1, 4 * LIMIT, || if small { 1 + r.below(6) as u32 } else { LIMIT });
+            let mut list = differences(&self.t0, &self.t1);
+            if Some(expected) != found {
+                list.insert(0, format!("the end: T0 {expected:?}, T1 {found:?}"));
+            }
+            if !list.is_empty() {
+                return Came::Different(format!("{}\nat {far:#x} + {}", list.join("\n"), listing(&p)));
+            }
+            far = [0, HIGH, ELSEWHERE][r.below(3) as usize];
         }
-        if list.is_empty() { Came::Same } else { Came::Different(format!("{}\n{}", list.join("\n"), listing(&p))) }
+        Came::Same
     }
 }
 
@@ -308,8 +332,8 @@ fn listing(p: &Program) -> String {
     let mut out = format!("registers {:x?}, flags {:#x}, user {}\n", p.regs, p.flags, p.user);
     for w in p.code.starts.windows(2) {
         let bytes = &p.code.bytes[w[0]..w[1]];
-        let i = iced_x86::Decoder::with_ip(64, bytes, CODE + w[0] as u64, 0).decode();
-        out += &format!("{:#x}: {:02x?} {:?}\n", CODE + w[0] as u64, bytes, i.code());
+        let i = iced_x86::Decoder::with_ip(64, bytes, p.code.base + w[0] as u64, 0).decode();
+        out += &format!("{:#x}: {:02x?} {:?}\n", p.code.base + w[0] as u64, bytes, i.code());
     }
     out
 }

@@ -12,7 +12,7 @@ use crate::tests::random::Random;
 
 /// A program with its data.
 pub struct Program {
-    /// Code for [`CODE`].
+    /// Code for [`CODE`] or behind it on its page.
     pub code: Code,
     /// Initial registers.
     pub regs: [u64; 16],
@@ -49,8 +49,10 @@ pub fn program(r: &mut Random) -> Program {
         order.swap(i, r.below(15) as usize);
     }
     let user = r.below(3) == 0;
+    // Half of them go on on another page.
+    let offset = if r.below(2) == 0 { 0 } else { 0xe00 + r.below(0x1f0) };
     let mut g = Gen {
-        c: Code::new(CODE),
+        c: Code::new(CODE + offset),
         tainted: false,
         pointers: [order[0], order[1]],
         small: order[2],
@@ -115,7 +117,7 @@ impl Gen<'_> {
             1 => READ_ONLY + self.r.below(0x1000),
             2 => 0x8000_0000_0000 + self.r.below(0x100),
             3 => 0x7fff_ffff_fff8 + self.r.below(16),
-            4 => CODE + self.r.below(0x400),
+            4 => self.c.base + self.r.below(0x400),
             5..12 => DATA + 0x1000 * (1 + self.r.below(6)) - 1 - self.r.below(20),
             12 => HIGH + DATA + self.r.below(DATA_LEN),
             _ => (DATA + self.r.below(DATA_LEN - 0x1000)) & !15,
@@ -387,7 +389,7 @@ impl Gen<'_> {
         self.mov_imm(d, v.into());
         self.patchable.push(self.c.bytes.len() - 4);
         let n = self.patchable[self.r.below(self.patchable.len() as u64) as usize];
-        let m = Operand::Mem { base: Base::None, index: None, disp: (CODE + n as u64) as i32 };
+        let m = Operand::Mem { base: Base::None, index: None, disp: (self.c.base + n as u64) as i32 };
         let s = self.any();
         self.put(4, &[], &[0x89], s, m, &[]);
     }
