@@ -73,7 +73,8 @@ impl Emitter {
         };
         self.flags = Flags::Memory;
         let small = wide.then_some((m, bytes));
-        self.refill = Some(Refill { small, found: self.a.here(), write });
+        // Elsewhere the interpreter does it: what it takes longer is less than what the code would take.
+        self.refill = self.hot.is_some().then(|| Refill { small, found: self.a.here(), write });
         Some(miss)
     }
 
