@@ -52,7 +52,7 @@ impl Emitter {
 
     /// Whether a direct exit leads to the beginning of the loop that the block is.
     pub(super) fn leads_back(&self, block: &Block, pc: u64) -> bool {
-        !self.renamed.swaps.is_empty() && pc == block.pc
+        self.is_renamed() && pc == block.pc
     }
 
     /// At the head of a block: choose, and take what was chosen.
@@ -114,9 +114,9 @@ impl Emitter {
         }
     }
 
-    /// Before something else than the block runs. On the way out for good, or [`Emitter::take_again`] follows.
+    /// Before something else than the block runs. On the way out for good, or [`Emitter::call_take`] follows.
     pub(super) fn call_put_back(&mut self) {
-        if !self.renamed.swaps.is_empty() {
+        if self.is_renamed() {
             let hole = self.a.call();
             self.renamed.backs.push(hole);
         }
@@ -124,7 +124,7 @@ impl Emitter {
 
     /// After it.
     pub(super) fn call_take(&mut self) {
-        if !self.renamed.swaps.is_empty() && !on(Mutant::NotTaken) {
+        if self.is_renamed() && !on(Mutant::NotTaken) {
             let hole = self.a.call();
             self.renamed.agains.push(hole);
         }
@@ -136,8 +136,8 @@ impl Emitter {
         self.a.mov(Sz::Q, RAX, word(TIER_BUDGET));
         self.a.alu_imm(Alu::Sub, Sz::D, at(RAX, 0), instructions - undone);
         let beginning = self.renamed.beginning;
-        let on = self.a.jcc(cc::S ^ 1);
-        self.a.fill(on, beginning);
+        let go_on = self.a.jcc(cc::S ^ 1);
+        self.a.fill(go_on, beginning);
         self.put_back();
         let hole = self.a.jmp();
         self.renamed.spent.push(hole);
