@@ -165,7 +165,7 @@ fn the_loader_has_exactly_what_the_design_says_while_it_loads() {
     let shape = Shape { ram: MEMORY, initrd: true, console: true, foreground: true, loading: true, watched: false };
     // The next loader comes with a reset, if this one was too fast.
     for round in 0.. {
-        if let Some(pid) = stop(keeper, "loader") {
+        if let Some(pid) = stop_unless(keeper, Kind::Loader, || false) {
             check_loader(keeper, &shape, &outside);
             send(pid, Signal::CONT).expect("it is stopped, so it is there");
             break;
@@ -182,23 +182,24 @@ fn send(pid: i32, signal: Signal) -> Option<()> {
     pidfd_send_signal(&descriptor, signal).ok()
 }
 
-/// Stops the next process of this binary behind its lock-down; `None` if it got away.
-fn stop(keeper: i32, binary: &str) -> Option<i32> {
-    stop_unless(keeper, binary, || false)
-}
-
-/// The same, if it comes before there is an `end` of what it is for.
-fn stop_unless(keeper: i32, binary: &str, mut end: impl FnMut() -> bool) -> Option<i32> {
-    let pid = until(&format!("no {binary} comes"), || {
-        let found = vm::find(keeper, binary);
+/// Stops the next process of this kind behind its lock-down; `None` if it got away, or if there was an `end` of what it is
+/// for before it came.
+fn stop_unless(keeper: i32, kind: Kind, mut end: impl FnMut() -> bool) -> Option<i32> {
+    let row = Row::of(kind).unwrap();
+    let pid = until(&format!("no {kind} comes"), || {
+        let found = vm::find(keeper, row.binary);
         if found.is_none() && end() { Some(None) } else { found.map(Some) }
     })?;
     let field = |name: &str| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         status.lines().find_map(|line| line.strip_prefix(name)).map(|text| text.trim().to_owned())
     };
-    // Its own filter comes on top of the keeper's.
-    while field("Seccomp_filters:")? != "2" {}
+    // Its own filter comes on top of the keeper's; its report of that is the last step of the lock-down.
+    let reported = || vm::reported(&vm::status(keeper, row.status().unwrap()).unwrap()).sealed;
+    until(&format!("the {kind} neither reports its lock-down nor ends"), || match field("Seccomp_filters:") {
+        Some(filters) => (filters == "2" && reported()).then_some(Some(())),
+        None => Some(None),
+    })?;
     send(pid, Signal::STOP)?;
     until("it neither stops nor ends", || {
         let state = field("State:").unwrap_or_default();
@@ -238,7 +239,7 @@ fn files_of(snapshot: &Path) -> PathBuf {
 fn check_streamer(rig: &Rig, name: &str, kind: Kind, snapshot: &Path, arguments: &[&str]) -> bool {
     let mut job = rig.command(arguments).spawn().unwrap();
     let keeper = keeper(rig, name);
-    let Some(pid) = stop_unless(keeper, "streamer", || job.try_wait().unwrap().is_some()) else {
+    let Some(pid) = stop_unless(keeper, kind, || job.try_wait().unwrap().is_some()) else {
         assert!(job.wait().unwrap().success());
         return false;
     };
