@@ -8,11 +8,13 @@
 //!
 //! * [`Memfd`]: makes the memfds, sealed against shrinking.
 //! * [`Ram`]: the whole RAM memfd of a VM; file offset = guest-physical address − start of RAM.
+//! * [`Arrangement`]: its pages once more, in any order.
 //! * [`Layout`]: which guest-physical ranges are RAM, ROM, device memory or storage keys, and where in the file.
 //! * [`DirtyLog`]: the `dirty` memfd: the vhost-compatible bitmap `D`, code pages, `B`, the write barrier, the acks, and the
 //!   harvest handshake ([`harvest`]) over them.
 //! * [`SharedMap`]: a typed window on any other memfd (register windows, status pages).
 
+mod arrangement;
 mod dirty;
 mod error;
 pub mod harvest;
@@ -26,6 +28,7 @@ pub mod mutants;
 mod mutants;
 mod ram;
 
+pub use arrangement::Arrangement;
 pub use dirty::{DirtyLayout, DirtyLog};
 pub use error::{Error, Result};
 pub use harvest::{Silent, VcpuEnd, VcpuState};

@@ -35,11 +35,11 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 /// Bytes of a huge page of the host.
-const HUGE: usize = 2 << 20;
+pub(crate) const HUGE: usize = 2 << 20;
 
 /// An address that huge pages can begin at, with room for `size` bytes: reserved, until a mapping is made there. Where that fails the
 /// reservation is left, since the kernel does not say whether it still stands, and somebody else's may be there by then.
-fn huge_place(size: NonZeroUsize) -> nix::Result<NonZeroUsize> {
+pub(crate) fn huge_place(size: NonZeroUsize) -> nix::Result<NonZeroUsize> {
     let all = size.checked_add(HUGE).ok_or(Errno::ENOMEM)?;
     let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
     // SAFETY: as for any fresh mapping.

@@ -73,11 +73,11 @@ pub fn loosened(profile: &Profile, loosening: &str) -> Profile {
         "no-landlock" => lax.landlock = Landlock::None,
         "no-limits" => lax.limits = &[],
         "capabilities-kept" => lax.privilege = Privilege::OwnNamespace,
-        "mmap-allowed" => lax.policy = with_rule(profile, libc::SYS_mmap, None),
+        "mmap-allowed" => lax.policy = with_rule(profile, libc::SYS_mmap, &[]),
         "argument-allowed" => {
             const VALUES: &[(u32, &str)] = &[(libc::F_GETFD as u32, "F_GETFD"), (libc::F_SETFL as u32, "F_SETFL")];
-            let check = Check { argument: 1, ignore: 0, values: VALUES };
-            lax.policy = with_rule(profile, libc::SYS_fcntl, Some(check));
+            const CHECK: Check = Check { argument: 1, ignore: 0, values: VALUES };
+            lax.policy = with_rule(profile, libc::SYS_fcntl, &[CHECK]);
         }
         _ => {}
     }
@@ -85,9 +85,9 @@ pub fn loosened(profile: &Profile, loosening: &str) -> Profile {
 }
 
 /// The profile's list with this rule in place of the one that it has for the call, if it has one.
-fn with_rule(profile: &Profile, call: i64, check: Option<Check>) -> Policy {
+fn with_rule(profile: &Profile, call: i64, checks: &'static [Check]) -> Policy {
     let others = profile.rules().iter().filter(|rule| rule.call != call).copied();
-    let planted = Rule { call, check, why: "a planted loosening" };
+    let planted = Rule { call, checks, why: "a planted loosening" };
     Policy::AllowOnly(others.chain([planted]).collect::<Vec<_>>().leak())
 }
 

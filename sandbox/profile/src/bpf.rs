@@ -73,18 +73,24 @@ pub(crate) fn build(profile: &Profile) -> Result<BpfProgram, Error> {
 
 /// seccompiler joins the rules of a call by "or" and the conditions of a rule by "and".
 fn conditions(rule: &Rule) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
-    let Some(Check { argument, ignore, values }) = rule.check else { return Ok(Vec::new()) };
-    let operator = match ignore {
-        0 => SeccompCmpOp::Eq,
-        bits => SeccompCmpOp::MaskedEq(u64::from(!bits)),
-    };
-    values
-        .iter()
-        .map(|(value, _)| {
-            let length = SeccompCmpArgLen::Dword;
-            SeccompRule::new(vec![SeccompCondition::new(argument, length, operator.clone(), u64::from(*value))?])
-        })
-        .collect()
+    // Every choice of one value for each check.
+    let mut choices = vec![Vec::new()];
+    for Check { argument, ignore, values } in rule.checks {
+        let operator = match ignore {
+            0 => SeccompCmpOp::Eq,
+            bits => SeccompCmpOp::MaskedEq(u64::from(!bits)),
+        };
+        let mut longer = Vec::new();
+        for choice in choices {
+            for (value, _) in *values {
+                let length = SeccompCmpArgLen::Dword;
+                let one = SeccompCondition::new(*argument, length, operator.clone(), u64::from(*value))?;
+                longer.push([choice.clone(), vec![one]].concat());
+            }
+        }
+        choices = longer;
+    }
+    choices.into_iter().filter(|choice| !choice.is_empty()).map(SeccompRule::new).collect()
 }
 
 fn refuse_x32() -> [sock_filter; 3] {

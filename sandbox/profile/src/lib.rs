@@ -148,10 +148,24 @@ pub enum Policy {
 pub struct Rule {
     /// The x86_64 number, `libc::SYS_*`.
     pub call: i64,
-    /// A restriction of one argument, or none.
-    pub check: Option<Check>,
+    /// Restrictions of arguments, each of another one; all of them have to hold.
+    pub checks: &'static [Check],
     /// Why the process needs it (or must not have it).
     pub why: &'static str,
+}
+
+impl Rule {
+    /// Arguments with `value` in place of `argument`, where each other one that is checked has a value that may pass, and all others are 0.
+    pub fn sample(&self, argument: u8, value: u32) -> [u64; 6] {
+        std::array::from_fn(|index| {
+            let check = self.checks.iter().find(|check| usize::from(check.argument) == index);
+            match check.and_then(|check| check.values.first()) {
+                _ if index == usize::from(argument) => u64::from(value),
+                Some((value, _)) => u64::from(*value),
+                None => 0,
+            }
+        })
+    }
 }
 
 /// The restriction of one argument to a set of values. The lower 32 bits are compared, because every argument that is
@@ -299,20 +313,21 @@ impl Profile {
         self.rules().iter().map(|rule| rule.call)
     }
 
-    /// For evaluating a filter: each value that some check names, in its argument's place, with zeroes around it.
+    /// For evaluating a filter: each value that some check names, as [`Rule::sample`]s.
     pub fn samples(&self) -> Vec<[u64; 6]> {
-        let checks = self.rules().iter().filter_map(|rule| rule.check);
-        let place = |check: Check, value: u32| {
-            std::array::from_fn(|index| if index == usize::from(check.argument) { u64::from(value) } else { 0 })
+        let values = |rule: &'static Rule| {
+            let each =
+                move |check: &'static Check| check.values.iter().map(|(value, _)| rule.sample(check.argument, *value));
+            rule.checks.iter().flat_map(each)
         };
-        checks.flat_map(|check| check.values.iter().map(move |(value, _)| place(check, *value))).collect()
+        self.rules().iter().flat_map(values).collect()
     }
 
     /// Whether call `number` passes the filter with some arguments.
     pub fn allows(&self, number: i64) -> bool {
         match self.policy {
             Policy::AllowOnly(rules) => rules.iter().any(|rule| rule.call == number),
-            Policy::DenyOnly(rules) => !rules.iter().any(|rule| rule.call == number && rule.check.is_none()),
+            Policy::DenyOnly(rules) => !rules.iter().any(|rule| rule.call == number && rule.checks.is_empty()),
         }
     }
 
@@ -365,7 +380,7 @@ impl fmt::Display for Description<'_> {
         }
         for rule in profile.rules() {
             write!(f, "    {:<18}", syscalls::name(rule.call).unwrap_or("?"))?;
-            if let Some(check) = rule.check {
+            for check in rule.checks {
                 let names: Vec<_> = check.values.iter().map(|value| value.1).collect();
                 write!(f, " argument {} in {{{}}}:", check.argument, names.join(", "))?;
             }

@@ -11,12 +11,12 @@ use crate::{Check, Kind, Landlock, Limit, LimitValue, MemoryGrant, Namespace, Po
 
 /// A call with any arguments.
 const fn call(call: i64, why: &'static str) -> Rule {
-    Rule { call, check: None, why }
+    Rule { call, checks: &[], why }
 }
 
-/// A call with one argument restricted.
-const fn checked(call: i64, check: Check, why: &'static str) -> Rule {
-    Rule { call, check: Some(check), why }
+/// A call with arguments restricted.
+const fn checked(call: i64, checks: &'static [Check], why: &'static str) -> Rule {
+    Rule { call, checks, why }
 }
 
 /// Waiting and waking only: no priority inheritance, no requeue. The ignored bits are PRIVATE and CLOCK_REALTIME
@@ -61,12 +61,23 @@ const FAULT_IOCTLS: Check = Check {
 /// Memory stays what it is (madvise(2)).
 const COLLAPSE: Check = Check { argument: 2, ignore: 0, values: &[(MADV_COLLAPSE as u32, "MADV_COLLAPSE")] };
 
+/// Nothing to execute (mmap(2)).
+const NOT_EXECUTABLE: Check =
+    Check { argument: 2, ignore: 0, values: &[((PROT_READ | PROT_WRITE) as u32, "PROT_READ|PROT_WRITE")] };
+
+/// A file that is open, over memory of its own: no more memory, and no more addresses.
+const IN_PLACE: Check = Check {
+    argument: 3,
+    ignore: 0,
+    values: &[((MAP_SHARED | MAP_FIXED | MAP_POPULATE) as u32, "MAP_SHARED|MAP_FIXED|MAP_POPULATE")],
+};
+
 const RESTART: Rule = call(SYS_restart_syscall, "continues a timed wait after SIGSTOP and SIGCONT");
 const RANDOM: Rule = call(SYS_getrandom, "seeds hash maps, once per thread");
 const SIGRETURN: Rule = call(SYS_rt_sigreturn, "leaves a signal handler");
 const CLOCK: Rule = call(SYS_clock_gettime, "the clock where the vDSO has none");
 const EXIT: Rule = call(SYS_exit_group, "ends the process");
-const FUTEX: Rule = checked(SYS_futex, FUTEX_OPERATIONS, "locks, thread wake-ups, replies in register slots");
+const FUTEX: Rule = checked(SYS_futex, &[FUTEX_OPERATIONS], "locks, thread wake-ups, replies in register slots");
 const READ: Rule = call(SYS_read, "eventfds, streams");
 const WRITE: Rule = call(SYS_write, "eventfds, streams, panic text to the log pipe");
 const PPOLL: Rule = call(SYS_ppoll, "waits for descriptors");
@@ -75,7 +86,7 @@ const SENDMSG: Rule = call(SYS_sendmsg, "control messages with descriptors");
 const CLOSE: Rule = call(SYS_close, "descriptors of ended requests, or that a peer sent unasked");
 const IS_OPEN: Rule = checked(
     SYS_fcntl,
-    FCNTL_OPEN,
+    &[FCNTL_OPEN],
     "the standard library checks a descriptor before it closes it, in builds with debug assertions",
 );
 
@@ -185,8 +196,8 @@ pub(crate) static SUPERVISOR: Profile = Profile {
         call(SYS_getsockopt, "SO_TYPE: whether a descriptor is a socket of the right kind"),
         call(SYS_epoll_wait, "the runtime's event loop"),
         call(SYS_epoll_ctl, "a socket joins or leaves the event loop"),
-        checked(SYS_fcntl, FCNTL_COMMANDS, "copies of sockets for the event loop, and whether they block"),
-        checked(SYS_ioctl, SOCKET_IOCTLS, "an accepted socket becomes non-blocking"),
+        checked(SYS_fcntl, &[FCNTL_COMMANDS], "copies of sockets for the event loop, and whether they block"),
+        checked(SYS_ioctl, &[SOCKET_IOCTLS], "an accepted socket becomes non-blocking"),
         call(SYS_pread64, "state in a memfd made by the keeper"),
         call(SYS_pwrite64, "state in a memfd made by the keeper"),
     ]),
@@ -241,7 +252,8 @@ pub(crate) static ENGINE_TCG: Profile = Profile {
         CLOSE,
         IS_OPEN,
         call(SYS_sched_yield, "spinning vCPUs when CPUs are few"),
-        checked(SYS_madvise, COLLAPSE, "RAM that the guest uses gets huge pages"),
+        checked(SYS_madvise, &[COLLAPSE], "RAM that the guest uses gets huge pages"),
+        checked(SYS_mmap, &[NOT_EXECUTABLE, IN_PLACE], "puts pages of RAM, its only file, next to each other"),
     ]),
     budget: 16,
     limits: ISLET_LIMITS,
@@ -357,7 +369,7 @@ pub(crate) static STREAMER_TARGET: Profile = Profile {
         call(SYS_pread64, "the snapshot's files"),
         call(SYS_pwrite64, "RAM and states"),
         call(SYS_sched_yield, "the memory of whoever waits for a page is being changed"),
-        checked(SYS_ioctl, FAULT_IOCTLS, "pages that the guest waits for"),
+        checked(SYS_ioctl, &[FAULT_IOCTLS], "pages that the guest waits for"),
     ]),
     budget: 18,
     limits: WRITER_LIMITS,
@@ -440,7 +452,9 @@ mod tests {
         for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Keeper) {
             let profile = kind.profile();
             assert!(NEEDED.iter().all(|call| profile.allows(*call)), "{kind}");
-            assert!(!REFUSED.iter().any(|call| profile.allows(*call)), "{kind}");
+            // The engine may map what it has open, not to be executed.
+            let refused = REFUSED.iter().filter(|call| kind != Kind::EngineTcg || **call != SYS_mmap);
+            assert!(!refused.into_iter().any(|call| profile.allows(*call)), "{kind}");
             assert_eq!(profile.landlock, Landlock::DenyAll);
         }
     }
@@ -453,6 +467,27 @@ mod tests {
             assert!(keeper.allows(call), "{}", syscalls::describe(call));
         }
         assert!(!keeper.allows(SYS_ptrace) && !keeper.allows(SYS_io_uring_setup));
+    }
+
+    #[test]
+    fn the_engine_maps_nothing_to_execute_and_no_more_memory() {
+        let program = Kind::EngineTcg.profile().program().unwrap();
+        let passes = |protection: i32, flags: i32| {
+            let arguments = [0, 4096, protection as u64, flags as u64, 7, 0];
+            let call = crate::bpf::Call::new(SYS_mmap as u32, arguments);
+            crate::bpf::evaluate(&program, &call).unwrap() == SECCOMP_RET_ALLOW
+        };
+        const DATA: i32 = PROT_READ | PROT_WRITE;
+        const IN_PLACE: i32 = MAP_SHARED | MAP_FIXED | MAP_POPULATE;
+        assert!(passes(DATA, IN_PLACE));
+        for protection in [0, PROT_READ, PROT_WRITE, PROT_EXEC, PROT_READ | PROT_EXEC, DATA | PROT_EXEC] {
+            assert!(!passes(protection, IN_PLACE), "{protection:#x}");
+        }
+        for flags in
+            [MAP_SHARED, MAP_PRIVATE | MAP_ANONYMOUS, IN_PLACE | MAP_ANONYMOUS, IN_PLACE | MAP_PRIVATE, MAP_FIXED]
+        {
+            assert!(!passes(DATA, flags), "{flags:#x}");
+        }
     }
 
     #[test]

@@ -82,16 +82,34 @@ pub struct DirectExit {
     pub unlinked: u32,
 }
 
-/// An operation whose access has no memo, and whether it is looked up by large pages first.
-pub type Restless = (u16, bool);
+/// What an access does that goes to other pages too often for the memo of one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Instead {
+    /// It has a memo of a run of pages, and that was found to be too short so many times.
+    Run(u8),
+    /// It has none, and is looked up by large pages first.
+    Large,
+    /// It has none.
+    Page,
+}
+
+/// An operation whose access goes to many pages.
+pub type Restless = (u16, Instead);
 
 /// How a hot block is emitted.
 #[derive(Clone, Debug, Default)]
 pub struct Hot {
     /// Offset from the code's beginning where the memos of its accesses go; `None` if they have none.
     pub memos: Option<usize>,
-    /// Operations that have none nevertheless.
+    /// Operations that do something else.
     pub restless: Vec<Restless>,
+}
+
+impl Hot {
+    /// What the access of an operation does instead of a memo of one page.
+    fn instead(&self, op: u16) -> Option<Instead> {
+        self.restless.iter().find(|(own, _)| *own == op).map(|(_, instead)| *instead)
+    }
 }
 
 /// An access with a memo, for which it is looked up again behind the block.
@@ -100,6 +118,8 @@ struct Retry {
     /// Offset of the memo from the code's beginning.
     memo: usize,
     write: bool,
+    /// It is for a run of pages.
+    run: bool,
     /// Where it goes on with the addend in RAX.
     back: usize,
     /// Others rely on it: without it the block cannot go on.
@@ -252,6 +272,8 @@ pub struct Emitter {
     /// Memos of the block: operation, and bytes less one.
     pub(crate) memos: Vec<(u16, u32)>,
     retry: Option<Retry>,
+    /// All of them are for runs of pages.
+    pub(crate) runs: bool,
     /// What operations are in their groups, and memos of those that are the first of theirs.
     parts: Vec<(u16, Part)>,
     firsts: Vec<(u16, usize)>,
@@ -312,6 +334,7 @@ impl Emitter {
             hot: None,
             memos: Vec::new(),
             retry: None,
+            runs: false,
             parts: Vec::new(),
             firsts: Vec::new(),
         }

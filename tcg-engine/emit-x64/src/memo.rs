@@ -118,6 +118,32 @@ impl Memos {
         self.owners.clear();
     }
 
+    /// The linear address of an access, which is `distance` from what its memo remembers, and that of its last byte.
+    ///
+    /// # Safety
+    /// `memo` is one of these, and emitted code does not run meanwhile.
+    pub unsafe fn access(&self, memo: *const Memo, distance: u64) -> (u64, u64) {
+        // SAFETY: see above.
+        let memo = unsafe { &*memo };
+        let first = memo.page.wrapping_add(distance);
+        (first, first.wrapping_add(u64::from(memo.last)))
+    }
+
+    /// A memo that had to ask remembers this run of pages, which is longer than its access.
+    ///
+    /// # Safety
+    /// As for [`Memos::access`].
+    pub unsafe fn remember(&mut self, memo: *mut Memo, run: mem::Run) {
+        // SAFETY: see above; the first is within the data.
+        let (memo, first) = unsafe { (&mut *memo, &mut *self.first) };
+        memo.refills += 1;
+        if memo.room == 0 {
+            memo.next = std::mem::replace(&mut first.next, memo);
+        }
+        let last = if on(Mutant::RunEnd) { 0 } else { u64::from(memo.last) };
+        (memo.page, memo.room, memo.addend) = (run.start, run.len - last, run.addend);
+    }
+
     /// Nothing is remembered any more.
     fn forget(&mut self) {
         // SAFETY: the list leads through memos that were added, which stay until the data goes; emitted code does not run meanwhile.

@@ -83,6 +83,7 @@ mutants! {
     MemoRight: "a store remembers a page that may be read",
     WideEnd: "a load from a large page may go beyond its end",
     MemoEnd: "what an access remembers says nothing about the end of the page",
+    RunEnd: "what an access remembers of a run of pages says nothing about its end",
     Scratch: "refilling the TLB changes a register",
     ScratchVectors: "refilling the TLB loses vector registers",
     Refill: "a vector register does not follow what general code writes to its word",

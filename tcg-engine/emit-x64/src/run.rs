@@ -21,12 +21,12 @@ use mem::tlb::Shape;
 
 use crate::asm::Asm;
 use crate::budget::Budget;
-use crate::emit::{Emitter, Hot, Restless, Site};
+use crate::emit::{Emitter, Hot, Instead, Restless, Site};
 use crate::features::Features;
 use crate::layout::{
     BANK, BIAS, CODE_BASE, CONTEXT, DEFAULT_MXCSR, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, RETURNS, RUNTIME, TEMP, VECTORS,
 };
-use crate::memo::{Memos, Owner};
+use crate::memo::{Memo, Memos, Owner};
 use crate::mutants::{Mutant, on};
 use crate::returns::Returns;
 use crate::stubs::{JUMP_LOG2, Outside, Stubs, left};
@@ -42,6 +42,9 @@ pub trait Host: Env {
     /// a walk: once, now. The TLB may have it hit from then on. Changes nothing that emitted code depends on but the entries of the
     /// TLB's current bank.
     fn refill(&mut self, va: u64, write: bool) -> Option<u64>;
+    /// As [`Host::refill`], for as many bytes around `va` as are accessed the same way by one addend; whether they are is up to the
+    /// TLB's [`shrinks`](mem::Tlb::shrinks).
+    fn run_around(&mut self, va: u64, write: bool) -> Option<mem::Run>;
     /// Whatever else finding a block depends on, in 16 bits.
     fn mode_bits(&self) -> u32;
     /// Whether the run loop must look before the next instruction.
@@ -139,8 +142,24 @@ struct HotBlock {
     failures: u32,
     /// Its memos.
     memos: Range<usize>,
-    /// Operations that have none, because they go to another page too often; and whether those pages were large.
+    /// Operations that go to another page too often for the memo of one.
     restless: Vec<Restless>,
+}
+
+impl HotBlock {
+    /// The memo of an operation is not worth it; `wide` if it remembers a large page. Answers whether it has to be emitted otherwise.
+    fn give_up(&mut self, op: u16, wide: bool) -> bool {
+        let Some((_, instead)) = self.restless.iter_mut().find(|(own, _)| *own == op) else {
+            self.restless.push((op, if wide { Instead::Large } else { Instead::Run(0) }));
+            return true;
+        };
+        // A run takes a while to become as long as it can be.
+        *instead = match *instead {
+            Instead::Run(n) if n < SHORT => Instead::Run(n + 1),
+            _ => Instead::Page,
+        };
+        *instead == Instead::Page
+    }
 }
 
 /// What the function behind the stub for single operations works on.
@@ -210,6 +229,8 @@ const ENDS: u64 = 64;
 const JUDGED: u64 = 3;
 /// One access of so many may miss its memo; with more of them it is better off without.
 const RESTLESS: u64 = 10;
+/// How often a run may be found too short before its access is looked up.
+const SHORT: u8 = 3;
 /// How often the accesses of a group may not be found in one page before each is on its own.
 const FAILURES: u32 = 32;
 
@@ -306,6 +327,24 @@ unsafe extern "sysv64" fn refill<E: Host>(rt: *mut Runtime<E>, tag: u64, slot: u
     if here { env.refill(va, write != 0).unwrap_or(1) } else { 1 }
 }
 
+/// A memo of a run of pages does not have the address that is `distance` from its beginning; answers the addend, or 1 if there is none.
+///
+/// # Safety
+/// As for [`operation`]; `memo` is one of the runtime's.
+unsafe extern "sysv64" fn around<E: Host>(rt: *mut Runtime<E>, memo: *mut Memo, distance: u64, write: u32) -> u64 {
+    // SAFETY: see above.
+    let (env, memos) = unsafe { (&mut *(*rt).env, &mut *(*rt).memos) };
+    // SAFETY: see above.
+    let (va, last) = unsafe { memos.access(memo, distance) };
+    let Some(run) = env.run_around(va, write != 0) else { return 1 };
+    if last.wrapping_sub(run.start) >= run.len || last < va {
+        return 1;
+    }
+    // SAFETY: see above.
+    unsafe { memos.remember(memo, run) };
+    run.addend
+}
+
 impl T1 {
     /// T1 for vCPUs of type `E`, in `memory`.
     ///
@@ -323,6 +362,7 @@ impl T1 {
         let outside = Outside {
             op: operation::<E> as *const () as u64,
             refill: refill::<E> as *const () as u64,
+            run: around::<E> as *const () as u64,
             memos: memos.place(0),
             avx: features.avx2,
         };
@@ -363,6 +403,11 @@ impl T1 {
     /// Have blocks be hot when the budget has ended at their heads so often; 0 if they are from the beginning. For tests.
     pub fn set_hot(&mut self, ends: u8) {
         self.hot = ends;
+    }
+
+    /// Have accesses of hot blocks remember runs of pages from the beginning. For tests.
+    pub fn set_runs(&mut self, runs: bool) {
+        self.emitter.runs = runs;
     }
 
     /// Counters.
@@ -545,7 +590,7 @@ impl T1 {
     fn calm(&mut self, cache: &Cache) {
         let portion = self.ran / self.ends.max(1);
         (self.ends, self.ran) = (0, 0);
-        let (mut restless, mut judged): (Vec<(u32, Restless)>, Vec<u32>) = Default::default();
+        let (mut restless, mut judged): (Vec<(u32, u16, bool)>, Vec<u32>) = Default::default();
         let blocks = &self.blocks;
         self.memos.judge(|Owner { block, op }, memo, refills, wide| {
             // A block of before may have had the number.
@@ -557,7 +602,7 @@ impl T1 {
             judged.push(block);
             let runs = hot.ends * portion / u64::from(b.instructions.max(1));
             if u64::from(refills) * RESTLESS > runs {
-                restless.push((block, (op, wide)));
+                restless.push((block, op, wide));
             }
             true
         });
@@ -570,8 +615,10 @@ impl T1 {
         for list in restless.chunk_by(|a, b| a.0 == b.0) {
             let block = list[0].0;
             let Some(hot) = self.hot_block(block) else { continue };
-            let all = hot.restless.iter().copied().chain(list.iter().map(|(_, op)| *op)).collect();
-            self.emit_again(cache, block, all);
+            let changes = list.iter().filter(|(_, op, wide)| hot.give_up(*op, *wide)).count();
+            if changes > 0 {
+                self.emit_again(cache, block);
+            }
         }
     }
 
@@ -589,18 +636,20 @@ impl T1 {
         }
         hot.failures += 1;
         if hot.failures > FAILURES {
-            let all = hot.restless.iter().copied().chain([(owner.op, false)]).collect();
-            self.emit_again(cache, owner.block, all);
+            hot.failures = 0;
+            if hot.give_up(owner.op, false) {
+                self.emit_again(cache, owner.block);
+            }
         }
     }
 
     /// Emit a hot block of user mode once more; whatever led to its code leads to the new one. The old code is not run again.
-    fn emit_again(&mut self, cache: &Cache, n: u32, restless: Vec<Restless>) {
+    fn emit_again(&mut self, cache: &Cache, n: u32) {
         if !self.has_room() {
             return;
         }
-        let Some(Some(b)) = self.blocks.get(n as usize) else { return };
-        let origin = b.origin;
+        let Some(Some(HostBlock { hot: Some(hot), origin, .. })) = self.blocks.get(n as usize) else { return };
+        let (restless, origin) = (hot.restless.clone(), *origin);
         let Some(mut new) = self.emit(cache, n, true, Some(restless), origin) else { return };
         let Some(Some(b)) = self.blocks.get_mut(n as usize) else { return };
         new.incoming = std::mem::take(&mut b.incoming);

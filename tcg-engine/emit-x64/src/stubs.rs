@@ -61,6 +61,8 @@ pub struct Outside {
     pub op: u64,
     /// Address of the function behind [`Stubs::refill`].
     pub refill: u64,
+    /// Address of the function behind [`Stubs::recall_run`].
+    pub run: u64,
     /// Offset of the first memo.
     pub memos: usize,
     /// Whether the host has YMM registers.
@@ -102,6 +104,8 @@ pub struct Stubs {
     pub recall_read: usize,
     /// For stores.
     pub recall_write: usize,
+    /// The same for memos of runs of pages, for loads and for stores: by a function.
+    pub recall_run: [usize; 2],
     /// Behind the last of them.
     pub end: usize,
 }
@@ -169,7 +173,7 @@ fn park(a: &mut Asm, avx: bool) {
 impl Stubs {
     /// Emit them, for a TLB of this shape.
     pub fn emit(a: &mut Asm, outside: Outside, tlb: Shape) -> Stubs {
-        let Outside { op, refill, memos, avx } = outside;
+        let Outside { op, refill, run, memos, avx } = outside;
         let enter = a.here();
         for r in SAVED {
             a.push(r);
@@ -209,7 +213,18 @@ impl Stubs {
             Self::operation(a, op, avx, leave_saved, refill);
             here
         });
-        let refill = [false, true].map(|write| Self::refill(a, refill, write));
+        let refill = [false, true].map(|write| {
+            Self::ask(a, refill, write, |a| {
+                a.mov(Sz::Q, RSI, RCX);
+                a.mov(Sz::D, RDX, RAX);
+            })
+        });
+        let recall_run = [false, true].map(|write| {
+            Self::ask(a, run, write, |a| {
+                a.mov(Sz::Q, RSI, RAX);
+                a.mov(Sz::Q, RDX, RCX);
+            })
+        });
         let jump = Self::jump(a, leave, false);
         let across = Self::jump(a, leave, true);
         let recall_read = Self::recall(a, memos, tlb, false, refill[0]);
@@ -231,6 +246,7 @@ impl Stubs {
             across,
             recall_read,
             recall_write,
+            recall_run,
             end,
         }
     }
@@ -405,14 +421,14 @@ impl Stubs {
         here
     }
 
-    fn refill(a: &mut Asm, function: u64, write: bool) -> usize {
+    /// `function(runtime, RSI, RDX, write)` answers an addend, or an odd number. `arguments` sets these two from RAX and RCX.
+    fn ask(a: &mut Asm, function: u64, write: bool, arguments: impl Fn(&mut Asm)) -> usize {
         let here = a.here();
         for r in SCRATCH {
             a.push(r);
         }
         a.mov(Sz::Q, RDI, word(RUNTIME));
-        a.mov(Sz::Q, RSI, RCX);
-        a.mov(Sz::D, RDX, RAX);
+        arguments(a);
         a.mov_imm(RCX, u64::from(write));
         a.mov_imm(RAX, function);
         // Integers only touch MXCSR as little as they touch the guest's other control words.

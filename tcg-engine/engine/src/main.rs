@@ -38,6 +38,7 @@ use enter::status::StatusPage;
 use guest_x86::runner::Check;
 use link::capnp::recv_message;
 use link::{Deadline, Inbox, Link, LinkError, Peer};
+use mem::Mirror;
 use profile::Kind;
 use wire::engine_capnp::Tier;
 use wire::islet_capnp::{setup as setup_message, to_islet};
@@ -167,7 +168,8 @@ fn start(
     }
     enter::before_threads(profile)?;
 
-    let machine = prepared.machine;
+    let (machine, mut mirrors) = (prepared.machine, prepared.mirrors);
+    let mapped = mirrors.first().map(Mirror::descriptor);
     let mut gate = ThreadGate::new();
     let mut vcpus = Vec::new();
     for index in 0..machine.inboxes.len() {
@@ -176,6 +178,7 @@ fn start(
         if let Some(memory) = code_memory.pop() {
             vcpu.use_t1(memory)?;
         }
+        vcpu.runner.cpu.mirror = mirrors.pop();
         if tier == Tier::Compared {
             vcpu.runner.check = Some(Check::default());
         }
@@ -192,6 +195,7 @@ fn start(
     keep.extend(bells.descriptors());
     keep.extend(machine.clients.iter().map(|c| c.kick().as_fd().as_raw_fd()));
     keep.extend(prepared.faults.as_ref().map(|f| f.uffd.as_fd().as_raw_fd()));
+    keep.extend(mapped);
     keep.extend(files.iter().flat_map(Files::descriptors));
     let serving = (machine.clone(), bells.clone());
     gate.spawn("interrupts", move || serving.1.serve(&serving.0))?;

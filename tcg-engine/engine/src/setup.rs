@@ -9,11 +9,11 @@ use doorbell::{
     Behaviour, DeviceArea, DeviceClient, EventFd, Header, ReadRule, Role, Space, SpinPolicy, WindowDesc, WindowKind,
     WriteRule,
 };
-use guest_memory::{Access, DirtyLog, Kind, Layout, Ram, Region};
-use mem::Memory;
+use guest_memory::{Access, Arrangement, DirtyLog, Kind, Layout, Ram, Region};
+use mem::{MIRROR, Memory, Mirror};
 use uffd::Uffd;
 use wire::engine_capnp::{
-    self as capnp_engine, Architecture, engine_setup, memory_slot, register_behaviour, register_window,
+    self as capnp_engine, Architecture, Tier, engine_setup, memory_slot, register_behaviour, register_window,
 };
 use wire::islet_capnp::setup;
 
@@ -68,6 +68,24 @@ pub struct Prepared {
     pub bells: Bells,
     /// Over RAM, if its pages come on demand.
     pub faults: Option<Faults>,
+    /// One for each vCPU, unless pages come on demand: that is known of the one mapping of RAM only.
+    pub mirrors: Vec<Mirror>,
+}
+
+/// Pages that all mirrors together may have in a place of their own: each may take two mappings of the 65,530 that a process
+/// may have (`vm.max_map_count`).
+const PLACES: u64 = 24 << 10;
+
+/// Mirrors for vCPUs that emitted code runs; where there is no room for them there are none.
+fn mirrors(engine: engine_setup::Reader<'_>, named: &Named, memory: &Memory) -> Result<Vec<Mirror>> {
+    if engine.get_ram_on_demand() || engine.get_tier()? == Tier::Interpreted {
+        return Ok(Vec::new());
+    }
+    let vcpus = u64::from(engine.get_vcpus());
+    let slot = engine.get_memory()?.iter().next().context("setup has no memory slot")?;
+    let file = Arc::new(named.get(slot.get_descriptor()?.to_str()?)?.try_clone_to_owned()?);
+    let map = |_| Arrangement::new(file.clone(), memory.ram.len(), MIRROR).ok();
+    Ok((0..vcpus).map_while(map).map(|map| Mirror::new(map, PLACES / vcpus)).collect())
 }
 
 /// A userfaultfd over the mapping of RAM.
@@ -148,8 +166,9 @@ pub fn prepare(engine: engine_setup::Reader<'_>, named: &Named) -> Result<Prepar
     for r in engine.get_routes()? {
         lines.push(Line { number: usize::from(r.get_line()), bell: named.bell(r.get_descriptor()?.to_str()?)? });
     }
+    let mirrors = mirrors(engine, named, &machine.memory)?;
     let bells = Bells { lines, notify: named.bell(engine.get_notify()?.to_str()?)?, beat: false.into() };
-    Ok(Prepared { machine: Arc::new(machine), bells, faults })
+    Ok(Prepared { machine: Arc::new(machine), bells, faults, mirrors })
 }
 
 fn memory(engine: engine_setup::Reader<'_>, named: &Named) -> Result<Memory> {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use code::CodeMemory;
 use guest_memory::VcpuState;
 use guest_x86::{Cpu, Delivered, Exception, Runner, Why};
+use mem::Mirror;
 use vcpu_devices::inbox;
 
 use crate::bus::VcpuBus;
@@ -96,12 +97,14 @@ impl Vcpu {
     pub fn replace(&mut self, mut other: Vcpu) {
         let done = self.runner.instructions;
         self.forget_code();
-        // Code memory was made before lock-down, and no other can be.
+        // Mappings were made before lock-down, and no others can be.
         let (t1, check) = (self.runner.t1.take(), self.runner.check.take());
-        let cache = std::mem::take(&mut self.runner.cache);
+        let (cache, mut mirror) = (std::mem::take(&mut self.runner.cache), self.runner.cpu.mirror.take());
+        mirror.iter_mut().for_each(Mirror::begin);
         other.runner.take_watcher(&mut self.runner);
         *self = other;
         (self.runner.t1, self.runner.check, self.runner.cache) = (t1, check, cache);
+        self.runner.cpu.mirror = mirror;
         self.runner.instructions = done;
         self.bus().enter_machine();
     }

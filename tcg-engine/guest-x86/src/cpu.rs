@@ -34,6 +34,8 @@ pub struct Cpu<B: Bus> {
     pub bus: B,
     /// Software TLB.
     pub tlb: Tlb,
+    /// Runs of pages that user mode's accesses need not look up, if RAM is there as a whole.
+    pub mirror: Option<mem::Mirror>,
     /// How its misses ended.
     pub(crate) misses: Misses,
     /// RAM, its layout and marks.
@@ -75,6 +77,7 @@ impl<B: Bus> Cpu<B> {
             sys: SysState::reset(model),
             bus,
             tlb,
+            mirror: None,
             misses: Misses::default(),
             mem,
             pending: None,
@@ -270,6 +273,10 @@ impl<B: Bus> emit_x64::Host for Cpu<B> {
 
     fn refill(&mut self, va: u64, write: bool) -> Option<u64> {
         Cpu::refill(self, va, write)
+    }
+
+    fn run_around(&mut self, va: u64, write: bool) -> Option<mem::Run> {
+        Cpu::run_around(self, va, write)
     }
 
     #[inline]

@@ -220,6 +220,9 @@ impl<B: Bus> Runner<B> {
         let (left, done) = t1.run(&self.cache, id.number(), &mut self.regs.0, &mut self.cpu, budget);
         self.instructions += done;
         let spent = done + t1.charged();
+        if let Some(mirror) = &mut self.cpu.mirror {
+            mirror.earn(spent);
+        }
         if self.cpu.tlb.is_small(spent) {
             self.cpu.tlb.grow();
             t1.fit(&self.cpu.tlb);

@@ -58,16 +58,17 @@ const SMALL: u32 = 2048;
 
 /// Arguments that pass a check and should not, or the other way round.
 fn arguments(programs: &[Vec<sock_filter>], rule: &profile::Rule) -> Result<Vec<String>, Error> {
-    let Some(check) = rule.check else { return Ok(Vec::new()) };
-    let named = check.values.iter().map(|(value, _)| *value);
     let mut found = Vec::new();
-    for value in (0..SMALL).chain(named).chain((0..32).map(|bit| 1 << bit)) {
-        let should = check.values.iter().any(|(known, _)| *known == value & !check.ignore);
-        let place = |at: usize| if at == usize::from(check.argument) { u64::from(value) } else { 0 };
-        let call = Call::new(u32::try_from(rule.call).unwrap_or(u32::MAX), std::array::from_fn(place));
-        let actions = programs.iter().map(|program| evaluate(program, &call)).collect::<Result<Vec<_>, _>>()?;
-        if actions.iter().all(|action| *action == ALLOW) != should {
-            found.push(format!("{} with argument {} = {value:#x}", syscalls::describe(rule.call), check.argument));
+    for check in rule.checks {
+        let named = check.values.iter().map(|(value, _)| *value);
+        for value in (0..SMALL).chain(named).chain((0..32).map(|bit| 1 << bit)) {
+            let should = check.values.iter().any(|(known, _)| *known == value & !check.ignore);
+            let number = u32::try_from(rule.call).unwrap_or(u32::MAX);
+            let call = Call::new(number, rule.sample(check.argument, value));
+            let actions = programs.iter().map(|program| evaluate(program, &call)).collect::<Result<Vec<_>, _>>()?;
+            if actions.iter().all(|action| *action == ALLOW) != should {
+                found.push(format!("{} with argument {} = {value:#x}", syscalls::describe(rule.call), check.argument));
+            }
         }
     }
     Ok(found)
@@ -96,10 +97,11 @@ mod tests {
             differences(&[program], board).unwrap()
         };
         let mmap = syscalls::number("mmap").unwrap();
-        assert_eq!(with(Rule { call: mmap, check: None, why: "" }), ["mmap (9) passes"]);
-        let fcntl = board.rules().iter().find(|rule| rule.check.is_some_and(|check| check.values.len() == 1)).unwrap();
-        let check = Check { values: &[(1, "F_GETFD"), (4, "F_SETFL")], ..fcntl.check.unwrap() };
-        assert_eq!(with(Rule { check: Some(check), ..*fcntl }), ["fcntl (72) with argument 1 = 0x4"; 2]);
+        assert_eq!(with(Rule { call: mmap, checks: &[], why: "" }), ["mmap (9) passes"]);
+        let fcntl =
+            board.rules().iter().find(|rule| matches!(rule.checks, [check] if check.values.len() == 1)).unwrap();
+        let check = Check { values: &[(1, "F_GETFD"), (4, "F_SETFL")], ..fcntl.checks[0] };
+        assert_eq!(with(Rule { checks: vec![check].leak(), ..*fcntl }), ["fcntl (72) with argument 1 = 0x4"; 2]);
     }
 
     #[test]

@@ -209,6 +209,8 @@ fn engine(expected: Expectation, shape: &Shape, outside: &Outside) -> Expectatio
     let expected = watched(expected, shape, outside)
         // Two doorbells to ring, two to hear.
         .descriptors(4, "eventfd", Access::ReadWrite)
+        // Whose pages it puts next to each other.
+        .descriptors(1, "/memfd:ram", Access::ReadWrite)
         .shared("/memfd:ram", "rw-s", 0, shape.ram)
         .shared("/memfd:dirty", "rw-s", 0, DirtyLayout::new(shape.ram).len)
         // Emitted code: the same pages, written here and executed there, with its data behind the latter.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{Finding, ThreadFacts};
 use crate::bpf::{self, Call, evaluate};
-use crate::{Check, Kind, Policy, Profile, Rule, sock_filter, syscalls};
+use crate::{Kind, Policy, Profile, Rule, sock_filter, syscalls};
 
 /// A value that no table names, for arguments that a filter does not look at any more.
 const NAMED_BY_NOBODY: u32 = 0x5a5a_1234;
@@ -57,23 +57,25 @@ fn with_argument(place: usize, value: u32) -> [u64; 6] {
     std::array::from_fn(|at| if at == place { u64::from(value) } else { 0 })
 }
 
-/// Arguments for every call: each constant in each place.
+/// Arguments for every call: each constant in each place, and what passes the checks of any profile, some of which want more than
+/// one argument to be right.
 fn samples(program: &[sock_filter]) -> Vec<[u64; 6]> {
     let places = |value: u32| (0..6).map(move |place| with_argument(place, value));
-    constants(program).into_iter().flat_map(places).collect()
+    let known = Kind::ALL.into_iter().flat_map(|kind| kind.profile().samples());
+    constants(program).into_iter().flat_map(places).chain(known).collect()
 }
 
 /// Arguments of checked calls that `program` lets through and `own` does not.
 fn arguments(program: &[sock_filter], own: &[sock_filter], profile: &Profile) -> Vec<String> {
     let constants = constants(program);
     let passes = |program: &[sock_filter], rule: &Rule, argument: u8, value: u32| {
-        let arguments = with_argument(usize::from(argument), value);
+        let arguments = rule.sample(argument, value);
         let number = u32::try_from(rule.call).unwrap_or(u32::MAX);
         evaluate(program, &Call::new(number, arguments)).is_ok_and(|action| action == libc::SECCOMP_RET_ALLOW)
     };
     let mut found = Vec::new();
-    for rule in profile.rules() {
-        let Some(Check { argument, .. }) = rule.check else { continue };
+    let checks = profile.rules().iter().flat_map(|rule| rule.checks.iter().map(move |check| (rule, check.argument)));
+    for (rule, argument) in checks {
         let more = |value: &u32| passes(program, rule, argument, *value) && !passes(own, rule, argument, *value);
         if more(&NAMED_BY_NOBODY) {
             found.push(format!("{} with any argument {argument}", name(rule.call)));

@@ -240,9 +240,13 @@ impl Emitter {
             if let Some(miss) = miss {
                 self.a.fill_here(miss);
             }
-            if let Some(Retry { memo, write, back, .. }) = retry {
+            if let Some(Retry { memo, write, run, back, .. }) = retry {
                 self.a.near(0x8d, RAX, memo);
-                let to = if write { self.stubs.recall_write } else { self.stubs.recall_read };
+                let to = match (run, write) {
+                    (true, _) => self.stubs.recall_run[usize::from(write)],
+                    (false, true) => self.stubs.recall_write,
+                    (false, false) => self.stubs.recall_read,
+                };
                 self.a.call_to(to);
                 let found = self.a.jcc(cc::E);
                 self.a.fill(found, back);

@@ -8,10 +8,12 @@ use ir::effects::effects;
 use ir::op::{Inst, MemRef, NONE, Op, Slot};
 use ir::{AluOp, Block};
 
-use super::{Emitter, Hot};
+use super::{Emitter, Instead};
 
 /// Bytes from the first to the last of a group at most: seldom across two pages.
 const REACH: i64 = 256;
+/// The same where the page may be a run of pages.
+const LONG_REACH: i64 = 8192;
 
 /// What an access is in its group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,6 +36,8 @@ struct Group {
     /// Value and scale.
     index: Option<(Value, u8)>,
     write: bool,
+    /// Its first access remembers a run of pages.
+    run: bool,
     low: i64,
     high: i64,
     /// Operation and distance.
@@ -93,7 +97,7 @@ impl Emitter {
     /// Finds the groups of a hot block.
     pub(super) fn find_groups(&mut self, block: &Block) {
         self.parts.clear();
-        let Some(Hot { memos: Some(_), restless }) = self.hot.as_deref() else { return };
+        let Some(hot) = self.hot.as_deref().filter(|hot| hot.memos.is_some()) else { return };
         let (mut values, mut open, mut done) = (Values::new(), Vec::<Group>::new(), Vec::new());
         let mut landings: Vec<usize> = Vec::new();
         for (i, x) in block.insts.iter().enumerate() {
@@ -111,17 +115,19 @@ impl Emitter {
                 let index = (x.b != NONE).then(|| (values.of(x.b), m.scale));
                 let low = distance + i64::from(m.disp);
                 let high = low + (1 << m.log2);
+                let run = matches!(hot.instead(i as u16), Some(Instead::Run(_)));
                 let fits = |g: &&mut Group| {
+                    let reach = if run && g.run { LONG_REACH } else { REACH };
                     (g.base, g.index) == (base, index)
                         && (g.write || !write)
-                        && high.max(g.high) - low.min(g.low) <= REACH
+                        && high.max(g.high) - low.min(g.low) <= reach
                 };
                 match open.iter_mut().find(fits) {
                     Some(g) => {
                         (g.low, g.high) = (g.low.min(low), g.high.max(high));
                         g.members.push((i as u16, low));
                     }
-                    None => open.push(Group { base, index, write, low, high, members: vec![(i as u16, low)] }),
+                    None => open.push(Group { base, index, write, run, low, high, members: vec![(i as u16, low)] }),
                 }
             }
             values.follow(x);
@@ -129,7 +135,7 @@ impl Emitter {
         done.append(&mut open);
         for g in done.iter().filter(|g| g.members.len() > 1) {
             let Some((first, low)) = g.members.first().copied() else { continue };
-            if restless.iter().any(|(op, _)| *op == first) {
+            if matches!(hot.instead(first), Some(Instead::Large | Instead::Page)) {
                 continue;
             }
             self.parts.push((first, Part::First { distance: (g.low - low) as i32, bytes: (g.high - g.low) as u32 }));

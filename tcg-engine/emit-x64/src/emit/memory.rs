@@ -4,7 +4,7 @@ use ir::op::{FLAG_R, Inst, MemRef, NONE, Slot, TIER_TAG};
 use ir::{AluOp, AtomicOp};
 
 use super::arithmetic::host_alu;
-use super::{Emitter, Flags, Hot, Part, Refill, Reload, Retry};
+use super::{Emitter, Flags, Instead, Part, Refill, Reload, Retry};
 use crate::asm::{Alu, Hole, Map, Mem, R14, R15, RAX, RBX, RCX, RDX, Shift, Sz, at, cc, indexed};
 use crate::layout::word;
 use crate::memo;
@@ -64,7 +64,7 @@ impl Emitter {
         }
         let write = write && !on(Mutant::WriteCheck);
         let op = self.i as u16;
-        let wide = !write && self.hot.as_ref().is_some_and(|hot| hot.restless.contains(&(op, true)));
+        let wide = !write && self.hot.as_ref().is_some_and(|hot| hot.instead(op) == Some(Instead::Large));
         let miss = if wide {
             let table = self.tlb.wide();
             self.look_up(m, bytes, table, mem::tlb::WIDE_SHIFT, mem::tlb::WIDE_MASK)
@@ -116,11 +116,13 @@ impl Emitter {
 
     /// The same by a memo, if the operation has one.
     fn remembered(&mut self, m: Mem, bytes: u64, write: bool) -> Option<Hole> {
-        let Hot { memos: Some(first), restless } = self.hot.as_deref()? else { return None };
-        let op = self.i as u16;
-        if restless.iter().any(|(restless, _)| *restless == op) {
-            return None;
-        }
+        let (hot, op) = (self.hot.as_deref()?, self.i as u16);
+        let first = hot.memos?;
+        let run = match hot.instead(op) {
+            None => self.runs,
+            Some(Instead::Run(_)) => true,
+            Some(Instead::Large | Instead::Page) => return None,
+        };
         let memo = first + self.memos.len() * memo::MEMO;
         let part = self.part();
         let (distance, bytes) = match part {
@@ -142,7 +144,7 @@ impl Emitter {
         let miss = self.a.jcc(cc::AE);
         self.a.near(0x8b, RAX, memo + memo::ADDEND);
         self.flags = Flags::Memory;
-        self.retry = Some(Retry { memo, write, back: self.a.here(), must });
+        self.retry = Some(Retry { memo, write, run, back: self.a.here(), must });
         Some(miss)
     }
 

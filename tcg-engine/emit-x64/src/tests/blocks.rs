@@ -43,7 +43,8 @@ fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
     let mut a = Asm::default();
     a.start(0);
     let avx = Features::of_host().avx2;
-    let outside = Outside { op: 0x1234_5678_9abc, refill: 0x2345_6789_abcd, memos: 1 << 20, avx };
+    let outside =
+        Outside { op: 0x1234_5678_9abc, refill: 0x2345_6789_abcd, run: 0x3456_789a_bcde, memos: 1 << 20, avx };
     let stubs = Stubs::emit(&mut a, outside, Shape::default());
     let (stub_starts, targets) = decode(&a.buf, 0);
     for t in targets {
@@ -185,6 +186,9 @@ impl Host for Apart {
         self.refills += u32::from(found);
         found.then(|| (self.ram.0.as_ptr() as u64).wrapping_sub(va & !0xfff))
     }
+    fn run_around(&mut self, va: u64, write: bool) -> Option<mem::Run> {
+        self.refill(va, write).map(|addend| mem::Run { start: va & !0xfff, len: 0x1000, addend })
+    }
     fn mode_bits(&self) -> u32 {
         0
     }
@@ -205,6 +209,7 @@ pub fn compare(r: &mut Random, b: Block) -> Vec<String> {
 pub fn compare_on(features: Features, r: &mut Random, b: Block) -> Vec<String> {
     let mut t1 = T1::with_features::<Apart>(CodeMemory::new(256 << 10).unwrap(), features).unwrap();
     t1.set_hot(r.below(2) as u8);
+    t1.set_runs(r.below(2) == 0);
     let mut cache = Cache::default();
     let id = cache.insert(Key { at: b.pc, pc: b.pc, mode: 0 }, 0x20, None, b);
     assert!(t1.translate(&cache, id.number(), true, false, 0));

@@ -332,7 +332,8 @@ fn every_floating_point_operation_on_128_and_256_bits_is_the_interpreters() {
 fn emitted(b: &Block) -> Vec<Mnemonic> {
     let mut a = Asm::default();
     a.start(0);
-    let outside = Outside { op: 0x1234_5678_9abc, refill: 0x2345_6789_abcd, memos: 1 << 20, avx: true };
+    let outside =
+        Outside { op: 0x1234_5678_9abc, refill: 0x2345_6789_abcd, run: 0x3456_789a_bcde, memos: 1 << 20, avx: true };
     let stubs = Stubs::emit(&mut a, outside, Shape::default());
     let mut e = Emitter::new(stubs, Features::of_host());
     e.emit(b, 0, 0x1000, None);

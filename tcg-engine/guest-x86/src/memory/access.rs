@@ -6,7 +6,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use ir::{Stop, Then};
-use mem::{Fill, PAGE, PAGE_MASK, PageSize, Place};
+use mem::{Fill, PAGE, PAGE_MASK, PageSize, Place, Run};
 
 use super::{Miss, Right};
 use crate::bus::{Attrs, Bus, Order};
@@ -128,6 +128,14 @@ impl<B: Bus> Cpu<B> {
         let at = self.recall(va, if write { Right::Write } else { Right::Read })?;
         // A page with code has no tag: its stores are the interpreter's.
         (!write || self.tlb.write(va, 1).is_some()).then(|| self.tlb.addend(va, at))
+    }
+
+    /// See [`emit_x64::Host::run_around`].
+    pub(crate) fn run_around(&mut self, va: u64, write: bool) -> Option<Run> {
+        let addend = self.refill(va, write)?;
+        let Cpu { tlb, mirror, .. } = self;
+        let run = mirror.as_mut().and_then(|m| m.run(va, write, tlb.shrinks(), |va| tlb.peek(va, write)));
+        Some(run.unwrap_or(Run { start: va & !PAGE_MASK, len: PAGE, addend }))
     }
 
     /// As [`Cpu::locate`], but first whatever the TLB may know.

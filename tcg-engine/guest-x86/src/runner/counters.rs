@@ -7,7 +7,7 @@ use crate::bus::Bus;
 use crate::memory::Miss;
 
 /// Names of the values of [`Runner::counters`], in their order. `docs/translator.md` says what each of them counts.
-pub const COUNTERS: [&str; 22] = [
+pub const COUNTERS: [&str; 23] = [
     "code-blocks",
     "code-instructions",
     "code-guest-bytes",
@@ -30,6 +30,7 @@ pub const COUNTERS: [&str; 22] = [
     "tlb-walked",
     "tlb-faulted",
     "tlb-device",
+    "pages-mirrored",
 ];
 
 impl<B: Bus> Runner<B> {
@@ -61,6 +62,7 @@ impl<B: Bus> Runner<B> {
             misses.of(Miss::Walked),
             misses.of(Miss::Faulted),
             misses.of(Miss::Device),
+            self.cpu.mirror.as_ref().map_or(0, mem::Mirror::put),
         ]
     }
 }

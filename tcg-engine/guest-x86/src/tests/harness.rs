@@ -4,9 +4,9 @@ use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use guest_memory::{Access, DirtyLayout, DirtyLog, Kind, Layout, Memfd, Ram, Region};
+use guest_memory::{Access, Arrangement, DirtyLayout, DirtyLog, Kind, Layout, Memfd, Ram, Region};
 use ir::{Regs, Stop, Then};
-use mem::{Memory, Vcpus};
+use mem::{MIRROR, Memory, Mirror, Vcpus};
 
 use crate::bus::{Attrs, Bus, Order, Refused};
 use crate::runner::COUNTERS;
@@ -160,8 +160,8 @@ impl Bus for TestBus {
     }
 }
 
-/// Fresh memory: RAM with a page of ROM at [`ROM`].
-pub fn memory() -> Arc<Memory> {
+/// Fresh memory: RAM with a page of ROM at [`ROM`]; and what mirrors it.
+pub fn memory() -> (Arc<Memory>, Mirror) {
     let region = |base, len, kind| Region { base, len, offset: base, kind };
     let layout = Layout::new(vec![
         region(0, ROM, Kind::Ram),
@@ -169,10 +169,12 @@ pub fn memory() -> Arc<Memory> {
         region(ROM + 0x1000, 0xf_f000, Kind::Ram),
     ])
     .unwrap();
-    let ram = Ram::map(Memfd::create("ram", RAM).unwrap().as_fd(), RAM, Access::ReadWrite).unwrap();
+    let file = Arc::new(Memfd::create("ram", RAM).unwrap());
+    let ram = Ram::map(file.as_fd(), RAM, Access::ReadWrite).unwrap();
+    let mirror = Mirror::new(Arrangement::new(file, RAM, MIRROR).unwrap(), 1 << 10);
     let dirty = Memfd::create("dirty", DirtyLayout::new(RAM).len).unwrap();
     DirtyLog::format(dirty.as_fd(), RAM).unwrap();
-    Arc::new(Memory::new(ram, layout, DirtyLog::map(dirty.as_fd(), RAM).unwrap()))
+    (Arc::new(Memory::new(ram, layout, DirtyLog::map(dirty.as_fd(), RAM).unwrap())), mirror)
 }
 
 /// A vCPU in its reset state.
@@ -183,7 +185,9 @@ pub fn machine() -> Runner<TestBus> {
 /// One of this CPU model.
 pub fn machine_of(model: &str) -> Runner<TestBus> {
     let model = cpu_model::by_name(model).unwrap();
-    let mut m = Runner::new(Cpu::new(model, memory(), TestBus::default()));
+    let (memory, mirror) = memory();
+    let mut m = Runner::new(Cpu::new(model, memory, TestBus::default()));
+    m.cpu.mirror = Some(mirror);
     // Every program runs by emitted code where that is possible, and with ATOLL_TIER=t0 by the interpreter.
     if std::env::var_os("ATOLL_TIER").is_none_or(|t| t != "t0") {
         m.use_t1(code::CodeMemory::new(1 << 20).unwrap()).unwrap();

@@ -35,6 +35,20 @@ impl Access {
         Access(m)
     }
 
+    /// The same, and what it remembers is a run of pages. Behind the first page lies one that is elsewhere in RAM.
+    fn of_run(access: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Access {
+        let mut m = Access::new(access);
+        m.0.t1.as_mut().unwrap().set_runs(true);
+        m.0.poke64(pte(DATA + 0x1000), (DATA + 0x3000) | 7);
+        m.0.poke64(DATA + 0x3000, 0x4444);
+        m.0.poke64(DATA + 0x3008, 0x5555);
+        m.0.poke64(pte(DATA + 0x2000), 0);
+        for address in [DATA + 8, DATA + 0x1008, DATA + 8, DATA + 0x1008, DATA + 8] {
+            m.at(address);
+        }
+        m
+    }
+
     fn at(&mut self, address: u64) -> Ended {
         let m = &mut self.0;
         user(m);
@@ -91,9 +105,15 @@ const CHANGES: [Change; 6] = [
 
 /// The first change after which a load still finds the old page.
 fn stale() -> Option<&'static str> {
+    [|| Access::new(load), || Access::of_run(load)].into_iter().find_map(stale_of)
+}
+
+fn stale_of(new: fn() -> Access) -> Option<&'static str> {
     CHANGES.iter().find_map(|(name, change)| {
-        let mut m = Access::new(load);
-        assert_eq!(m.settle(DATA + 8).0, (Some(13), 0x1111));
+        let mut m = new();
+        for _ in 0..3 {
+            assert_eq!(m.at(DATA + 8), (Some(13), 0x1111));
+        }
         m.remap();
         change(&mut m);
         if *name == "INVLPG of another page" {
@@ -235,6 +255,73 @@ fn a_group_does_not_outlive_a_device_access() {
     let found = marked();
     plant(None);
     assert!(!found);
+}
+
+#[test]
+fn a_run_goes_on_over_pages_that_are_apart() {
+    let ends = || {
+        let mut m = Access::of_run(load);
+        // One more, which is gone again.
+        m.0.poke64(pte(DATA + 0x2000), (DATA + 0x2000) | 7);
+        m.settle(DATA + 0x2008);
+        m.0.poke64(pte(DATA + 0x2000), 0);
+        m.0.cpu.tlb.flush_page(DATA + 0x2000);
+        m.at(DATA + 0x1008);
+        let before = m.0.counter("tlb-recalled");
+        let (_, usual) = m.counted(DATA + 8);
+        let mut expected = [0; 8];
+        expected[..4].copy_from_slice(&m.0.peek64(DATA + 0xff8).to_le_bytes()[4..]);
+        expected[4..].copy_from_slice(&0x4444u32.to_le_bytes());
+        for (address, value) in [(8, 0x1111), (0x1008, 0x5555), (0xffc, u64::from_le_bytes(expected)), (0x1000, 0x4444)]
+        {
+            assert_eq!(m.counted(DATA + address), ((Some(13), value), usual), "{address:#x}");
+        }
+        assert_eq!(m.0.counter("tlb-recalled"), before, "it was remembered");
+        let ended = m.at(DATA + 0x1ffc);
+        (ended.0, m.0.cpu.sys.cr2)
+    };
+    assert_eq!(ends(), (Some(14), DATA + 0x2000));
+    plant(Some(Mutant::RunEnd));
+    let found = ends();
+    plant(None);
+    assert_ne!(found, (Some(14), DATA + 0x2000));
+}
+
+#[test]
+fn a_run_of_stores_has_only_pages_that_are_marked_and_hold_no_code() {
+    let mut m = Access::of_run(store);
+    let (_, usual) = m.counted(DATA + 0x1008);
+    m.0.cpu.mem.marks.harvest(|| (), || false).unwrap();
+    m.0.cpu.tlb.drop_write_tags();
+    let marked = |m: &Access| [DATA, DATA + 0x3000].map(|at| m.0.cpu.mem.marks.is_marked(at));
+    for (address, after) in [(0x1008, [false, true]), (0x1010, [false, true]), (8, [true, true])] {
+        m.at(DATA + address);
+        assert_eq!(marked(&m), after, "{address:#x}");
+    }
+    for address in [8, 0x1008, 8, 0x1008] {
+        m.at(DATA + address);
+    }
+    assert_eq!(m.counted(DATA + 0x1008).1, usual, "remembered again");
+    m.0.cpu.mem.marks.set_code(DATA + 0x3000);
+    m.0.cpu.tlb.protect(DATA + 0x3000);
+    m.at(DATA + 8);
+    assert_eq!((m.counted(DATA + 0x1008).1, m.counted(DATA + 8).1), (usual + 1, usual));
+}
+
+#[test]
+fn a_group_may_lie_across_the_pages_of_a_run() {
+    let mut m = Access::of_run(two);
+    let (_, usual) = m.counted(DATA + 8);
+    assert_eq!(m.counted(DATA + 0xff8), ((Some(13), 0x3333 + 0x4444), usual));
+}
+
+#[test]
+fn an_access_that_changes_pages_remembers_their_run() {
+    let m = looped(0x1000, DATA);
+    assert_eq!(m.get(0), 2 * TURNS);
+    let mirror = m.cpu.mirror.as_ref().unwrap();
+    assert_eq!((mirror.put(), m.t1.as_ref().unwrap().stats().hot), (2, 2));
+    assert!(m.counter("code-exits-operation") < 100);
 }
 
 /// Where two pages of 2 MiB lie, of the RAM at 2 and at 4 MiB.

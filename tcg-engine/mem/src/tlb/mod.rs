@@ -401,6 +401,17 @@ impl Tlb {
         may.then(|| self.place(va, known.addend))
     }
 
+    /// The RAM offset of `va`, if it may be loaded from, or stored to (`write`) without being marked or looked at first; and whether that
+    /// goes for the 2 MiB around it. Changes nothing.
+    pub fn peek(&self, va: u64, write: bool) -> Option<(u64, bool)> {
+        if write {
+            return self.write(va, 1).map(|at| (at, false));
+        }
+        let known = self.second.get(va, self.bank, self.asid, self.global).filter(|known| known.read);
+        let known = known.map(|known| (self.place(va, known.addend), known.large));
+        known.or_else(|| self.read(va, 1).map(|at| (at, false)))
+    }
+
     /// Only what runs in user mode looks there.
     fn install_wide(&mut self, va: u64, addend: u64) {
         if self.bank == Bank::User {

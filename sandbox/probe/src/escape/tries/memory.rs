@@ -101,6 +101,20 @@ pub(crate) fn map_descriptor(place: &Place) -> Result<(), Errno> {
     map(PROT_READ | PROT_WRITE, MAP_SHARED, place.descriptor as usize)
 }
 
+/// As the engine may map what it has open, but for one thing.
+fn map_in_place(protection: c_int, flags: c_int, descriptor: usize) -> Result<(), Errno> {
+    let flags = MAP_SHARED | MAP_FIXED | MAP_POPULATE | flags;
+    call(SYS_mmap, [spare(), PAGE, protection as usize, flags as usize, descriptor, 0]).map(drop)
+}
+
+pub(crate) fn map_executable_in_place(place: &Place) -> Result<(), Errno> {
+    map_in_place(PROT_READ | PROT_WRITE | PROT_EXEC, 0, place.descriptor as usize)
+}
+
+pub(crate) fn map_anonymous_in_place(_: &Place) -> Result<(), Errno> {
+    map_in_place(PROT_READ | PROT_WRITE, MAP_ANONYMOUS, NONE)
+}
+
 pub(crate) fn make_executable(_: &Place) -> Result<(), Errno> {
     call(SYS_mprotect, [spare(), PAGE, (PROT_READ | PROT_WRITE | PROT_EXEC) as usize]).map(drop)
 }

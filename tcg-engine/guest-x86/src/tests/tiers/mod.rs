@@ -286,11 +286,13 @@ enum Came {
 }
 
 impl Pair {
-    /// For programs from `seed` on. In every second pair all blocks are hot from the beginning, in every third the TLB has grown.
+    /// For programs from `seed` on. In every second pair all blocks are hot from the beginning, and in half of these accesses remember
+    /// runs of pages; in every third the TLB has grown.
     fn new(seed: u64) -> Pair {
         let mut t1 = prepared(true);
         if let Some(t1) = t1.t1.as_mut().filter(|_| (seed / TOGETHER).is_multiple_of(2)) {
             t1.set_hot(0);
+            t1.set_runs((seed / TOGETHER).is_multiple_of(4));
         }
         if (seed / TOGETHER).is_multiple_of(3) {
             t1.cpu.tlb.grow();

@@ -26,6 +26,7 @@ fn planted_bugs_are_found() {
         Mutant::Twin,
         Mutant::Memos,
         Mutant::MemoEnd,
+        Mutant::RunEnd,
         Mutant::WideEnd,
         Mutant::Shrunk,
         Mutant::Apart,
