@@ -4,8 +4,12 @@
 //! function ([`Asm::ins`]) knows prefixes and the bytes of addresses. Everything else is a table of opcodes above it. What
 //! comes out is decoded again by tests (Intel SDM vol. 2A, chapter 2).
 
+mod buffer;
+mod parts;
 mod vex;
 
+pub use buffer::{Buffer, Piece};
+use parts::{Bytes, Opcode, modrm};
 pub use vex::Vex;
 
 /// A general register, by number.
@@ -203,73 +207,11 @@ pub mod cc {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hole(pub usize);
 
-/// At most eight bytes of an instruction, before they go to the buffer.
-#[derive(Clone, Copy, Default)]
-struct Bytes {
-    word: u64,
-    n: u32,
-}
-
-impl Bytes {
-    #[inline(always)]
-    fn push(&mut self, b: u8) {
-        self.word |= u64::from(b) << (8 * self.n);
-        self.n += 1;
-    }
-
-    #[inline(always)]
-    fn push32(&mut self, v: u32) {
-        self.word |= u64::from(v) << (8 * self.n);
-        self.n += 4;
-    }
-}
-
-/// The ModRM byte, and what belongs to it.
-#[inline(always)]
-fn modrm(reg: u8, rm: Rm) -> Bytes {
-    let mut tail = Bytes::default();
-    let m = match rm {
-        Rm::R(r) => {
-            tail.push(0xc0 | reg << 3 | r.0 & 7);
-            return tail;
-        }
-        Rm::M(m) => m,
-    };
-    let (i, s) = m.index.map_or((4, 0), |(i, s)| (i.0 & 7, s));
-    let Some(base) = m.base else {
-        // No base: a SIB byte with a 32-bit displacement.
-        tail.push(reg << 3 | 4);
-        tail.push(s << 6 | i << 3 | 5);
-        tail.push32(m.disp as u32);
-        return tail;
-    };
-    let small = i8::try_from(m.disp).is_ok();
-    let mode = if m.disp == 0 && base.0 & 7 != 5 {
-        0
-    } else if small {
-        1
-    } else {
-        2
-    };
-    if m.index.is_some() || base.0 & 7 == 4 {
-        tail.push(mode << 6 | reg << 3 | 4);
-        tail.push(s << 6 | i << 3 | base.0 & 7);
-    } else {
-        tail.push(mode << 6 | reg << 3 | base.0 & 7);
-    }
-    match mode {
-        1 => tail.push(m.disp as u8),
-        2 => tail.push32(m.disp as u32),
-        _ => {}
-    }
-    tail
-}
-
 /// The buffer. Distances to places outside of it are computed from `base`, the offset in code memory that it will lie at.
 #[derive(Debug, Default)]
 pub struct Asm {
     /// Bytes so far.
-    pub buf: Vec<u8>,
+    pub buf: Buffer,
     /// Offset of the first one in code memory.
     pub base: usize,
 }
@@ -289,65 +231,91 @@ impl Asm {
     /// One byte.
     #[inline]
     pub fn byte(&mut self, b: u8) {
-        self.buf.push(b);
+        self.buf.put(&[b], 1);
     }
 
     fn imm32(&mut self, v: u32) {
-        self.buf.extend_from_slice(&v.to_le_bytes());
+        self.buf.put(&v.to_le_bytes(), 4);
     }
 
     /// The low `n` bytes of `word`: one store, and one look at the buffer's end.
     #[inline(always)]
     fn bytes(&mut self, word: u64, n: u32) {
-        let end = self.buf.len() + n as usize;
-        self.buf.extend_from_slice(&word.to_le_bytes());
-        self.buf.truncate(end);
+        self.buf.put(&word.to_le_bytes(), n as usize);
     }
 
     /// An instruction with a ModRM byte. `reg` is a register or an opcode extension; `bytes` says that the operands are byte
     /// registers, whose numbers 4 to 7 need a REX prefix.
-    #[inline]
+    #[inline(always)]
     pub fn ins(&mut self, sz: Sz, map: Map, op: u8, reg: u8, rm: Rm, bytes: (bool, bool)) {
-        let mut head = Bytes::default();
         if sz == Sz::W {
-            head.push(0x66);
+            self.byte(0x66);
         }
         match map {
             Map::Plain | Map::Of | Map::Of38 => {}
-            Map::Of66 | Map::Of38x66 | Map::Of3Ax66 => head.push(0x66),
-            Map::OfF3 | Map::Of38xF3 => head.push(0xf3),
-            Map::OfF2 | Map::Of38xF2 | Map::Of3AxF2 => head.push(0xf2),
+            Map::Of66 | Map::Of38x66 | Map::Of3Ax66 => self.byte(0x66),
+            Map::OfF3 | Map::Of38xF3 => self.byte(0xf3),
+            Map::OfF2 | Map::Of38xF2 | Map::Of3AxF2 => self.byte(0xf2),
         }
-        let w = u8::from(sz == Sz::Q);
-        let mut rex = w << 3 | (reg >> 3) << 2;
-        let mut must = bytes.0 && (4..8).contains(&reg);
+        let code = Opcode::new(sz, map, op);
+        let must = bytes.0 && reg & 0xc == 4;
         match rm {
-            Rm::R(r) => {
-                rex |= r.0 >> 3;
-                must |= bytes.1 && (4..8).contains(&r.0);
+            Rm::R(r) => self.on_register(code, reg, r.0, must || bytes.1 && r.0 & 0xc == 4),
+            Rm::M(Mem { base: Some(base), index: None, disp }) if base.0 & 7 != 4 => {
+                self.on_base(code, reg, base.0, disp, must)
             }
-            Rm::M(m) => {
-                rex |= m.base.map_or(0, |b| b.0 >> 3) | m.index.map_or(0, |(i, _)| (i.0 >> 3) << 1);
+            Rm::M(m) => self.on_memory(code, reg, m, must),
+        }
+    }
+
+    fn on_register(&mut self, code: Opcode, reg: u8, r: u8, must: bool) {
+        let mut out = code.head((reg >> 3) << 2 | r >> 3, must);
+        out.push(0xc0 | (reg & 7) << 3 | r & 7);
+        self.bytes(out.word, out.n);
+    }
+
+    /// Memory at a distance from a register that needs no SIB byte.
+    fn on_base(&mut self, code: Opcode, reg: u8, base: u8, disp: i32, must: bool) {
+        let head = code.head((reg >> 3) << 2 | base >> 3, must);
+        let modrm = (reg & 7) << 3 | base & 7;
+        let tail = if i32::from(disp as i8) == disp {
+            if disp == 0 && base & 7 != 5 {
+                Bytes { word: u64::from(modrm), n: 1 }
+            } else {
+                Bytes { word: u64::from(0x40 | modrm) | u64::from(disp as u8) << 8, n: 2 }
             }
+        } else {
+            Bytes { word: u64::from(0x80 | modrm) | u64::from(disp as u32) << 8, n: 5 }
+        };
+        self.two(head, tail);
+    }
+
+    fn on_memory(&mut self, code: Opcode, reg: u8, m: Mem, must: bool) {
+        let mut rex = (reg >> 3) << 2;
+        if let Some(b) = m.base {
+            rex |= b.0 >> 3;
         }
-        if rex != 0 || must {
-            head.push(0x40 | rex);
+        if let Some((i, _)) = m.index {
+            rex |= (i.0 >> 3) << 1;
         }
-        if map != Map::Plain {
-            head.push(0x0f);
-            match map {
-                Map::Of38 | Map::Of38x66 | Map::Of38xF2 | Map::Of38xF3 => head.push(0x38),
-                Map::Of3Ax66 | Map::Of3AxF2 => head.push(0x3a),
-                _ => {}
-            }
-        }
-        head.push(op);
-        let tail = modrm(reg & 7, rm);
-        // At most six bytes of each.
-        let word = u128::from(head.word) | u128::from(tail.word) << (8 * head.n);
-        let end = self.buf.len() + (head.n + tail.n) as usize;
-        self.buf.extend_from_slice(&word.to_le_bytes());
-        self.buf.truncate(end);
+        self.two(code.head(rex, must), modrm(reg & 7, Rm::M(m)));
+    }
+
+    /// One behind the other; the first has at least one byte and less than eight.
+    #[inline(always)]
+    fn two(&mut self, head: Bytes, tail: Bytes) {
+        let shift = (8 * head.n) & 63;
+        let low = head.word | tail.word << shift;
+        let high = tail.word >> ((64 - shift) & 63);
+        self.buf.put(&(u128::from(high) << 64 | u128::from(low)).to_le_bytes(), (head.n + tail.n) as usize);
+    }
+
+    /// The bytes of a piece of code that does not depend on where it lies.
+    #[inline(always)]
+    pub fn piece(&mut self, piece: &Piece) -> usize {
+        let start = self.buf.len();
+        self.buf.put(&piece.bytes, piece.len);
+        start
     }
 
     /// A 64-bit instruction of the map of one byte on a register and what lies at an offset from the code's beginning, by its
@@ -400,7 +368,7 @@ impl Asm {
         }
         self.ins(sz, Map::Plain, 0x81, op as u8, d, (false, false));
         if sz == Sz::W {
-            self.buf.extend_from_slice(&(value as u16).to_le_bytes());
+            self.buf.put(&(value as u16).to_le_bytes(), 2);
         } else {
             self.imm32(value as u32);
         }
@@ -418,18 +386,20 @@ impl Asm {
         self.ins(sz, Map::Plain, if sz == Sz::B { 0xf6 } else { 0xf7 }, 0, d, (false, sz == Sz::B));
         match sz {
             Sz::B => self.byte(imm as u8),
-            Sz::W => self.buf.extend_from_slice(&(imm as u16).to_le_bytes()),
+            Sz::W => self.buf.put(&(imm as u16).to_le_bytes(), 2),
             _ => self.imm32(imm as u32),
         }
     }
 
     /// `mov d, s` of a whole register; 32 bits clear the upper half.
+    #[inline(always)]
     pub fn mov(&mut self, sz: Sz, d: Reg, s: impl Into<Rm>) {
         let b = sz == Sz::B;
         self.ins(sz, Map::Plain, if b { 0x8a } else { 0x8b }, d.0, s.into(), (b, b));
     }
 
     /// `mov [m], s`.
+    #[inline(always)]
     pub fn store(&mut self, sz: Sz, m: Mem, s: Reg) {
         let b = sz == Sz::B;
         self.ins(sz, Map::Plain, if b { 0x88 } else { 0x89 }, s.0, m.into(), (b, b));
@@ -440,7 +410,7 @@ impl Asm {
         self.ins(sz, Map::Plain, if sz == Sz::B { 0xc6 } else { 0xc7 }, 0, m.into(), (false, false));
         match sz {
             Sz::B => self.byte(imm as u8),
-            Sz::W => self.buf.extend_from_slice(&(imm as u16).to_le_bytes()),
+            Sz::W => self.buf.put(&(imm as u16).to_le_bytes(), 2),
             _ => self.imm32(imm as u32),
         }
     }
@@ -467,7 +437,7 @@ impl Asm {
     pub fn mov_imm64(&mut self, d: Reg, v: u64) {
         self.byte(0x48 | d.0 >> 3);
         self.byte(0xb8 | d.0 & 7);
-        self.buf.extend_from_slice(&v.to_le_bytes());
+        self.buf.put(&v.to_le_bytes(), 8);
     }
 
     /// Zero-extending move of 1 or 2 bytes.
@@ -486,6 +456,7 @@ impl Asm {
     }
 
     /// `lea d, [m]`.
+    #[inline(always)]
     pub fn lea(&mut self, sz: Sz, d: Reg, m: Mem) {
         self.ins(sz, Map::Plain, 0x8d, d.0, m.into(), (false, false));
     }
@@ -567,13 +538,12 @@ impl Asm {
 
     /// `lahf; seto al`: AX = flags in the form of `Kind::X86Host`.
     pub fn save_flags(&mut self) {
-        self.byte(0x9f);
-        self.setcc(0, RAX);
+        self.bytes(0xc090_0f9f, 4);
     }
 
     /// `add al, 0x7f; sahf`: the reverse.
     pub fn restore_flags(&mut self) {
-        self.buf.extend_from_slice(&[0x04, 0x7f, 0x9e]);
+        self.bytes(0x9e_7f04, 3);
     }
 
     /// `jcc` with a distance to fill in.
@@ -586,6 +556,13 @@ impl Asm {
     pub fn jmp(&mut self) -> Hole {
         self.bytes(0xe9, 5);
         Hole(self.buf.len() - 4)
+    }
+
+    /// `mov eax, number; call to`: of a routine that takes one.
+    pub fn call_with(&mut self, number: u32, to: usize) {
+        let distance = (to as i64 - (self.here() as i64 + 10)) as u32;
+        let word = 0xb8 | u128::from(number) << 8 | 0xe8 << 40 | u128::from(distance) << 48;
+        self.buf.put(&word.to_le_bytes(), 10);
     }
 
     /// `jmp` to an offset in code memory.

@@ -19,10 +19,10 @@ mod rename;
 mod simd;
 mod ymm;
 
-use ir::op::{FIRST_TEMP, FLAG_R, FPC, FpRef, Inst, MemRef, NONE, Op, PRIVATE, Slot, TIER_BUDGET, call_flags, hint};
+use ir::op::{FIRST_TEMP, FLAG_R, FPC, FpRef, Inst, MemRef, NONE, Op, PRIVATE, Slot, call_flags, hint};
 use ir::{AluOp, AluRef, Block};
 
-use crate::asm::{Alu, Asm, Hole, Mem, RAX, RCX, RDX, Shift, Sz, at, cc};
+use crate::asm::{Alu, Asm, Hole, Mem, Piece, RAX, RCX, RDX, Shift, Sz, cc};
 use crate::features::Features;
 use crate::layout::{CODE_BASE, Pins, word};
 use crate::mutants::{Mutant, on};
@@ -228,6 +228,10 @@ pub struct Emitter {
     refill: Option<Refill>,
     /// What the TLB looks like to which code is emitted.
     pub tlb: mem::tlb::Shape,
+    /// What its lookups have in common.
+    lookups: [Piece; 3],
+    /// The heads of blocks.
+    head: Piece,
     leaves: Vec<Leave>,
     /// The temporary in R14, and whether memory is old.
     held: Slot,
@@ -308,6 +312,8 @@ impl Emitter {
             cold_mark: (0, 0),
             refill: None,
             tlb: mem::tlb::Shape::default(),
+            lookups: memory::lookups(mem::tlb::Shape::default()),
+            head: Piece::new(|a| control::head(a, 1)),
             leaves: Vec::new(),
             held: NONE,
             flags: Flags::Memory,
@@ -342,7 +348,7 @@ impl Emitter {
 
     /// Emit for these stubs and this TLB from now on.
     pub fn fit(&mut self, stubs: Stubs, tlb: mem::tlb::Shape) {
-        (self.stubs, self.tlb) = (stubs, tlb);
+        (self.stubs, self.tlb, self.lookups) = (stubs, tlb, memory::lookups(tlb));
     }
 
     /// Emit `block`, number `id` in the cache, for offset `base` of code memory; with more trouble if it is hot.
@@ -369,9 +375,7 @@ impl Emitter {
         self.look_back(block);
         self.i = 0;
         let head = self.a.here();
-        self.a.mov(Sz::Q, RAX, word(TIER_BUDGET));
-        self.a.alu_imm(Alu::Sub, Sz::D, at(RAX, 0), block.points.len() as i32);
-        let spent = self.a.jcc(cc::S);
+        let spent = self.head(block.points.len());
         let body = self.a.here();
         self.rename(block);
         self.guard_head();

@@ -57,7 +57,7 @@ pub struct Cpu<B: Bus> {
     /// Mode bits of the next block; kept by [`Cpu::update_mode`].
     pub(crate) mode: Mode,
     /// What lifting works in.
-    pub(crate) scratch: Scratch,
+    pub(crate) scratch: Option<Box<Scratch>>,
     /// Bits that a physical address may have.
     pub(crate) phys_mask: u64,
     /// Mode bits of the CPU model.
@@ -87,7 +87,7 @@ impl<B: Bus> Cpu<B> {
             no_step: false,
             note: 0,
             mode: Mode::empty(),
-            scratch: Scratch::default(),
+            scratch: None,
             level: Mode::of_model(model),
             phys_mask: (1 << model.phys_bits) - 1,
             model,

@@ -68,7 +68,7 @@ impl Asm {
             self.buf.extend_from_slice(&[0xc4, first, u8::from(code.w) << 7 | rest]);
         }
         self.byte(code.op);
-        let tail = super::modrm(d & 7, rm);
+        let tail = super::parts::modrm(d & 7, rm);
         self.bytes(tail.word, tail.n);
     }
 

@@ -25,7 +25,28 @@ pub(crate) fn target(a: &mut Asm, pc: u64, relative: bool) {
     }
 }
 
+/// The head of a block of so many instructions.
+pub(super) fn head(a: &mut Asm, instructions: usize) -> Hole {
+    a.mov(Sz::Q, RAX, word(TIER_BUDGET));
+    a.alu_imm(Alu::Sub, Sz::D, at(RAX, 0), instructions as i32);
+    a.jcc(cc::S)
+}
+
 impl Emitter {
+    /// Take a block's instructions off the budget. The jump where that is used up.
+    pub(super) fn head(&mut self, instructions: usize) -> Hole {
+        match u8::try_from(instructions) {
+            Ok(n @ ..=0x7f) => {
+                let start = self.a.piece(&self.head);
+                let hole = start + self.head.hole.0;
+                // In front of the six bytes of the jump, four of which are the hole.
+                self.a.buf[hole - 3] = n;
+                Hole(hole)
+            }
+            _ => head(&mut self.a, instructions),
+        }
+    }
+
     pub(super) fn condition(&mut self, c: u8) -> Option<u8> {
         if c >= 16 {
             return None;
@@ -235,12 +256,14 @@ impl Emitter {
 
     /// What lies behind the block. Answers the return address of the call that leaves it at its head.
     pub(super) fn finish(&mut self, block: &Block, spent: Hole) -> usize {
-        for n in 0..self.cold.len() {
-            let Cold { from: [miss, other], refill, retry, recipe, back, site, more, reload, constants } = self.cold[n];
+        let cold = std::mem::take(&mut self.cold);
+        for cold in &cold {
+            let Cold { from: [miss, other], ref refill, ref retry, ref recipe, back, site, more, reload, constants } =
+                *cold;
             if let Some(miss) = miss {
                 self.a.fill_here(miss);
             }
-            if let Some(Retry { memo, write, run, back, .. }) = retry {
+            if let &Some(Retry { memo, write, run, back, .. }) = retry {
                 self.a.near(0x8d, RAX, memo);
                 let to = match (run, write) {
                     (true, _) => self.stubs.recall_run[usize::from(write)],
@@ -251,7 +274,7 @@ impl Emitter {
                 let found = self.a.jcc(cc::E);
                 self.a.fill(found, back);
             }
-            if let Some(Refill { small, found, write }) = refill {
+            if let &Some(Refill { small, found, write }) = refill {
                 if let Some((m, bytes)) = small {
                     let miss = self.look_up_small(m, bytes, write);
                     let hit = self.a.jmp();
@@ -266,7 +289,7 @@ impl Emitter {
             if let Some(other) = other {
                 self.a.fill_here(other);
             }
-            if let Some(recipe) = recipe {
+            if let &Some(recipe) = recipe {
                 // Of guest's words alone, which are where they always are.
                 self.constants.clear();
                 self.held = NONE;
@@ -274,7 +297,7 @@ impl Emitter {
             }
             self.put_marked(constants);
             self.call_put_back();
-            if retry.is_some_and(|r| r.must) {
+            if retry.as_ref().is_some_and(|r| r.must) {
                 self.a.mov_imm(RAX, u64::from(site));
                 let to = self.stubs.resume;
                 self.a.jmp_to(to);
@@ -282,8 +305,7 @@ impl Emitter {
             }
             let to = self.op_stub();
             for site in site..=site + more {
-                self.a.mov_imm(RAX, u64::from(site));
-                self.a.call_to(to);
+                self.a.call_with(site, to);
             }
             self.call_take();
             match reload {
@@ -297,6 +319,7 @@ impl Emitter {
             }
             self.a.jmp_back(back);
         }
+        self.cold = cold;
         self.finish_guards();
         self.finish_unknown();
         for n in 0..self.leaves.len() {

@@ -2,13 +2,47 @@
 
 use ir::op::{FLAG_R, Inst, MemRef, NONE, Slot, TIER_TAG};
 use ir::{AluOp, AtomicOp};
+use mem::tlb::Shape;
 
 use super::arithmetic::host_alu;
 use super::{Emitter, Flags, Instead, Part, Refill, Reload, Retry};
-use crate::asm::{Alu, Hole, Map, Mem, R14, R15, RAX, RBX, RCX, RDX, Shift, Sz, at, cc, indexed};
+use crate::asm::{Alu, Asm, Hole, Map, Mem, Piece, R14, R15, RAX, RBX, RCX, RDX, Shift, Sz, at, cc, indexed};
 use crate::layout::word;
 use crate::memo;
 use crate::mutants::{Mutant, on};
+
+/// Where the TLB is looked up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Table {
+    Loads,
+    Stores,
+    /// Large pages, for loads.
+    Wide,
+}
+
+/// What lookups in the tables of a TLB of this shape have in common, in the order of [`Table`].
+pub(super) fn lookups(tlb: Shape) -> [Piece; 3] {
+    let mask = (tlb.entries() - 1) << mem::tlb::ENTRY_LOG2;
+    let small = |table| Piece::new(|a| look_up_end(a, table, 12, mask));
+    let wide = Piece::new(|a| look_up_end(a, tlb.wide(), mem::tlb::WIDE_SHIFT, mem::tlb::WIDE_MASK));
+    [small(0), small(tlb.stores()), wide]
+}
+
+/// EAX is the address, RCX that of the last byte: the addend of the entry in `table` of the page of 2^`shift` bytes.
+fn look_up_end(a: &mut Asm, table: i32, shift: u8, mask: u32) -> Hole {
+    a.shift_imm(Shift::Shr, Sz::D, RAX, shift - mem::tlb::ENTRY_LOG2);
+    // The short form for EAX.
+    a.byte(0x25);
+    for b in mask.to_le_bytes() {
+        a.byte(b);
+    }
+    a.shift_imm(Shift::Shr, Sz::Q, RCX, shift);
+    a.alu(Alu::Or, Sz::Q, RCX, word(TIER_TAG));
+    a.alu(Alu::Cmp, Sz::Q, RCX, indexed(R15, RAX, 0, table + mem::tlb::TAG_OFFSET));
+    let miss = a.jcc(cc::NE);
+    a.mov(Sz::Q, RAX, indexed(R15, RAX, 0, table + mem::tlb::ADDEND_OFFSET));
+    miss
+}
 
 impl Emitter {
     /// The address of a memory operation as an operand on registers; may use RDX.
@@ -65,12 +99,7 @@ impl Emitter {
         let write = write && !on(Mutant::WriteCheck);
         let op = self.i as u16;
         let wide = !write && self.hot.as_ref().is_some_and(|hot| hot.instead(op) == Some(Instead::Large));
-        let miss = if wide {
-            let table = self.tlb.wide();
-            self.look_up(m, bytes, table, mem::tlb::WIDE_SHIFT, mem::tlb::WIDE_MASK)
-        } else {
-            self.look_up_small(m, bytes, write)
-        };
+        let miss = if wide { self.look_up(m, bytes, Table::Wide) } else { self.look_up_small(m, bytes, write) };
         self.flags = Flags::Memory;
         let small = wide.then_some((m, bytes));
         // Elsewhere the interpreter does it: what it takes longer is less than what the code would take.
@@ -79,20 +108,18 @@ impl Emitter {
     }
 
     pub(super) fn look_up_small(&mut self, m: Mem, bytes: u64, write: bool) -> Hole {
-        let table = if write { self.tlb.stores() } else { 0 };
-        let mask = (self.tlb.entries() - 1) << mem::tlb::ENTRY_LOG2;
-        self.look_up(m, bytes, table, 12, mask)
+        self.look_up(m, bytes, if write { Table::Stores } else { Table::Loads })
     }
 
-    /// RAX = the addend of the entry in `table` of the page of 2^`shift` bytes.
-    fn look_up(&mut self, m: Mem, bytes: u64, table: i32, shift: u8, mask: u32) -> Hole {
+    /// RAX = the addend of the entry in `table` of the page.
+    fn look_up(&mut self, m: Mem, bytes: u64, table: Table) -> Hole {
         let base = m.base.unwrap_or(RDX);
         if m.disp == 0 {
             self.a.mov(Sz::D, RAX, base);
         } else {
             self.a.lea(Sz::D, RAX, m);
         }
-        let end = if shift == 12 { Mutant::PageEnd } else { Mutant::WideEnd };
+        let end = if table == Table::Wide { Mutant::WideEnd } else { Mutant::PageEnd };
         let bytes = if on(end) { 1 } else { bytes };
         let last = m.disp + bytes as i32 - 1;
         if last == 0 {
@@ -100,18 +127,9 @@ impl Emitter {
         } else {
             self.a.lea(Sz::Q, RCX, at(base, last));
         }
-        self.a.shift_imm(Shift::Shr, Sz::D, RAX, shift - mem::tlb::ENTRY_LOG2);
-        // The short form for EAX.
-        self.a.byte(0x25);
-        for b in mask.to_le_bytes() {
-            self.a.byte(b);
-        }
-        self.a.shift_imm(Shift::Shr, Sz::Q, RCX, shift);
-        self.a.alu(Alu::Or, Sz::Q, RCX, word(TIER_TAG));
-        self.a.alu(Alu::Cmp, Sz::Q, RCX, indexed(R15, RAX, 0, table + mem::tlb::TAG_OFFSET));
-        let miss = self.a.jcc(cc::NE);
-        self.a.mov(Sz::Q, RAX, indexed(R15, RAX, 0, table + mem::tlb::ADDEND_OFFSET));
-        miss
+        let piece = &self.lookups[table as usize];
+        let start = self.a.piece(piece);
+        Hole(start + piece.hole.0)
     }
 
     /// The same by a memo, if the operation has one.

@@ -199,9 +199,8 @@ impl Emitter {
         let site = self.site(self.i);
         self.put_marked(self.cold_mark);
         self.call_put_back();
-        self.a.mov_imm(RAX, u64::from(site));
         let to = self.op_stub();
-        self.a.call_to(to);
+        self.a.call_with(site, to);
         self.call_take();
         if writes {
             self.forget_constant(x.d);

@@ -7,7 +7,7 @@
 
 use super::look::CALL;
 use super::{Exit, Host, Kind, Placed, T1, contexts};
-use crate::asm::{Alu, Asm, RAX, RCX, RDX, Sz, cc};
+use crate::asm::{Alu, RAX, RCX, RDX, Sz, cc};
 use crate::emit::{DirectExit, target};
 use crate::layout::{CODE_BASE, CONTEXT, GLOBAL_CONTEXT, word};
 use crate::mutants::{Mutant, on};
@@ -62,7 +62,7 @@ impl T1 {
         } else {
             (context, CONTEXT)
         };
-        let mut a = Asm::default();
+        let a = &mut self.emitter.a;
         a.start(at);
         // Always as long.
         a.mov_imm64(RCX, known);
@@ -90,7 +90,7 @@ impl T1 {
             a.fill_here(elsewhere);
         }
         if b.relative {
-            target(&mut a, e.pc, true);
+            target(a, e.pc, true);
         } else {
             a.mov_imm64(RDX, e.pc);
         }

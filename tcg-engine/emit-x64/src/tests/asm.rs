@@ -324,6 +324,12 @@ fn leads(name: Mnemonic, f: impl Fn(&mut Asm, usize)) {
 fn branches() {
     leads(Mnemonic::Jmp, |a, to| a.jmp_to(to));
     leads(Mnemonic::Call, |a, to| a.call_to(to));
+    let mut a = Asm::default();
+    a.start(0x100);
+    a.call_with(0x89ab_cdef, 0x4321);
+    let i: Vec<Instruction> = Decoder::with_ip(64, &a.buf, 0x100, DecoderOptions::NONE).into_iter().collect();
+    assert_eq!((i[0].mnemonic(), i[0].op0_register(), i[0].immediate32()), (Mnemonic::Mov, Register::EAX, 0x89ab_cdef));
+    assert_eq!((i.len(), i[1].mnemonic(), i[1].near_branch_target()), (2, Mnemonic::Call, 0x4321));
     leads(Mnemonic::Jmp, |a, to| {
         let h = a.jmp();
         a.fill(h, to);
@@ -488,4 +494,41 @@ fn bits() {
             }
         }
     }
+}
+
+#[test]
+fn pieces_are_what_they_were_made_from() {
+    let piece = Piece::new(|a| {
+        a.push(RBX);
+        let hole = a.jmp();
+        a.ret();
+        hole
+    });
+    let mut a = Asm::default();
+    a.start(0x100);
+    a.ret();
+    let start = a.piece(&piece);
+    a.fill(Hole(start + piece.hole.0), 0x4321);
+    a.ret();
+    let i: Vec<Instruction> = Decoder::with_ip(64, &a.buf, 0x100, DecoderOptions::NONE).into_iter().collect();
+    let names: Vec<Mnemonic> = i.iter().map(Instruction::mnemonic).collect();
+    assert_eq!(names, [Mnemonic::Ret, Mnemonic::Push, Mnemonic::Jmp, Mnemonic::Ret, Mnemonic::Ret]);
+    assert_eq!(i[2].near_branch_target(), 0x4321);
+}
+
+#[test]
+fn what_is_longer_than_the_buffer_is_counted() {
+    let mut a = Asm::default();
+    let mut hole = a.jmp();
+    while a.here() < 1 << 20 {
+        a.mov(Sz::Q, RAX, at(R12, 0x1234));
+        a.mov_imm64(RCX, u64::MAX);
+        a.byte(0x90);
+        a.fill_here(hole);
+        hole = a.jcc(cc::NE);
+    }
+    assert!(a.buf.len() >= 1 << 20);
+    a.start(7);
+    a.ret();
+    assert_eq!((a.buf.len(), &a.buf[..], a.here()), (1, &[0xc3][..], 8));
 }

@@ -50,8 +50,10 @@ use operand::Ea;
 pub const MAX_INSTRUCTIONS: usize = 32;
 /// Longest instruction (SDM vol. 2A, 2.3.11).
 const MAX_LENGTH: usize = 15;
-/// Bytes fetched for a block.
+/// Bytes fetched for a block that needs them.
 const WINDOW: usize = 256;
+/// Bytes fetched at first: few blocks are longer.
+const FIRST: usize = 64;
 /// Times that a block is lifted again because its bytes have changed meanwhile.
 const TRIES: usize = 64;
 /// Temporaries that one instruction may need.
@@ -85,10 +87,18 @@ pub struct Lift {
 }
 
 /// Memory that one block after the other is lifted in.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Scratch {
     builder: Builder,
-    decoded: Vec<Instruction>,
+    decoded: [Instruction; MAX_INSTRUCTIONS],
+    window: Window,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        let window = Window { bytes: [0; WINDOW], len: 0, more: 0, at: 0, second: None };
+        Scratch { builder: Builder::default(), decoded: [Instruction::default(); MAX_INSTRUCTIONS], window }
+    }
 }
 
 /// Lifts the instructions of one block.
@@ -220,8 +230,8 @@ impl Lifter {
         Some(Flow::End)
     }
 
-    fn begin(&mut self, i: Instruction, live: u32) {
-        self.i = i;
+    fn begin(&mut self, i: &Instruction, live: u32) {
+        self.i = *i;
         self.pc = i.ip();
         self.next = i.next_ip();
         if !self.code64() {
@@ -235,13 +245,13 @@ impl Lifter {
 
     /// Lift one decoded instruction.
     fn lift_one(&mut self, i: &Instruction, live: u32) -> Flow {
-        self.begin(*i, live);
+        self.begin(i, live);
         match dispatch::lift(self) {
             Some(flow) => flow,
             None => {
                 // Nothing of a refused instruction may stay.
                 self.b.retract();
-                self.begin(*i, live);
+                self.begin(i, live);
                 self.raise(exception::UD);
                 Flow::End
             }
@@ -250,9 +260,12 @@ impl Lifter {
 }
 
 /// What was fetched.
+#[derive(Debug)]
 struct Window {
     bytes: [u8; WINDOW],
     len: usize,
+    /// Bytes that may be fetched behind them.
+    more: usize,
     /// RAM offset of the first byte.
     at: u64,
     /// RAM offset of the second page if it was needed.
@@ -266,51 +279,55 @@ impl<B: Bus> Cpu<B> {
     /// # Errors
     /// [`Stop::Fault`] with an exception pending: the fetch of its first instruction faults.
     pub fn lift(&mut self, regs: &Regs, max: usize, far: bool) -> Result<Lift, Stop> {
-        let (mut lift, mut window) = self.lift_once(regs, max, far)?;
+        let mut scratch = self.scratch.take().unwrap_or_default();
+        let lifted = self.lift_in(&mut scratch, regs, max, far);
+        self.scratch = Some(scratch);
+        lifted
+    }
+
+    fn lift_in(&mut self, scratch: &mut Scratch, regs: &Regs, max: usize, far: bool) -> Result<Lift, Stop> {
+        let mut lift = self.lift_once(scratch, regs, max, far)?;
         // Once the lines are known no vCPU changes them while this one is at it; a process outside may, and gets what it deserves.
         for _ in 0..TRIES {
-            if self.note_code(&lift, &window) {
+            if self.note_code(&lift, &scratch.window) {
                 break;
             }
-            (lift, window) = self.lift_once(regs, max, far)?;
+            lift = self.lift_once(scratch, regs, max, far)?;
         }
         Ok(lift)
     }
 
-    fn lift_once(&mut self, regs: &Regs, max: usize, far: bool) -> Result<(Lift, Window), Stop> {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let lifted = self.lift_in(&mut scratch, regs, max, far);
-        self.scratch = scratch;
-        lifted
-    }
-
-    fn lift_in(&mut self, scratch: &mut Scratch, regs: &Regs, max: usize, far: bool) -> Result<(Lift, Window), Stop> {
+    fn lift_once(&mut self, scratch: &mut Scratch, regs: &Regs, max: usize, far: bool) -> Result<Lift, Stop> {
         let pc = regs.get(ir::PC);
         let mut mode = self.mode();
         if max == 1 {
             mode |= Mode::ONE;
         }
-        let mut window = self.fetch(self.linear_pc(regs), pc)?;
+        let Scratch { builder, decoded: list, window } = scratch;
+        self.fetch(window, self.linear_pc(regs), pc)?;
         let pc = mode.counted(pc);
-        scratch.decoded.resize(MAX_INSTRUCTIONS, Instruction::default());
-        let list = &mut scratch.decoded;
-        let sides = if far { SIDES } else { 0 };
-        let mut n = decode(&window, pc, mode, &mut list[..max.clamp(1, MAX_INSTRUCTIONS)], sides);
+        let mut so_far = SoFar { n: 0, position: 0, sides: if far { SIDES } else { 0 } };
+        let room = &mut list[..max.clamp(1, MAX_INSTRUCTIONS)];
+        if decode(window, pc, mode, room, &mut so_far) == Decoded::Short {
+            self.fetch_more(window)?;
+            decode(window, pc, mode, room, &mut so_far);
+        }
+        let mut n = so_far.n;
         if n == 0 {
             // Nothing complete: the first instruction straddles two pages, is too long, or is invalid.
-            n = self.decode_first(&mut window, regs, mode, &mut list[0])?;
+            n = self.decode_first(window, regs, mode, &mut list[0])?;
         }
         let live = live::after(&list[..n]);
-        let mut l = Lifter::new(std::mem::take(&mut scratch.builder), pc, mode);
+        let mut l = Lifter::new(std::mem::take(builder), pc, mode);
         let mut flow = Flow::Next;
-        for (at, (i, live)) in list[..n].iter().zip(live).enumerate() {
+        for (at, (i, live)) in list[..n].iter().zip(&live).enumerate() {
             if l.b.temps_left() < TEMPS || !self.in_code_segment(i, mode) {
                 break;
             }
             let next = list[..n].get(at + 1);
             l.followed = l.b.temps_left() >= 2 * TEMPS && next.is_some_and(|next| self.in_code_segment(next, mode));
             let opened = l.opened;
-            flow = l.lift_one(i, live);
+            flow = l.lift_one(i, *live);
             if flow == Flow::End || opened {
                 break;
             }
@@ -323,11 +340,11 @@ impl<B: Bus> Cpu<B> {
             l.exit(next);
         }
         let block = l.b.finish();
-        scratch.builder = l.b;
+        *builder = l.b;
         debug_assert_eq!(ir::verify::verify(&block), Ok(()), "lifted from {:x?}", &window.bytes[..16]);
         let len = block.end_pc.wrapping_sub(pc) as u32 & 0xffff;
         let key = code::Key { at: window.at, pc, mode: mode.bits() };
-        Ok((Lift { block, key, len, second: window.second }, window))
+        Ok(Lift { block, key, len, second: window.second })
     }
 
     /// Note which lines a block is made from, and answer whether its bytes are what they were when it was lifted.
@@ -374,19 +391,35 @@ impl<B: Bus> Cpu<B> {
         }
     }
 
-    fn fetch(&mut self, linear: u64, pc: u64) -> Result<Window, Stop> {
+    fn fetch(&mut self, w: &mut Window, linear: u64, pc: u64) -> Result<(), Stop> {
         // Outside of flat code the limit is looked at before the page.
         if !self.mode.contains(Mode::FLAT) && pc > u64::from(self.sys.seg(Seg::Cs).limit) {
             return self.gp(0);
         }
         let at = self.code_at(linear)?;
         self.claim_code(at);
-        let len = (PAGE - (linear & PAGE_MASK)).min(WINDOW as u64) as usize;
-        let mut bytes = [0; WINDOW];
-        if self.mem.ram.read(at, &mut bytes[..len]).is_none() {
+        let most = (PAGE - (linear & PAGE_MASK)).min(WINDOW as u64) as usize;
+        let len = most.min(FIRST);
+        (w.len, w.more, w.at, w.second) = (len, most - len, at, None);
+        if len < MAX_LENGTH {
+            w.bytes[len..MAX_LENGTH].fill(0);
+        }
+        if self.mem.ram.read(at, &mut w.bytes[..len]).is_none() {
             return self.ud();
         }
-        Ok(Window { bytes, len, at, second: None })
+        Ok(())
+    }
+
+    /// The block goes on behind what was fetched.
+    #[cold]
+    fn fetch_more(&mut self, w: &mut Window) -> Result<(), Stop> {
+        let from = w.len;
+        w.len += std::mem::take(&mut w.more);
+        // What has been decoded already stays as it was read: whether it still is so is asked once the block is made.
+        if self.mem.ram.read(w.at + from as u64, &mut w.bytes[from..w.len]).is_none() {
+            return self.ud();
+        }
+        Ok(())
     }
 
     /// Before the bytes of a page are read as code: nobody has a write tag for it from now on.
@@ -440,32 +473,59 @@ fn too_long(bytes: &[u8], pc: u64, mode: Mode) -> bool {
     bytes.len() >= MAX_LENGTH && decode_one(&bytes[..MAX_LENGTH - 1], pc, mode).1 == DecoderError::NoMoreBytes
 }
 
+/// How far a block has been decoded.
+struct SoFar {
+    /// Instructions.
+    n: usize,
+    /// Their bytes.
+    position: usize,
+    /// Conditional jumps that it still goes on behind.
+    sides: u32,
+}
+
+/// How decoding has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Decoded {
+    /// With the block.
+    Done,
+    /// Bytes behind what was fetched are needed to tell.
+    Short,
+}
+
 /// Decode up to the end of `out`, the end of the bytes or the end of the block. An invalid instruction is decoded as such
-/// (it becomes #UD); an incomplete one is left out. The block goes on behind so many conditional jumps.
-fn decode(w: &Window, pc: u64, mode: Mode, out: &mut [Instruction], mut sides: u32) -> usize {
-    let mut d = Decoder::with_ip(mode.width(), &w.bytes[..w.len], pc, options(mode));
-    let mut n = 0;
-    while n < out.len() && d.can_decode() {
-        d.decode_out(&mut out[n]);
+/// (it becomes #UD); an incomplete one is left out.
+fn decode(w: &Window, pc: u64, mode: Mode, out: &mut [Instruction], so_far: &mut SoFar) -> Decoded {
+    let ip = pc.wrapping_add(so_far.position as u64);
+    let rest = &w.bytes[so_far.position..w.len];
+    let mut d = Decoder::with_ip(mode.width(), rest, ip, options(mode));
+    while so_far.n < out.len() {
+        if w.more != 0 && rest.len() - d.position() < MAX_LENGTH {
+            so_far.position += d.position();
+            return Decoded::Short;
+        }
+        if !d.can_decode() {
+            break;
+        }
+        let last = &mut out[so_far.n];
+        d.decode_out(last);
         match d.last_error() {
-            DecoderError::None => n += 1,
+            DecoderError::None => so_far.n += 1,
             DecoderError::NoMoreBytes => break,
             // Not the first: it gets a block of its own.
-            _ if n > 0 => break,
+            _ if so_far.n > 0 => break,
             // Its length is what iced has read; only the first byte counts for a #UD.
             _ if !too_long(&w.bytes[..w.len], pc, mode) => {
-                n += 1;
+                so_far.n += 1;
                 break;
             }
             _ => break,
         }
-        let last = &out[n - 1];
         if live::ends_block(last) {
-            if sides == 0 || !live::goes_on(last) {
+            if so_far.sides == 0 || !live::goes_on(last) {
                 break;
             }
-            sides -= 1;
+            so_far.sides -= 1;
         }
     }
-    n
+    Decoded::Done
 }

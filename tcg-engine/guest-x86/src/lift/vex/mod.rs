@@ -46,7 +46,7 @@ pub(super) fn lift(l: &mut Lifter) -> Lifted {
     if l.mode.contains(Mode::TS) {
         // Only what exists is #NM: what it has been lifted to is not needed.
         l.b.retract();
-        l.begin(i, live);
+        l.begin(&i, live);
         return l.raise(exception::NM);
     }
     Some(flow)
