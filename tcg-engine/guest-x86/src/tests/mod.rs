@@ -5,6 +5,7 @@ pub mod bounds;
 mod harness;
 mod harvest;
 
+mod areas;
 mod crowd;
 mod exceptions;
 mod integer;
