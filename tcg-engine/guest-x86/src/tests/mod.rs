@@ -6,6 +6,7 @@ mod harness;
 mod harvest;
 
 mod areas;
+mod bases;
 mod crowd;
 mod exceptions;
 mod integer;
