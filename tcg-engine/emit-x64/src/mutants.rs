@@ -77,6 +77,7 @@ mutants! {
     Shrunk: "accesses rely on what the TLB has given up meanwhile",
     Apart: "only the first access of a group is looked at",
     NoRecipe: "flags that were not saved are not made when a fault shows them",
+    ShiftedOut: "the carry of a shift whose flags are made apart from it is wrong",
     Kept: "flags of a shift are made from something else than was shifted",
     Ingredient: "flags are made from what was overwritten",
     Memos: "what accesses remember stays when the TLB gives it up",

@@ -135,6 +135,7 @@ impl X86Core {
 impl<B: Bus> Cpu<B> {
     /// The state, with lazy values evaluated.
     pub fn save_state(&mut self, regs: &Regs) -> X86Core {
+        self.settle_bases(regs);
         let s = self.sys.clone();
         let mut msrs = Vec::new();
         for m in self.model().msrs {

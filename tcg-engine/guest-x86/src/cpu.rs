@@ -13,7 +13,7 @@ use crate::flags;
 use crate::lift::Scratch;
 use crate::memory::Misses;
 use crate::mode::Mode;
-use crate::state::{EFLAGS, Seg, Segment, Shadow, SysState, cr0, cr4, seg_base};
+use crate::state::{EFLAGS, KERNEL_GS_BASE, Seg, Segment, Shadow, SysState, cr0, cr4, seg_base, seg_selector};
 
 /// Events of [`ir::Op::ExitEvent`].
 pub mod event {
@@ -122,7 +122,9 @@ impl<B: Bus> Cpu<B> {
     pub fn refresh(&mut self, regs: &mut Regs) {
         for s in Seg::ALL {
             regs.set(seg_base(s), self.sys.seg(s).base);
+            regs.set(seg_selector(s), self.sys.seg(s).selector.into());
         }
+        regs.set(KERNEL_GS_BASE, self.sys.kernel_gs_base);
         let pcid = if self.sys.cr4 & cr4::PCIDE != 0 { self.sys.cr3 & 0xfff } else { 0 };
         self.tlb.select_space(pcid as u16);
         self.update_mode(regs);
@@ -130,8 +132,17 @@ impl<B: Bus> Cpu<B> {
 
     /// After a change of segments, control registers, CPL or EFLAGS.
     pub fn update_mode(&mut self, regs: &Regs) {
+        self.settle_bases(regs);
         self.mode = Mode::now(&self.sys, regs) | self.level;
         self.update_bank(regs);
+    }
+
+    /// Take over what lifted code has written: the bases of FS and GS, and IA32_KERNEL_GS_BASE.
+    pub(crate) fn settle_bases(&mut self, regs: &Regs) {
+        for s in [Seg::Fs, Seg::Gs] {
+            self.sys.seg[s as usize].base = regs.get(seg_base(s));
+        }
+        self.sys.kernel_gs_base = regs.get(KERNEL_GS_BASE);
     }
 
     /// After a change of CPL, CR0.AM, CR4.SMAP or EFLAGS.AC: whose rights accesses have.
@@ -174,6 +185,7 @@ impl<B: Bus> Cpu<B> {
     pub(crate) fn set_seg(&mut self, regs: &mut Regs, s: Seg, value: Segment) {
         self.sys.seg[s as usize] = value;
         regs.set(seg_base(s), value.base);
+        regs.set(seg_selector(s), value.selector.into());
     }
 
     /// Set a segment's base alone (FS and GS).

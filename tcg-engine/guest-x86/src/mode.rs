@@ -51,6 +51,8 @@ bitflags::bitflags! {
         const USER = 1 << 17;
         /// Blocks of programs are lifted for where they are mapped, too ([`Cpu::place_blocks`](crate::Cpu::place_blocks)).
         const PLACED = 1 << 18;
+        /// CR4.FSGSBASE.
+        const FSGSBASE = 1 << 19;
     }
 }
 
@@ -102,6 +104,7 @@ impl Mode {
         m.set(Mode::MP, sys.cr0 & cr0::MP != 0);
         m.set(Mode::OSFXSR, sys.cr4 & cr4::OSFXSR != 0);
         m.set(Mode::OSXSAVE, sys.cr4 & cr4::OSXSAVE != 0);
+        m.set(Mode::FSGSBASE, sys.cr4 & cr4::FSGSBASE != 0);
         m.set(Mode::AVX, m.contains(Mode::OSXSAVE | Mode::PROTECTED) && sys.xcr0 & VECTORS == VECTORS);
         m
     }

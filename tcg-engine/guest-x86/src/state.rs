@@ -1,8 +1,10 @@
 //! Where guest state lives: the layout of guest words in [`ir::Regs`], and [`SysState`], what no lifted operation touches.
 //!
 //! The idea: whatever user-mode code changes all the time is a word that lifted operations name; whatever only helpers and
-//! the memory system look at is a plain struct beside it. Three things are in both and are only written through
-//! [`crate::Cpu`]: segment bases, the arithmetic flags (lazy in the flag words), and what EFLAGS.AC means for SMAP.
+//! the memory system look at is a plain struct beside it. Some things are in both and are only written through
+//! [`crate::Cpu`]: segment bases and selectors, the arithmetic flags (lazy in the flag words), and what EFLAGS.AC means for SMAP.
+//! Three of them lifted operations of 64-bit code write as well, so that the words are ahead of the struct: the bases of FS and GS, and
+//! [`KERNEL_GS_BASE`]. Whoever reads the struct has [`crate::Cpu::settle_bases`] before.
 
 use ir::Slot;
 use ir::op::{FLAG_A, FLAG_B, FLAG_KIND, FLAG_R};
@@ -65,6 +67,12 @@ pub const FPU_IP: Slot = Slot(115);
 pub const FPU_DP: Slot = Slot(116);
 /// Its opcode (11 bits).
 pub const FPU_OP: Slot = Slot(117);
+/// Visible selector of a segment register: what instructions read.
+pub const fn seg_selector(s: Seg) -> Slot {
+    Slot(118 + s as u16)
+}
+/// IA32_KERNEL_GS_BASE, which SWAPGS exchanges with the base of GS.
+pub const KERNEL_GS_BASE: Slot = Slot(124);
 
 /// Segment registers in encoding order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -361,6 +361,7 @@ impl Emitter {
                 self.flags = Flags::Memory;
                 return;
             }
+            kind @ (Kind::X86Shl | Kind::X86Shr) if x.imm >= 32 => return self.record_shift(x, kind, sz),
             _ => {
                 // Whatever was before is overwritten.
                 self.flags = Flags::Memory;
@@ -368,6 +369,37 @@ impl Emitter {
             }
         }
         self.flags = Flags::Host;
+    }
+
+    /// The flags of a shift of `a` by `b`, which is below the size, with result `d`: not what the host makes of `a`, where that is one half
+    /// of what is shifted.
+    fn record_shift(&mut self, x: &Inst, kind: Kind, sz: Sz) {
+        let left = kind == Kind::X86Shl;
+        self.recipe = None;
+        self.load_into(RDX, x.a);
+        self.load_into(RCX, x.b);
+        // A shift by 0 leaves the carry alone, which is clear then.
+        self.a.test(Sz::D, RCX, RCX);
+        self.a.shift_cl(if left { Shift::Shl } else { Shift::Shr }, sz, RDX);
+        self.a.setcc(cc::B, RCX);
+        if on(Mutant::ShiftedOut) {
+            self.a.setcc(cc::AE, RCX);
+        }
+        self.a.alu_imm(Alu::And, Sz::D, RCX, 1);
+        let r = self.reg(x.d, RAX);
+        self.a.test(sz, r, r);
+        self.a.save_flags();
+        // OF: whether a shift by one changes the sign.
+        self.load_into(RDX, if left { x.d } else { x.a });
+        self.a.shift_imm(Shift::Shr, sz, RDX, x.imm as u8 - 1);
+        if left {
+            self.a.alu(Alu::Xor, Sz::D, RDX, RCX);
+        }
+        self.a.alu(Alu::Or, Sz::D, RAX, RDX);
+        self.a.shift_imm(Shift::Shl, Sz::D, RCX, 8);
+        self.a.alu(Alu::Or, Sz::D, RAX, RCX);
+        self.a.store(Sz::D, word(FLAG_R), RAX);
+        self.flags = Flags::Memory;
     }
 
     pub(super) fn mov_imm(&mut self, d: Slot, v: u64) {

@@ -324,6 +324,15 @@ impl Gen<'_> {
                 self.b.flags(kind, bits, a, b, t);
                 self.temps.push(t);
             }
+            1 => {
+                let kind = [flags::Kind::X86Shl, flags::Kind::X86Shr][self.r.below(2) as usize];
+                let bits = [32u8, 64][self.r.below(2) as usize];
+                let n = self.b.new_imm(Op::AndI, b, u64::from(bits) - 1);
+                // What is recorded as the result need not be that of the shift.
+                let t = self.b.new2(if self.r.below(2) == 0 { Op::Shl64 } else { Op::Xor }, a, n);
+                self.b.flags(kind, bits, a, n, t);
+                self.temps.push(t);
+            }
             _ => self.write(d),
         }
     }

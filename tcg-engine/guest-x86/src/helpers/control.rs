@@ -141,7 +141,9 @@ impl<B: Bus> Cpu<B> {
             self.load_pdptes(self.sys.cr3).ok()?;
         }
         self.sys.cr4 = v;
-        if changed & (cr4::PAE | cr4::PGE | cr4::PSE | cr4::PCIDE | cr4::SMEP | cr4::SMAP) != 0 {
+        // CR4.FSGSBASE is a bit of the mode that emitted code does not look at: its links go with the TLB's generation.
+        let spaces = cr4::PAE | cr4::PGE | cr4::PSE | cr4::PCIDE | cr4::SMEP | cr4::SMAP;
+        if changed & (spaces | cr4::FSGSBASE) != 0 {
             self.tlb.flush_all();
             self.tlb.select_space(if v & cr4::PCIDE != 0 { self.sys.cr3 as u16 & 0xfff } else { 0 });
         }

@@ -279,6 +279,7 @@ impl<B: Bus> Cpu<B> {
 
     /// Enter less privileged code: data segments that it may not have become null.
     fn drop_data_segments(&mut self, regs: &mut Regs, cpl: u8) {
+        self.settle_bases(regs);
         for s in [Seg::Es, Seg::Ds, Seg::Fs, Seg::Gs] {
             let seg = *self.sys.seg(s);
             let conforming = seg.attr & 0xc == 0xc;

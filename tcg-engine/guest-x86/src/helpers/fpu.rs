@@ -1,5 +1,7 @@
 //! Helpers of the x87, MMX and SSE units: x87 arithmetic and stores, saving and restoring of their state.
 //!
+//! An area on one page that hits the TLB is copied at once; every other one goes word by word, with all the rules.
+//!
 //! The idea: what touches memory here reads everything and checks it before it changes a register, and probes the whole
 //! destination before it writes a byte, so that a fault leaves the instruction undone. Numeric exceptions are only noted:
 //! the lifter puts a check for a pending one before every instruction that waits.
@@ -11,6 +13,7 @@ use crate::bus::Bus;
 use crate::cpu::Cpu;
 use crate::fpu::image::{self, EnvLayout, component, fx};
 use crate::fpu::{self, exec, store};
+use crate::memory::{FLAT, Right};
 use crate::mode::Mode;
 use crate::state::{xmm, ymm_upper};
 
@@ -109,6 +112,8 @@ impl Area {
 struct Writer<'a, B: Bus> {
     cpu: &'a mut Cpu<B>,
     area: Area,
+    /// Where all of the area lies in RAM, if it hits.
+    ram: Option<u64>,
     then: Then,
 }
 
@@ -123,11 +128,20 @@ impl<B: Bus> Writer<'_, B> {
 
     /// `1 << log2` bytes, at most 8.
     fn word(&mut self, offset: usize, log2: u8, value: u64) -> Result<(), Stop> {
+        if let Some(at) = self.ram {
+            self.cpu.ram_write(at + offset as u64, 1 << log2, value);
+            return Ok(());
+        }
         let result = Env::store(self.cpu, self.area.address(offset), self.area.of(log2), value);
         self.note(result)
     }
 
     fn wide(&mut self, offset: usize, value: u128) -> Result<(), Stop> {
+        if let Some(at) = self.ram
+            && self.cpu.mem.ram.store_u128(at + offset as u64, value).is_some()
+        {
+            return Ok(());
+        }
         let result = Env::store128(self.cpu, self.area.address(offset), self.area.of(4), value);
         self.note(result)
     }
@@ -143,8 +157,9 @@ impl<B: Bus> Writer<'_, B> {
         while at < bytes.len() {
             let log2 = (bytes.len() - at).ilog2().min(most) as u8;
             let size = 1 << log2;
-            let value = bytes[at..at + size].iter().rev().fold(0, |v, &b| v << 8 | u64::from(b));
-            self.word(offset + at, log2, value)?;
+            let mut value = [0; 8];
+            value[..size].copy_from_slice(&bytes[at..at + size]);
+            self.word(offset + at, log2, u64::from_le_bytes(value))?;
             at += size;
         }
         Ok(())
@@ -188,8 +203,20 @@ impl<B: Bus> Cpu<B> {
         Ok((0, then))
     }
 
-    fn writer(&mut self, area: Area) -> Writer<'_, B> {
-        Writer { cpu: self, area, then: Then::Continue }
+    fn writer(&mut self, area: Area, ram: Option<u64>) -> Writer<'_, B> {
+        Writer { cpu: self, area, ram, then: Then::Continue }
+    }
+
+    /// Where the first `len` bytes of an area lie in RAM, if they hit the TLB as a whole: then nothing else has to be asked, as for any
+    /// access that hits.
+    fn in_ram(&self, area: Area, len: usize, right: Right) -> Option<u64> {
+        if area.m.space != FLAT || area.wrap != u64::MAX {
+            return None;
+        }
+        match right {
+            Right::Write => self.tlb.write(area.at, len as u64),
+            _ => self.tlb.read(area.at, len as u64),
+        }
     }
 
     /// Faults unless `len` bytes from `area` on can be written (areas span at most two pages).
@@ -202,6 +229,11 @@ impl<B: Bus> Cpu<B> {
 
     /// Reads bytes from `area` on, in pieces of at most `1 << most`.
     fn read_area(&mut self, area: Area, out: &mut [u8], most: u32) -> Result<(), Stop> {
+        if let Some(at) = self.in_ram(area, out.len(), Right::Read)
+            && self.mem.ram.read(at, out).is_some()
+        {
+            return Ok(());
+        }
         let mut at = 0;
         while at < out.len() {
             let log2 = (out.len() - at).ilog2().min(most) as u8;
@@ -224,7 +256,7 @@ impl<B: Bus> Cpu<B> {
                     Env::load(self, area.address(at), MemRef { write_intent: true, ..area.of(log2) })?;
                 }
             }
-            let mut writer = self.writer(area);
+            let mut writer = self.writer(area, None);
             writer.bytes(0, &value.bits.to_le_bytes()[..size])?;
             then = writer.then;
         }
@@ -246,7 +278,7 @@ impl<B: Bus> Cpu<B> {
         let first = MemRef { write_intent: true, ..area.of(1 + u8::from(access.wide)) };
         Env::load(self, area.address(0), first)?;
         self.probe_area(area, layout.size() + if save { image::REGISTERS } else { 0 })?;
-        let mut writer = self.writer(area);
+        let mut writer = self.writer(area, None);
         writer.pieces(0, &env[..layout.size()], 1)?;
         if save {
             writer.pieces(layout.size(), &registers, 1)?;
@@ -312,9 +344,12 @@ impl<B: Bus> Cpu<B> {
 
     fn fxsave(&mut self, regs: &mut Regs, area: Area, rex_w: bool) -> Result<Then, Stop> {
         self.check_place(area, 16, fx::SIZE)?;
-        self.probe_area(area, fx::SIZE)?;
+        let ram = self.in_ram(area, fx::SIZE, Right::Write);
+        if ram.is_none() {
+            self.probe_area(area, fx::SIZE)?;
+        }
         let count = self.xmm_count();
-        let mut writer = self.writer(area);
+        let mut writer = self.writer(area, ram);
         let both = component::X87 | component::SSE;
         write_legacy(&mut writer, regs, both, both, rex_w, count)?;
         Ok(writer.then)
@@ -354,13 +389,16 @@ impl<B: Bus> Cpu<B> {
         let count = self.xmm_count();
         let in_use = image::in_use(regs);
         let written = if optimised { components & in_use } else { components };
-        for (at, len) in parts(written, components, count) {
-            self.probe_area(area.at(at), len)?;
+        let ram = self.in_ram(area, Self::xsave_size(components), Right::Write);
+        if ram.is_none() {
+            for (at, len) in parts(written, components, count) {
+                self.probe_area(area.at(at), len)?;
+            }
+            self.probe_area(area.at(fx::HEADER), 8)?;
         }
-        self.probe_area(area.at(fx::HEADER), 8)?;
         let old = Env::load(self, area.address(fx::HEADER), area.of(3))?;
         let header = old & !components | in_use & components;
-        let mut writer = self.writer(area);
+        let mut writer = self.writer(area, ram);
         write_legacy(&mut writer, regs, written, components, rex_w, count)?;
         if written & component::AVX != 0 {
             for n in 0..count {
@@ -442,7 +480,9 @@ fn parts(components: u64, requested: u64, xmm_count: usize) -> impl Iterator<Ite
 }
 
 fn dword(bytes: &[u8], at: usize) -> u32 {
-    bytes[at..at + 4].iter().rev().fold(0, |v, &b| v << 8 | u32::from(b))
+    let mut value = [0; 4];
+    value.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(value)
 }
 
 /// The legacy region's fields of `components`, and MXCSR for what was `requested`; bytes that no field covers are not written.
@@ -488,5 +528,7 @@ fn load_sse(regs: &mut Regs, bytes: &[u8], count: usize) {
 }
 
 fn lane(bytes: &[u8], at: usize) -> u128 {
-    bytes[at..at + 16].iter().rev().fold(0, |v, &b| v << 8 | u128::from(b))
+    let mut value = [0; 16];
+    value.copy_from_slice(&bytes[at..at + 16]);
+    u128::from_le_bytes(value)
 }

@@ -33,8 +33,6 @@ pub(crate) fn done(v: u64) -> Ret {
 
 /// Numbers for `ReadSystem` and `LoadTable`.
 pub(crate) mod which {
-    /// Selectors of ES to GS.
-    pub const SELECTOR: u32 = 0;
     /// LDTR's selector.
     pub const LDTR: u32 = 6;
     /// TR's selector.
@@ -153,12 +151,6 @@ helpers! {
     Ltr: ALL => segments::ltr;
     /// GDTR or IDTR (imm) = base a, limit b.
     LoadTable: ALL => segments::load_table;
-    /// SWAPGS.
-    Swapgs: ALL => segments::swapgs;
-    /// #UD unless CR4.FSGSBASE.
-    CheckFsGsBase: STOP => segments::check_fsgsbase;
-    /// Base of segment imm = a.
-    WriteBase: ALL => segments::write_base;
 
     // Control transfer; these set the program counter.
     /// Far jump to b:a.

@@ -7,7 +7,7 @@ use crate::bus::Bus;
 use crate::cpu::Cpu;
 use crate::exception::{self, Exception};
 use crate::flags;
-use crate::state::{EFLAGS, Seg, Segment, Shadow, Table, attr, cr4};
+use crate::state::{EFLAGS, Seg, Segment, Shadow, Table, attr};
 
 /// A descriptor as it is in its table.
 #[derive(Clone, Copy, Debug)]
@@ -141,7 +141,6 @@ pub(super) fn load_segment<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, a: u64, _:
 pub(super) fn read_system<B: Bus>(cpu: &mut Cpu<B>, _: &mut Regs, _: u64, _: u64, what: u32) -> Ret {
     let sys = &cpu.sys;
     done(match what {
-        0..=5 => u64::from(sys.seg[what as usize].selector),
         which::LDTR => u64::from(sys.ldtr.selector),
         which::TR => u64::from(sys.tr.selector),
         which::MSW => sys.cr0,
@@ -266,34 +265,5 @@ pub(super) fn load_table<B: Bus>(cpu: &mut Cpu<B>, _: &mut Regs, a: u64, b: u64,
     } else {
         cpu.sys.idtr = table;
     }
-    done(0)
-}
-
-pub(super) fn swapgs<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, _: u64, _: u64, _: u32) -> Ret {
-    if !cpu.sys.code64() {
-        return cpu.ud();
-    }
-    if cpu.sys.cpl != 0 {
-        return cpu.gp(0);
-    }
-    let old = cpu.sys.seg(Seg::Gs).base;
-    let new = std::mem::replace(&mut cpu.sys.kernel_gs_base, old);
-    cpu.set_base(regs, Seg::Gs, new);
-    done(0)
-}
-
-pub(super) fn check_fsgsbase<B: Bus>(cpu: &mut Cpu<B>, _: &mut Regs, _: u64, _: u64, _: u32) -> Ret {
-    if cpu.sys.cr4 & cr4::FSGSBASE == 0 {
-        return cpu.ud();
-    }
-    done(0)
-}
-
-pub(super) fn write_base<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, a: u64, _: u64, imm: u32) -> Ret {
-    if !Cpu::<B>::canonical(a) {
-        return cpu.gp(0);
-    }
-    let Some(s) = Seg::from_index(imm as usize) else { return cpu.ud() };
-    cpu.set_base(regs, s, a);
     done(0)
 }

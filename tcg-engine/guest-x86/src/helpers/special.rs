@@ -7,7 +7,7 @@ use super::{Ret, done};
 use crate::bus::Bus;
 use crate::cpu::Cpu;
 use crate::flags;
-use crate::state::{RAX, RBX, RCX, RDX, Seg, cr0, cr4, efer, set_arithmetic};
+use crate::state::{KERNEL_GS_BASE, RAX, RBX, RCX, RDX, Seg, cr0, cr4, efer, set_arithmetic};
 
 pub(super) fn cpuid<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, _: u64, _: u64, _: u32) -> Ret {
     let r = cpu.cpuid(regs.get(RAX) as u32, regs.get(RCX) as u32);
@@ -34,10 +34,11 @@ pub(super) fn rdrand<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, _: u64, _: u64, 
     done(v.unwrap_or(0) & (u64::MAX >> (64 - bits)))
 }
 
-pub(super) fn rdmsr<B: Bus>(cpu: &mut Cpu<B>, _: &mut Regs, index: u64, _: u64, _: u32) -> Ret {
+pub(super) fn rdmsr<B: Bus>(cpu: &mut Cpu<B>, regs: &mut Regs, index: u64, _: u64, _: u32) -> Ret {
     if cpu.sys.cpl != 0 {
         return cpu.gp(0);
     }
+    cpu.settle_bases(regs);
     match cpu.read_msr(index as u32) {
         Some(v) => done(v),
         None => cpu.gp(0),
@@ -61,7 +62,7 @@ fn valid_pat(v: u64) -> bool {
 }
 
 impl<B: Bus> Cpu<B> {
-    /// A model-specific register as RDMSR gives it; `None` is #GP.
+    /// A model-specific register as RDMSR gives it; `None` is #GP. [`Cpu::settle_bases`] comes before.
     pub fn read_msr(&mut self, index: u32) -> Option<u64> {
         if (msr::X2APIC_FIRST..=msr::X2APIC_LAST).contains(&index) {
             return self.bus.x2apic_read(index).ok();
@@ -147,7 +148,10 @@ impl<B: Bus> Cpu<B> {
             msr::FMASK => self.sys.fmask = word?,
             msr::FS_BASE => self.set_base(regs, Seg::Fs, address?),
             msr::GS_BASE => self.set_base(regs, Seg::Gs, address?),
-            msr::KERNEL_GS_BASE => self.sys.kernel_gs_base = address?,
+            msr::KERNEL_GS_BASE => {
+                self.sys.kernel_gs_base = address?;
+                regs.set(KERNEL_GS_BASE, v);
+            }
             msr::TSC_AUX => self.sys.tsc_aux = word?,
             _ => return None,
         }

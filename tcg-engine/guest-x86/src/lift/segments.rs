@@ -6,15 +6,16 @@ use ir::{NONE, Op, Rel, Slot};
 use super::operand::Ea;
 use super::{Flow, Lifted, Lifter};
 use crate::cpu::event;
+use crate::exception;
 use crate::helpers::{Helper, which};
 use crate::memory::FLAT;
 use crate::mode::Mode;
-use crate::state::{Seg, seg_base};
+use crate::state::{KERNEL_GS_BASE, Seg, seg_base, seg_selector};
 
 impl Lifter {
     /// The selector in a segment register.
     pub(crate) fn selector(&mut self, s: Seg) -> Slot {
-        let t = self.call_value(Helper::ReadSystem, NONE, NONE, which::SELECTOR + s as u32);
+        let t = self.b.new2(Op::Mov, seg_selector(s), NONE);
         self.set_clean(t, true);
         t
     }
@@ -155,14 +156,16 @@ impl Lifter {
     }
 
     fn base_access(&mut self, s: Seg, write: bool) -> Lifted {
-        if !self.code64() {
+        if !self.code64() || !self.mode.contains(Mode::FSGSBASE) {
             return None;
         }
         let bits = self.bits(0);
-        self.call(NONE, Helper::CheckFsGsBase, NONE, NONE, 0);
         if write {
             let v = self.read_zx(0);
-            self.call(NONE, Helper::WriteBase, v, NONE, s as u32);
+            if bits == 64 {
+                self.b.full(Op::CheckCanonical, exception::GP, NONE, v, NONE, 0);
+            }
+            self.b.op(Op::Mov, seg_base(s), v, NONE);
         } else {
             let r = self.i.op0_register();
             if bits == 64 {
@@ -240,8 +243,14 @@ pub(super) fn lift(l: &mut Lifter) -> Lifted {
         Mnemonic::Lgdt => l.load_table(which::GDT_BASE),
         Mnemonic::Lidt => l.load_table(which::IDT_BASE),
         Mnemonic::Lmsw => l.lmsw(),
+        Mnemonic::Swapgs if !l.code64() => None,
         Mnemonic::Swapgs => {
-            l.call(NONE, Helper::Swapgs, NONE, NONE, 0);
+            if !l.mode.contains(Mode::KERNEL) {
+                l.call(NONE, Helper::CheckSupervisor, NONE, NONE, 0);
+            }
+            let old = l.b.new2(Op::Mov, seg_base(Seg::Gs), NONE);
+            l.b.op(Op::Mov, seg_base(Seg::Gs), KERNEL_GS_BASE, NONE);
+            l.b.op(Op::Mov, KERNEL_GS_BASE, old, NONE);
             Some(Flow::Next)
         }
         Mnemonic::Rdfsbase => l.base_access(Seg::Fs, false),

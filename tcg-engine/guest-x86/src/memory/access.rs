@@ -238,7 +238,7 @@ impl<B: Bus> Cpu<B> {
         .unwrap_or(u64::MAX)
     }
 
-    fn ram_write(&self, at: u64, bytes: u64, value: u64) {
+    pub(crate) fn ram_write(&self, at: u64, bytes: u64, value: u64) {
         let ram = &self.mem.ram;
         let done = match bytes {
             1 => ram.store_u8(at, value as u8),

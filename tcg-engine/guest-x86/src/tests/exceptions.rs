@@ -410,6 +410,7 @@ fn swapgs_and_base_registers() {
     let mut m = long();
     m.cpu.sys.kernel_gs_base = 0x1111;
     m.cpu.sys.cr4 |= crate::state::cr4::FSGSBASE;
+    m.cpu.refresh(&mut m.regs.0);
     let code = asm64(|a| {
         a.mov(eax, 0x2222)?;
         a.wrgsbase(rax)?;

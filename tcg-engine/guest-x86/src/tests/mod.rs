@@ -5,6 +5,8 @@ pub mod bounds;
 mod harness;
 mod harvest;
 
+mod areas;
+mod bases;
 mod crowd;
 mod exceptions;
 mod integer;

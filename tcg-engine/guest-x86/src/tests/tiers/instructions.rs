@@ -11,7 +11,7 @@ use crate::tests::random::Random;
 impl Gen<'_> {
     /// One instruction, or a few that belong together.
     pub(super) fn one(&mut self) {
-        match self.r.below(29) {
+        match self.r.below(30) {
             0..6 => self.arithmetic(),
             6 => self.one_operand(),
             7 | 8 => self.shift(),
@@ -29,6 +29,7 @@ impl Gen<'_> {
             21..24 => self.vector(),
             24 | 25 => self.vex(),
             26 => self.bits(),
+            27 => self.segments(),
             _ => self.moves(),
         }
     }
@@ -314,6 +315,27 @@ impl Gen<'_> {
                 } else {
                     self.c.raw(&[0x41, 0x58 | d & 7]);
                 }
+            }
+        }
+    }
+
+    /// What reads and writes segment registers without changing the mode.
+    fn segments(&mut self) {
+        let (d, s, size) = (self.dst(), self.r.below(2) as u8, if self.r.below(2) == 0 { 4 } else { 8 });
+        match self.r.below(4) {
+            // For the kernel only.
+            0 => self.c.raw(&[0x0f, 0x01, 0xf8]),
+            1 => self.put(size, &[0xf3], &[0x0f, 0xae], s, Operand::Reg(d), &[]),
+            2 => {
+                // Mostly a base that leads somewhere.
+                self.put(8, &[0xf3], &[0x0f, 0xae], s, Operand::Reg(d), &[]);
+                let from = if self.r.below(8) == 0 { self.any() } else { d };
+                let other = self.r.below(2) as u8;
+                self.put(8, &[0xf3], &[0x0f, 0xae], 2 | other, Operand::Reg(from), &[]);
+            }
+            _ => {
+                let (size, which) = (self.size().max(2), self.r.below(6) as u8);
+                self.put(size, &[], &[0x8c], which, Operand::Reg(d), &[]);
             }
         }
     }

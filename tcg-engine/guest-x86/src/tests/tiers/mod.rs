@@ -184,6 +184,8 @@ fn start(m: &mut Runner<TestBus>, p: &Program, data: u64, far: u64) {
     m.cpu.sys.seg[crate::state::Seg::Cs as usize] = flat(if p.user { USER_CS } else { KERNEL_CS }, 0xb, true);
     m.cpu.sys.seg[crate::state::Seg::Fs as usize].base = 0x18;
     m.cpu.sys.seg[crate::state::Seg::Gs as usize].base = 0xfff;
+    m.cpu.sys.kernel_gs_base = 7;
+    m.cpu.sys.cr4 |= crate::state::cr4::FSGSBASE;
     m.cpu.sys.cpl = if p.user { 3 } else { 0 };
     m.cpu.sys.cr2 = 0;
     for n in FLAG_KIND.0..FIRST_TEMP {
@@ -198,10 +200,10 @@ fn start(m: &mut Runner<TestBus>, p: &Program, data: u64, far: u64) {
     m.set(4, STACK - 0x100);
     m.regs.0.set(ir::op::FPC, 0x1f80);
     m.set_pc(far + p.code.base);
-    m.set_flags(p.flags);
     m.cpu.tlb.flush_all();
     let regs = &mut m.regs.0;
     m.cpu.refresh(regs);
+    m.set_flags(p.flags);
     m.instructions = 0;
 }
 
