@@ -85,8 +85,13 @@ pub struct DirectExit {
 /// What an access does that goes to other pages too often for the memo of one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Instead {
-    /// It has a memo of a run of pages, and that was found to be too short so many times.
-    Run(u8),
+    /// It has a memo of a run of pages.
+    Run {
+        /// Times that this was found to be too short.
+        short: u8,
+        /// It was restless with a large page.
+        large: bool,
+    },
     /// It has none, and is looked up by large pages first.
     Large,
     /// It has none.

@@ -150,15 +150,16 @@ impl HotBlock {
     /// The memo of an operation is not worth it; `wide` if it remembers a large page. Answers whether it has to be emitted otherwise.
     fn give_up(&mut self, op: u16, wide: bool) -> bool {
         let Some((_, instead)) = self.restless.iter_mut().find(|(own, _)| *own == op) else {
-            self.restless.push((op, if wide { Instead::Large } else { Instead::Run(0) }));
+            self.restless.push((op, Instead::Run { short: 0, large: wide }));
             return true;
         };
         // A run takes a while to become as long as it can be.
         *instead = match *instead {
-            Instead::Run(n) if n < SHORT => Instead::Run(n + 1),
+            Instead::Run { short, large } if short < SHORT => Instead::Run { short: short + 1, large },
+            Instead::Run { large: true, .. } => Instead::Large,
             _ => Instead::Page,
         };
-        *instead == Instead::Page
+        !matches!(instead, Instead::Run { .. })
     }
 }
 

@@ -29,7 +29,7 @@ const GIVEN: usize = 32;
 /// Pages of a piece of 2 MiB.
 const PIECE: u64 = 512;
 /// Instructions that a page has to be put for.
-const EARNED: u64 = 16 << 10;
+const EARNED: u64 = 256 << 10;
 /// Pages that may be put at once after a while.
 const SAVED: u64 = 512;
 
@@ -127,11 +127,11 @@ impl Window {
     }
 
     /// Where a run around `page` begins and ends, of pages that are where `known` says.
-    fn around(&self, page: u64, known: impl Fn(u64) -> Option<(u64, bool)>) -> Span {
-        // A piece of a large page is as one page.
+    fn around(&self, page: u64, write: bool, known: impl Fn(u64) -> Option<(u64, bool)>) -> Span {
+        // A large page is as one page, but stores are known of by small ones.
         let same = |page: u64| {
             let (there, (ram, large)) = (self.page(page)?, known(page)?);
-            (there.0 == ram).then_some(there.1 && large)
+            (there.0 == ram).then_some(there.1 && large && !write)
         };
         let whole = same(page).unwrap_or(false);
         let start = if whole { page & !(PIECE - 1) } else { page };
@@ -229,8 +229,8 @@ impl Mirror {
     }
 
     /// The run of pages around `va`, which may be accessed now. `known` says of a page, by a linear address of it, where in RAM it
-    /// lies, if it may be accessed so (`write`) now, and whether that goes for the 2 MiB around it. `None` if the page cannot be put in
-    /// its place now.
+    /// lies, if it may be accessed so (`write`) now, and whether it is a part of a large page, all of which may be loaded from. `None` if
+    /// the page cannot be put in its place now.
     pub fn run(
         &mut self,
         va: u64,
@@ -248,7 +248,7 @@ impl Mirror {
         let span = match found {
             Some(n) => w.runs[n].0,
             None => {
-                let span = w.around(page, known);
+                let span = w.around(page, write, known);
                 let near = w.runs.iter().position(|(old, stores)| *stores == write && old.with(span).is_some());
                 let to = near.unwrap_or(w.next);
                 if near.is_none() {
@@ -460,7 +460,7 @@ mod tests {
             // The second one lies before the first in RAM.
             let page = if n < PIECE { 2 * PIECE + n } else { n };
             w.tables[0].insert(START / PAGE + n, (page, true));
-            w.tables[1].insert(START / PAGE + n, (page, false));
+            w.tables[1].insert(START / PAGE + n, (page, true));
         }
         assert_eq!(w.run(START + 5, false).map(|run| run.len), Some(PIECE * PAGE));
         assert_eq!(

@@ -115,7 +115,7 @@ impl Emitter {
                 let index = (x.b != NONE).then(|| (values.of(x.b), m.scale));
                 let low = distance + i64::from(m.disp);
                 let high = low + (1 << m.log2);
-                let run = matches!(hot.instead(i as u16), Some(Instead::Run(_)));
+                let run = matches!(hot.instead(i as u16), Some(Instead::Run { .. }));
                 let fits = |g: &&mut Group| {
                     let reach = if run && g.run { LONG_REACH } else { REACH };
                     (g.base, g.index) == (base, index)

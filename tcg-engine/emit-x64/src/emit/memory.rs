@@ -138,7 +138,7 @@ impl Emitter {
         let first = hot.memos?;
         let run = match hot.instead(op) {
             None => self.runs,
-            Some(Instead::Run(_)) => true,
+            Some(Instead::Run { .. }) => true,
             Some(Instead::Large | Instead::Page) => return None,
         };
         let memo = first + self.memos.len() * memo::MEMO;

@@ -401,15 +401,13 @@ impl Tlb {
         may.then(|| self.place(va, known.addend))
     }
 
-    /// The RAM offset of `va`, if it may be loaded from, or stored to (`write`) without being marked or looked at first; and whether that
-    /// goes for the 2 MiB around it. Changes nothing.
+    /// The RAM offset of `va`, if it may be loaded from, or stored to (`write`) without being marked or looked at first; and whether it is
+    /// a part of 2 MiB that lie beside each other, and may be loaded from. Changes nothing.
     pub fn peek(&self, va: u64, write: bool) -> Option<(u64, bool)> {
-        if write {
-            return self.write(va, 1).map(|at| (at, false));
-        }
         let known = self.second.get(va, self.bank, self.asid, self.global).filter(|known| known.read);
         let known = known.map(|known| (self.place(va, known.addend), known.large));
-        known.or_else(|| self.read(va, 1).map(|at| (at, false)))
+        let hit = if write { self.write(va, 1) } else { self.read(va, 1) };
+        if write { hit.map(|at| (at, known == Some((at, true)))) } else { known.or(hit.map(|at| (at, false))) }
     }
 
     /// Only what runs in user mode looks there.
