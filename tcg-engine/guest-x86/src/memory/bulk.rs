@@ -25,7 +25,7 @@ impl<B: Bus> Cpu<B> {
     ) -> Result<(u64, Then), Stop> {
         let element = 1u64 << r.log2;
         let len = len.min(SLICE) & !(element - 1);
-        let (mut done, mut pieces) = (0, 0);
+        let (mut done, mut pieces, mut after) = (0, 0, Then::Continue);
         while done < len && pieces < PIECES {
             pieces += 1;
             let step = if r.backward { done.wrapping_neg() } else { done };
@@ -40,18 +40,23 @@ impl<B: Bus> Cpu<B> {
                 Ok((n, then)) => {
                     done += n;
                     if then == Then::FinishInstruction {
-                        return Ok((done, then));
+                        after = then;
+                        // A device wants the run loop to look. Code that was overwritten does not: what was lifted before must not say
+                        // how far this goes.
+                        if self.look {
+                            break;
+                        }
                     }
                 }
                 // What is done is done; the fault comes again when the rest is tried.
                 Err(_) if done > 0 => {
                     self.pending = None;
-                    return Ok((done, Then::Continue));
+                    break;
                 }
                 Err(stop) => return Err(stop),
             }
         }
-        Ok((done, Then::Continue))
+        Ok((done, after))
     }
 
     /// Bytes from `va` on (or down to the page's start, for elements that begin at `va` and below) that lie on one page, in

@@ -108,6 +108,39 @@ fn string_copies_replicate_where_they_overlap() {
     assert!(out.chunks(3).all(|c| c == &b"abc"[..c.len()]));
 }
 
+/// The source goes over the end of a page, so this is more than one piece.
+#[test]
+fn a_string_copy_over_code_is_one_instruction_whether_that_has_run_or_not() {
+    let instructions = |lifted: bool| {
+        let mut m = long();
+        let code = asm64(|a| {
+            let (mut overwritten, mut other, mut begin) = (a.create_label(), a.create_label(), a.create_label());
+            a.call(if lifted { overwritten } else { other })?;
+            a.jmp(begin)?;
+            // What is noted of code is noted by lines.
+            a.nops_with_size(256)?;
+            a.set_label(&mut overwritten)?;
+            a.nops_with_size(32)?;
+            a.ret()?;
+            a.nops_with_size(256)?;
+            a.set_label(&mut other)?;
+            a.nops_with_size(32)?;
+            a.ret()?;
+            a.nops_with_size(256)?;
+            a.set_label(&mut begin)?;
+            a.mov(rsi, DATA + 0xff0)?;
+            a.lea(rdi, qword_ptr(overwritten))?;
+            a.mov(ecx, 8)?;
+            a.rep().movsd()?;
+            a.hlt()
+        });
+        assert_eq!(m.run_code(&code), Why::Halt);
+        assert_eq!(m.get(1), 0);
+        m.instructions
+    };
+    assert_eq!(instructions(true), instructions(false));
+}
+
 #[test]
 fn string_copies_go_down_too() {
     let mut m = long();
