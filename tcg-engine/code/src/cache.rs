@@ -1,6 +1,9 @@
 //! Blocks, their index by page, and the jump cache.
+//!
+//! When the cache is full the oldest blocks go, many at once: blocks are stored one epoch after the other, and the oldest epoch goes
+//! as a whole. Since blocks have stamps that ascend, an epoch is nothing but the stamp that it began with.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use ir::Block;
@@ -92,10 +95,24 @@ pub enum Found {
     Nothing,
 }
 
+/// Epochs that a cache holds at most, unless its owner wants fewer.
+pub const EPOCHS: usize = 8;
+
+/// Blocks that go together, for their age.
+#[derive(Clone, Copy, Debug)]
+struct Epoch {
+    /// Stamp of the first block that was stored in it.
+    first: u32,
+    /// Operations of its blocks that are there.
+    operations: usize,
+    /// These blocks.
+    blocks: usize,
+}
+
 /// Bounds of a cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Operations of all blocks together; from this on everything is forgotten and lifted anew.
+    /// Operations of all blocks together, but for those of the one that is stored last. Each epoch may have its share of them.
     pub operations: usize,
     /// Blocks.
     pub blocks: usize,
@@ -122,6 +139,8 @@ pub struct Stats {
     pub inserted: u64,
     /// Blocks dropped because their bytes changed.
     pub invalidated: u64,
+    /// Blocks dropped because they were the oldest.
+    pub reclaimed: u64,
     /// Times that everything was forgotten.
     pub cleared: u64,
 }
@@ -134,8 +153,10 @@ pub struct Cache {
     /// Blocks by page number of RAM.
     pages: HashMap<u64, Vec<u32>, FastHash>,
     jumps: Box<[Jump]>,
+    /// Of the block that was stored last.
     stamp: u32,
-    operations: usize,
+    /// The oldest one first, and the one that blocks are stored in last. There is always one.
+    epochs: VecDeque<Epoch>,
     limits: Limits,
     stats: Stats,
     /// Numbers of blocks that are gone, for whoever keeps something beside them.
@@ -154,6 +175,12 @@ impl Default for Cache {
     }
 }
 
+impl Epoch {
+    fn new(first: u32) -> Epoch {
+        Epoch { first, operations: 0, blocks: 0 }
+    }
+}
+
 #[inline(always)]
 fn jump_index(linear: u64) -> usize {
     ((linear ^ linear >> 12) as usize) & (JUMPS - 1)
@@ -169,7 +196,7 @@ impl Cache {
             pages: HashMap::default(),
             jumps: vec![NO_JUMP; JUMPS].into(),
             stamp: 0,
-            operations: 0,
+            epochs: [Epoch::new(1)].into(),
             limits,
             stats: Stats::default(),
             gone: Vec::new(),
@@ -232,9 +259,54 @@ impl Cache {
         }
     }
 
-    /// Whether everything is to be forgotten ([`Cache::clear`]) before another block is stored.
-    pub fn is_full(&self) -> bool {
-        self.operations >= self.limits.operations || self.by_key.len() >= self.limits.blocks || self.stamp == u32::MAX
+    /// Whether another epoch is to begin ([`Cache::begin_epoch`]) before another block is stored, if there may be `epochs` of them.
+    pub fn is_full(&self, epochs: usize) -> bool {
+        let share = self.limits.of(1, epochs.max(1));
+        let full = |e: &Epoch| e.operations >= share.operations.max(1) || e.blocks >= share.blocks.max(1);
+        self.epochs.back().is_some_and(full) || self.stamp == u32::MAX
+    }
+
+    /// Begin another epoch. There may be `epochs` with it: if there are as many already, the blocks of the oldest go, as those do
+    /// whose bytes change. Calls `empty` with the RAM offset of each page that has none left.
+    pub fn begin_epoch(&mut self, epochs: usize, empty: impl FnMut(u64)) {
+        // Stamps begin anew when they are used up, which a guest needs hours for that does nothing else than have code lifted.
+        let keep = if self.stamp == u32::MAX { 0 } else { epochs.saturating_sub(1) };
+        let many = self.epochs.len().saturating_sub(keep);
+        let old: usize = self.epochs.drain(..many).map(|e| e.blocks).sum();
+        if old > 0 {
+            self.drop_old(empty);
+        }
+        if self.epochs.is_empty() {
+            self.stamp = 0;
+            self.jumps.fill(NO_JUMP);
+        }
+        self.epochs.push_back(Epoch::new(self.stamp + 1));
+    }
+
+    /// The blocks of epochs that are no more go.
+    fn drop_old(&mut self, mut empty: impl FnMut(u64)) {
+        let first = self.epochs.front().map_or(u64::MAX, |e| e.first.into());
+        let mut pages = Vec::new();
+        for (i, stored) in self.blocks.iter_mut().enumerate() {
+            if let Some(s) = stored.take_if(|s| u64::from(s.stamp) < first) {
+                self.gone.push(i as u32);
+                self.free.push(i as u32);
+                self.by_key.remove(&s.key);
+                pages.extend([Some(s.key.at), s.second].into_iter().flatten().map(|at| at / 4096));
+                self.stats.reclaimed += 1;
+            }
+        }
+        // Each page once, since a guest may have any number of blocks on one.
+        pages.sort_unstable();
+        pages.dedup();
+        for page in pages {
+            let Some(list) = self.pages.get_mut(&page) else { continue };
+            list.retain(|i| matches!(self.blocks.get(*i as usize), Some(Some(_))));
+            if list.is_empty() {
+                self.pages.remove(&page);
+                empty(page * 4096);
+            }
+        }
     }
 
     /// Store a block whose bytes are `len` from `key.at` on; those beyond the first page lie at RAM offset `second`. An older
@@ -243,8 +315,11 @@ impl Cache {
         if let Some(&old) = self.by_key.get(&key) {
             self.remove(old);
         }
-        self.stamp = self.stamp.wrapping_add(1);
-        self.operations += block.insts.len();
+        self.stamp = self.stamp.saturating_add(1);
+        if let Some(epoch) = self.epochs.back_mut() {
+            epoch.operations += block.insts.len();
+            epoch.blocks += 1;
+        }
         let stored = Stored { block, key, len, second, stamp: self.stamp };
         let i = match self.free.pop() {
             Some(i) => {
@@ -285,7 +360,10 @@ impl Cache {
     fn remove(&mut self, i: u32) {
         let Some(s) = self.blocks.get_mut(i as usize).and_then(Option::take) else { return };
         self.gone.push(i);
-        self.operations -= s.block.insts.len();
+        if let Some(epoch) = self.epochs.iter_mut().rfind(|e| e.first <= s.stamp) {
+            epoch.operations -= s.block.insts.len();
+            epoch.blocks -= 1;
+        }
         self.by_key.remove(&s.key);
         for at in [Some(s.key.at), s.second].into_iter().flatten() {
             if let Some(list) = self.pages.get_mut(&(at / 4096)) {
@@ -351,7 +429,7 @@ impl Cache {
         self.by_key.clear();
         self.pages.clear();
         self.jumps.fill(NO_JUMP);
-        self.operations = 0;
+        self.epochs = [Epoch::new(1)].into();
         self.stamp = 0;
         self.gone.clear();
         self.stats.cleared += 1;
@@ -432,22 +510,102 @@ mod tests {
         }
     }
 
+    /// Begin another of `epochs`; answers the pages that have no block any more.
+    fn begin(c: &mut Cache, epochs: usize) -> Vec<u64> {
+        let mut empty = vec![];
+        c.begin_epoch(epochs, |page| empty.push(page));
+        empty
+    }
+
     #[test]
-    fn limits_hold() {
+    fn an_epoch_has_its_share_of_the_limits() {
         let mut c = small();
         for i in 0..25 {
-            assert_eq!(c.is_full(), i == 10 || i == 20, "{i}");
-            if c.is_full() {
-                c.clear();
+            assert_eq!(c.is_full(2), i > 0 && i % 5 == 0, "{i}");
+            if c.is_full(2) {
+                begin(&mut c, 2);
             }
             c.insert(key(i * 16), 16, None, block(0, 1));
+            assert!(c.by_key.len() <= 10);
         }
-        assert!(!c.is_full());
-        c.insert(key(0x9000), 16, None, block(0, 99));
-        assert!(c.is_full(), "of operations");
+        assert_eq!(c.by_key.len(), 10, "of the last two epochs");
+        assert!(c.is_full(2) && !c.is_full(1));
+        begin(&mut c, 2);
+        c.insert(key(0x9000), 16, None, block(0, 49));
+        assert!(!c.is_full(2));
+        c.insert(key(0x9010), 16, None, block(0, 1));
+        assert!(c.is_full(2), "of operations");
+        // What goes since it has changed makes room in its own epoch.
+        c.invalidate(0x9000, 1, |_| ());
+        assert!(!c.is_full(2));
         c.clear();
         assert_eq!((c.find(&key(0)), c.code_pages().count()), (None, 0));
-        assert_eq!(c.stats(), Stats { inserted: 26, invalidated: 0, cleared: 3 });
+        assert_eq!(c.stats(), Stats { inserted: 27, invalidated: 1, reclaimed: 20, cleared: 1 });
+    }
+
+    #[test]
+    fn the_oldest_epoch_goes_as_if_its_bytes_had_changed() {
+        let mut c = small();
+        let a = c.insert(key(0x1000), 16, None, block(0, 1));
+        let b = c.insert(key(0x1fff), 2, Some(0x5000), block(0, 2));
+        let again = c.insert(key(0x3000), 16, None, block(0, 1));
+        c.confirm(0x77, 1, a);
+        assert!(begin(&mut c, 3).is_empty());
+        let shared = c.insert(key(0x1010), 16, None, block(0, 1));
+        // A block that is lifted once more belongs to the epoch of now.
+        assert_eq!(c.insert(key(0x3000), 16, None, block(0, 1)), again);
+        assert_eq!(c.take_gone(), [again.number()]);
+        assert!(begin(&mut c, 3).is_empty());
+        c.insert(key(0x4000), 16, None, block(0, 1));
+        assert!(!c.has_gone());
+
+        assert_eq!(begin(&mut c, 3), [0x5000], "pages that have none left");
+        let mut gone = c.take_gone();
+        gone.sort_unstable();
+        assert_eq!(gone, [a.number(), b.number()]);
+        assert_eq!(c.jump(0x77, key(0x1000).pc, 3, 1), Found::Nothing);
+        assert_eq!((c.find(&key(0x1000)), c.find(&key(0x1010))), (None, Some(shared)));
+        let number = c.insert(key(0x6000), 16, None, block(0, 1)).number();
+        assert!(gone.contains(&number), "numbers are used again");
+        assert_eq!(c.jump(0x77, key(0x1000).pc, 3, 1), Found::Nothing);
+
+        assert_eq!(begin(&mut c, 3), [0x1000, 0x3000]);
+        assert_eq!(begin(&mut c, 3), [0x4000]);
+        assert_eq!(begin(&mut c, 3), [0x6000]);
+        assert!(begin(&mut c, 3).is_empty() && c.by_key.is_empty() && c.pages.is_empty());
+        assert_eq!(c.stats().reclaimed, 6);
+    }
+
+    #[test]
+    fn with_fewer_epochs_all_that_are_too_many_go() {
+        let mut c = small();
+        for i in 0..6 {
+            c.insert(key(i << 12), 16, None, block(0, 1));
+            assert!(begin(&mut c, 8).is_empty());
+        }
+        c.insert(key(6 << 12), 16, None, block(0, 1));
+        assert_eq!(begin(&mut c, 3), [0, 1 << 12, 2 << 12, 3 << 12, 4 << 12]);
+        assert_eq!(begin(&mut c, 1), [5 << 12, 6 << 12]);
+        assert_eq!(c.epochs.len(), 1);
+    }
+
+    #[test]
+    fn stamps_begin_anew_with_nothing_that_has_an_old_one() {
+        let mut c = small();
+        let a = c.insert(key(0x1000), 16, None, block(0, 1));
+        c.confirm(0x77, 1, a);
+        c.stamp = u32::MAX - 1;
+        c.insert(key(0x2000), 16, None, block(0, 1));
+        assert!(c.is_full(8));
+        assert_eq!(begin(&mut c, 8), [0x1000, 0x2000]);
+        assert!(!c.is_full(8) && c.by_key.is_empty());
+        // The number and the stamp of before, for another block.
+        c.insert(key(0x2000), 16, None, block(0, 1));
+        let b = c.insert(key(0x3000), 16, None, block(0, 1));
+        assert_eq!((c.stamp, b.number().max(1)), (2, 1));
+        assert_eq!(c.jump(0x77, key(0x1000).pc, 3, 1), Found::Nothing);
+        c.invalidate(0x2000, 0x2000, |_| ());
+        assert_eq!(c.epochs.back().map(|e| (e.blocks, e.operations)), Some((0, 0)));
     }
 
     #[test]
@@ -456,6 +614,6 @@ mod tests {
         c.insert(key(0), 16, None, block(0, 1));
         let id = c.insert(key(0), 16, None, block(0, 7));
         assert_eq!(c.block(id).unwrap().insts.len(), 7);
-        assert_eq!(c.operations, 7);
+        assert_eq!(c.epochs.back().map(|e| (e.blocks, e.operations)), Some((1, 7)));
     }
 }

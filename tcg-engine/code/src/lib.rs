@@ -8,5 +8,5 @@
 mod cache;
 mod memory;
 
-pub use cache::{Cache, FastHash, Found, Id, Key, Limits, Stats};
+pub use cache::{Cache, EPOCHS, FastHash, Found, Id, Key, Limits, Stats};
 pub use memory::{CodeMemory, Error};

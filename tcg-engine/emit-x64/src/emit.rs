@@ -211,9 +211,11 @@ pub struct Emitter {
     /// The code of the block.
     pub a: Asm,
     stubs: Stubs,
-    /// Sites of all blocks.
+    /// Sites of the block.
     pub sites: Vec<Site>,
-    /// Direct exits of all blocks, ascending by where they lie.
+    /// The number of its first one.
+    first_site: u32,
+    /// Its direct exits, ascending by where they lie.
     pub exits: Vec<DirectExit>,
     /// Last operation that reads each temporary.
     last: Box<[u32; TEMPS]>,
@@ -305,6 +307,7 @@ impl Emitter {
             a: Asm::default(),
             stubs,
             sites: Vec::new(),
+            first_site: 0,
             exits: Vec::new(),
             last: Box::new([0; TEMPS]),
             constants: Vec::new(),
@@ -356,9 +359,13 @@ impl Emitter {
         (self.stubs, self.tlb, self.lookups) = (stubs, tlb, memory::lookups(tlb));
     }
 
-    /// Emit `block`, number `id` in the cache, for offset `base` of code memory; with more trouble if it is hot.
-    pub fn emit(&mut self, block: &Block, id: u32, base: usize, hot: Option<Box<Hot>>) -> Emitted {
+    /// Emit `block`, number `id` in the cache, for offset `base` of code memory, with sites from number `site` on; with more trouble
+    /// if it is hot.
+    pub fn emit(&mut self, block: &Block, id: u32, (base, site): (usize, u32), hot: Option<Box<Hot>>) -> Emitted {
         self.hot = hot;
+        self.first_site = site;
+        self.sites.clear();
+        self.exits.clear();
         self.memos.clear();
         self.retry = None;
         self.firsts.clear();

@@ -8,7 +8,7 @@
 //! | `stubs` | the shared routines: into and out of emitted code, single operations, indirect jumps |
 //! | `emit`, `vector` | operations to instructions: `emit` the block, and below it operands, memory, arithmetic, control, recipes for flags, groups of accesses, and registers of loops |
 //! | `mutants` | planted bugs that tests must find |
-//! | `run` | code memory, linking, the jump cache, and one stay in emitted code |
+//! | `run` | code memory and its parts, linking, the jump cache, what is hot, and one stay in emitted code |
 //! | `budget` | how long such a stay may last, and how others end it |
 //! | `returns` | where calls went out, for returns |
 //! | `memo` | what single accesses of hot blocks remember of their page |

@@ -59,14 +59,17 @@ pub struct Owner {
 }
 
 /// The memos of one vCPU: in the data behind its code memory. The first one stands for the list of those that remember something.
+/// The others belong to parts of code memory, to each as many.
 #[derive(Debug)]
 pub struct Memos {
     first: *mut Memo,
     most: usize,
     /// Offset of the first from the code's beginning.
     at: usize,
-    /// Of each but the first.
-    owners: Vec<Owner>,
+    /// Of each part, of each of its memos.
+    owners: Vec<Vec<Owner>>,
+    /// The part whose memos are handed out now.
+    part: usize,
     /// [`mem::Tlb::shrinks`] that what is remembered belongs to.
     shrinks: u64,
 }
@@ -78,7 +81,31 @@ impl Memos {
     /// All of `memory`'s data, as long as that lives.
     pub fn new(memory: &mut CodeMemory) -> Memos {
         let (data, len) = memory.data();
-        Memos { first: data.cast(), most: len / MEMO, at: memory.len(), owners: Vec::new(), shrinks: 0 }
+        Memos { first: data.cast(), most: len / MEMO, at: memory.len(), owners: vec![Vec::new()], part: 0, shrinks: 0 }
+    }
+
+    /// There are none any more, and there are so many parts from now on.
+    pub fn divide(&mut self, parts: usize) {
+        self.forget();
+        self.owners.clear();
+        self.owners.resize(parts.max(1), Vec::new());
+        self.part = 0;
+    }
+
+    /// This part has none any more, and those to come belong to it. What others remember is forgotten too.
+    pub fn begin(&mut self, part: usize) {
+        if !on(Mutant::MemosOld) {
+            self.forget();
+        }
+        if let Some(owners) = self.owners.get_mut(part) {
+            owners.clear();
+            self.part = part;
+        }
+    }
+
+    /// How many a part has at most.
+    fn share(&self) -> usize {
+        (self.most - 1) / self.owners.len()
     }
 
     /// Offset of memo `n` from the code's beginning.
@@ -88,12 +115,12 @@ impl Memos {
 
     /// The number that the next one will have.
     pub fn next(&self) -> usize {
-        self.owners.len() + 1
+        1 + self.part * self.share() + self.owners[self.part].len()
     }
 
     /// Whether there is room for `n` more.
     pub fn has_room(&self, n: usize) -> bool {
-        self.next() + n <= self.most
+        self.owners[self.part].len() + n <= self.share()
     }
 
     /// A new one, for an access of `last + 1` bytes. There must be room.
@@ -104,18 +131,13 @@ impl Memos {
         let memo = Memo { page: 0, room: 0, addend: 0, next: ptr::null_mut(), last, refills: 0 };
         // SAFETY: within the data, and emitted code does not run meanwhile.
         unsafe { self.first.add(self.next()).write(memo) };
-        self.owners.push(owner);
+        self.owners[self.part].push(owner);
     }
 
     /// Who has memo `n`.
     pub fn owner(&self, n: usize) -> Option<Owner> {
-        self.owners.get(n.checked_sub(1)?).copied()
-    }
-
-    /// There are none any more.
-    pub fn clear(&mut self) {
-        self.forget();
-        self.owners.clear();
+        let (n, share) = (n.checked_sub(1)?, self.share().max(1));
+        self.owners.get(n / share)?.get(n % share).copied()
     }
 
     /// The linear address of an access, which is `distance` from what its memo remembers, and that of its last byte.
@@ -154,6 +176,25 @@ impl Memos {
                 p = (*p).next;
             }
         }
+    }
+
+    /// Whether all that remember something are on the list, and have an owner: for tests.
+    #[cfg(any(test, feature = "mutants"))]
+    pub fn are_listed(&self) -> bool {
+        let mut listed = std::collections::BTreeSet::new();
+        // SAFETY: as in `forget`.
+        let mut p = unsafe { (*self.first).next };
+        while !p.is_null() {
+            // SAFETY: as in `forget`, within the data.
+            unsafe {
+                listed.insert(p.offset_from(self.first).cast_unsigned());
+                p = (*p).next;
+            }
+        }
+        let owned = |n: &usize| self.owner(*n).is_some();
+        // SAFETY: those of the data that have an owner were added.
+        let remembers = |n: &usize| unsafe { (*self.first.add(*n)).room > 0 };
+        listed.iter().all(owned) && (1..self.most).filter(owned).filter(remembers).all(|n| listed.contains(&n))
     }
 
     /// Before emitted code runs: nothing is remembered that the TLB has given up. Answers whether it had given up anything.

@@ -5,15 +5,17 @@
 //! every guest word in memory, and says why.
 #![expect(unsafe_code, reason = "calls emitted code, and gives it pointers to what it works on")]
 
+#[cfg(any(test, feature = "mutants"))]
+mod check;
+mod heat;
 mod jumps;
 mod links;
 mod look;
+mod parts;
 
-use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 
-use code::{Cache, CodeMemory, Error, FastHash};
+use code::{Cache, CodeMemory, Error};
 use ir::op::{NONE, Op, TIER_BUDGET, TIER_TAG};
 use ir::t0::{self, Outcome, Step};
 use ir::{Env, PC, Regs, flags};
@@ -21,7 +23,7 @@ use mem::tlb::Shape;
 
 use crate::asm::Asm;
 use crate::budget::Budget;
-use crate::emit::{Emitter, Hot, Instead, Restless, Site};
+use crate::emit::{Emitter, Hot, Restless};
 use crate::features::Features;
 use crate::layout::{
     BANK, BIAS, CODE_BASE, CONTEXT, DEFAULT_MXCSR, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, RETURNS, RUNTIME, TEMP, VECTORS,
@@ -30,9 +32,10 @@ use crate::memo::{Memo, Memos, Owner};
 use crate::mutants::{Mutant, on};
 use crate::returns::Returns;
 use crate::stubs::{JUMP_LOG2, Outside, Stubs, left};
+use heat::{HOT, HotBlock};
 use jumps::{Jump, NO_JUMP};
-use links::Across;
 pub use look::{Kind, Placed};
+use parts::Parts;
 
 /// What emitted code needs of a vCPU beside what interpretation needs.
 pub trait Host: Env {
@@ -66,11 +69,12 @@ pub enum Left {
     Outcome(Outcome),
 }
 
-/// A direct exit that may be linked, valid until code memory is cleared.
+/// A direct exit that may be linked, valid until its part of code memory is begun again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Exit {
     number: u32,
-    clears: u32,
+    /// Of its part.
+    turn: u32,
 }
 
 /// Counters.
@@ -104,6 +108,8 @@ pub struct Stats {
     pub interpreted: u64,
     /// Times that code memory was cleared.
     pub clears: u64,
+    /// Times that a part of it was used again.
+    pub reclaims: u64,
     /// Hot blocks emitted.
     pub hot: u64,
 }
@@ -127,40 +133,13 @@ struct HostBlock {
     place: u64,
     /// Distances in other blocks that lead here, and where they led before.
     incoming: Vec<(u32, u32)>,
+    /// In which parts of code memory they lie, at most: a bit for each, so that the list of most blocks need not be looked at when a part
+    /// is reclaimed.
+    from: u8,
     linkable: bool,
     /// Times that the budget ended at its head.
     heat: u8,
     hot: Option<Box<HotBlock>>,
-}
-
-/// What a hot block has beside.
-#[derive(Clone, Debug)]
-struct HotBlock {
-    /// Times that the budget ended at its head since its memos were judged.
-    ends: u64,
-    /// Times since then that the first access of a group did not find it in one page, and the interpreter ran the rest.
-    failures: u32,
-    /// Its memos.
-    memos: Range<usize>,
-    /// Operations that go to another page too often for the memo of one.
-    restless: Vec<Restless>,
-}
-
-impl HotBlock {
-    /// The memo of an operation is not worth it; `wide` if it remembers a large page. Answers whether it has to be emitted otherwise.
-    fn give_up(&mut self, op: u16, wide: bool) -> bool {
-        let Some((_, instead)) = self.restless.iter_mut().find(|(own, _)| *own == op) else {
-            self.restless.push((op, Instead::Run { short: 0, large: wide }));
-            return true;
-        };
-        // A run takes a while to become as long as it can be.
-        *instead = match *instead {
-            Instead::Run { short, large } if short < SHORT => Instead::Run { short: short + 1, large },
-            Instead::Run { large: true, .. } => Instead::Large,
-            _ => Instead::Page,
-        };
-        !matches!(instead, Instead::Run { .. })
-    }
 }
 
 /// What the function behind the stub for single operations works on.
@@ -168,7 +147,7 @@ pub(crate) struct Runtime<E> {
     env: *mut E,
     regs: *mut Regs,
     cache: *const Cache,
-    sites: *const [Site],
+    parts: *const Parts,
     outcome: Option<Outcome>,
     interpreted: u64,
     budget: *const Budget,
@@ -185,17 +164,13 @@ pub struct T1 {
     outside: Outside,
     stubs: Stubs,
     emitter: Emitter,
+    /// Where parts begin, and the parts.
     start: usize,
-    cursor: usize,
+    parts: Parts,
     blocks: Vec<Option<HostBlock>>,
     jumps: Box<[Jump]>,
     budget: Arc<Budget>,
-    /// Return addresses of the calls that leave blocks at their heads, ascending, and the blocks.
-    heads: Vec<(u32, u32)>,
-    /// What links to other pages lead over, by the exit's number.
-    across: HashMap<u32, Across, FastHash>,
     returns: Returns,
-    clears: u32,
     charged: u64,
     stats: Stats,
     /// How often the budget ends at the head of a block that is hot then.
@@ -211,29 +186,9 @@ pub struct T1 {
 
 impl std::fmt::Debug for T1 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("T1").field("used", &self.cursor).field("stats", &self.stats).finish_non_exhaustive()
+        f.debug_struct("T1").field("used", &self.parts.used()).field("stats", &self.stats).finish_non_exhaustive()
     }
 }
-
-/// Bytes that a block's code may have at most.
-const LARGEST: usize = 64 << 10;
-/// Sites and direct exits that all blocks together have at most are one for as many bytes of code memory: they take 8 and 24 bytes
-/// each, and some take 5 bytes of code.
-const BYTES_PER_SITE: usize = 64;
-/// Sites that a block has at most: lifted blocks have far fewer operations.
-const SITES_OF_A_BLOCK: usize = 4096;
-/// How often the budget ends at the head of a block that is hot. It ends after some ten thousand instructions.
-const HOT: u8 = 2;
-/// After how many ends of the budget memos are looked at.
-const ENDS: u64 = 64;
-/// How many of them must have been at the head of a block, so that the times that it ran can be told from them.
-const JUDGED: u64 = 3;
-/// One access of so many may miss its memo; with more of them it is better off without.
-const RESTLESS: u64 = 10;
-/// How often a run may be found too short before its access is looked up.
-const SHORT: u8 = 3;
-/// How often the accesses of a group may not be found in one page before each is on its own.
-const FAILURES: u32 = 32;
 
 /// What an operation costs of the budget when it is interpreted, in instructions: so that a stay in emitted code does not
 /// last longer where each instruction does much, such as a string operation or an access to a device.
@@ -268,15 +223,15 @@ fn sync<E: Host>(env: &E, regs: &mut Regs, returns: &mut Returns) {
 /// `rt` and everything that it points to are alive and used by nobody else, as [`T1::run`] sees to.
 unsafe extern "sysv64" fn operation<E: Host>(rt: *mut Runtime<E>, site: u32) -> u64 {
     // SAFETY: see above; emitted code touches the words only while this function does not run.
-    let (rt, regs, env, cache, sites, budget) = unsafe {
+    let (rt, regs, env, cache, parts, budget) = unsafe {
         let rt = &mut *rt;
-        let (regs, env, cache, sites) = (&mut *rt.regs, &mut *rt.env, &*rt.cache, &*rt.sites);
+        let (regs, env, cache, parts) = (&mut *rt.regs, &mut *rt.env, &*rt.cache, &*rt.parts);
         let budget = &*rt.budget;
-        (rt, regs, env, cache, sites, budget)
+        (rt, regs, env, cache, parts, budget)
     };
     rt.interpreted += 1;
     let out = left::OP << 32 | u64::from(site);
-    let Some(site) = sites.get(site as usize) else { return out };
+    let Some(site) = parts.site(site) else { return out };
     let Some(block) = cache.at(site.block).and_then(|id| cache.block(id)) else { return out };
     if site.temp() != NONE {
         let held = regs.get(TEMP);
@@ -359,7 +314,7 @@ impl T1 {
     pub(crate) fn with_features<E: Host>(mut memory: CodeMemory, features: Features) -> Result<T1, Error> {
         let mut a = Asm::default();
         a.start(0);
-        let memos = Memos::new(&mut memory);
+        let mut memos = Memos::new(&mut memory);
         let outside = Outside {
             op: operation::<E> as *const () as u64,
             refill: refill::<E> as *const () as u64,
@@ -368,7 +323,7 @@ impl T1 {
             avx: features.avx2,
         };
         let stubs = Stubs::emit(&mut a, outside, Shape::default());
-        if !memory.write(0, &a.buf) || memory.len() < 4 * LARGEST {
+        if !memory.write(0, &a.buf) || memory.len() < Parts::LEAST {
             return Err(Error::Kernel {
                 what: "too small",
                 len: memory.len(),
@@ -376,6 +331,8 @@ impl T1 {
             });
         }
         let start = a.here().next_multiple_of(64);
+        let parts = Parts::new(start, memory.len());
+        memos.divide(parts.count());
         Ok(T1 {
             memory,
             memos,
@@ -383,14 +340,11 @@ impl T1 {
             stubs,
             emitter: Emitter::new(stubs, features),
             start,
-            cursor: start,
+            parts,
             blocks: Vec::new(),
             jumps: vec![NO_JUMP; 1 << JUMP_LOG2].into(),
             budget: Arc::default(),
-            heads: Vec::new(),
-            across: HashMap::default(),
             returns: Returns::new(),
-            clears: 0,
             charged: 0,
             stats: Stats::default(),
             hot: HOT,
@@ -426,29 +380,17 @@ impl T1 {
         self.charged
     }
 
-    /// Whether there is room for another block; if not, the cache is cleared and this with it.
-    pub fn has_room(&self) -> bool {
-        self.cursor + LARGEST <= self.memory.len()
-            && self.emitter.sites.len() + self.emitter.exits.len() + SITES_OF_A_BLOCK
-                <= (self.memory.len() / BYTES_PER_SITE).max(2 * SITES_OF_A_BLOCK)
-    }
-
     /// Forget all code.
     pub fn clear(&mut self) {
-        self.cursor = self.start;
         self.warmed = None;
         self.blocks.clear();
-        self.across.clear();
         self.returns.clear();
-        self.memos.clear();
+        self.parts.clear();
+        self.memos.divide(self.parts.count());
         if let Some(placed) = &mut self.placed {
             placed.clear();
         }
         self.jumps.fill(NO_JUMP);
-        self.emitter.sites.clear();
-        self.emitter.exits.clear();
-        self.heads.clear();
-        self.clears = self.clears.wrapping_add(1);
         self.stats.clears += 1;
     }
 
@@ -461,6 +403,8 @@ impl T1 {
             // There is room for them: they were there before, about as long.
             self.memory.write(0, &a.buf);
             self.start = a.here().next_multiple_of(64);
+            // They are a little smaller if the stubs are larger.
+            self.parts.move_to(self.start, self.memory.len());
             self.emitter.fit(self.stubs, tlb.shape());
             self.clear();
         }
@@ -468,14 +412,21 @@ impl T1 {
 
     /// Forget the code of blocks that have left the cache.
     pub fn remove(&mut self, gone: &[u32]) {
+        self.drop_code(gone, |_| !on(Mutant::Linked), !on(Mutant::Remembered));
+    }
+
+    /// The same, with the links to them that lie where `links` says, and with jumps.
+    fn drop_code(&mut self, gone: &[u32], links: impl Fn(u32) -> bool, jumps: bool) {
         self.returns.forget();
         for &n in gone {
             let Some(b) = self.blocks.get_mut(n as usize).and_then(Option::take) else { continue };
-            for (hole, unlinked) in if on(Mutant::Linked) { Vec::new() } else { b.incoming } {
-                Self::patch(&mut self.memory, hole, unlinked);
+            for (hole, unlinked) in b.incoming.iter().filter(|(hole, _)| links(*hole)) {
+                Self::patch(&mut self.memory, *hole, *unlinked);
             }
             let code = self.memory.exec() as u64 + b.head as u64;
-            self.forget_jumps(&b.remembered, code);
+            if jumps {
+                self.forget_jumps(&b.remembered, code);
+            }
         }
     }
 
@@ -524,23 +475,21 @@ impl T1 {
     ) -> Option<HostBlock> {
         let id = cache.at(n)?;
         let (block, (at, second)) = (cache.block(id)?, cache.bytes(id)?);
-        let (sites, exits) = (self.emitter.sites.len(), self.emitter.exits.len());
-        let (base, first) = (self.cursor, self.memos.next());
+        let (free, first) = (self.parts.free(), self.memos.next());
+        let base = free.start;
         let memos = (user && self.memos.has_room(block.insts.len())).then(|| self.memos.place(first));
         let is_hot = restless.is_some();
         let hot = restless.as_ref().map(|restless| Box::new(Hot { memos, restless: restless.clone() }));
-        let e = self.emitter.emit(block, n, base, hot);
+        let e = self.emitter.emit(block, n, (base, self.parts.next_site()), hot);
         let len = self.emitter.a.buf.len();
-        if len > LARGEST || !self.memory.write(base, &self.emitter.a.buf) {
-            self.emitter.sites.truncate(sites);
-            self.emitter.exits.truncate(exits);
+        if len > self.parts.largest.min(free.len()) || !self.memory.write(base, &self.emitter.a.buf) {
             return None;
         }
-        self.heads.push((e.spent as u32, n));
+        self.parts.add(&self.emitter.sites, &self.emitter.exits, (e.spent as u32, n));
         for (op, last) in &self.emitter.memos {
             self.memos.add(Owner { block: n, op: *op }, *last);
         }
-        self.cursor += len.next_multiple_of(16);
+        self.parts.take(len);
         self.stats.hot += u64::from(is_hot);
         self.stats.blocks += 1;
         self.stats.instructions += block.points.len() as u64;
@@ -567,101 +516,11 @@ impl T1 {
             remembered: Vec::new(),
             place: at.wrapping_sub(block.pc),
             incoming: Vec::new(),
+            from: 0,
             linkable: second.is_none(),
             heat: 0,
             hot: restless.map(|restless| Box::new(HotBlock { ends: 0, failures: 0, memos, restless })),
         })
-    }
-
-    /// The budget has ended at the head of block `n` after `ran` instructions: it may be hot.
-    fn warm(&mut self, cache: &Cache, n: u32, ran: u64) {
-        (self.ends, self.ran) = (self.ends + 1, self.ran + ran);
-        if self.ends >= ENDS {
-            self.calm(cache);
-        }
-        let Some(Some(b)) = self.blocks.get_mut(n as usize) else { return };
-        b.heat = b.heat.saturating_add(1);
-        if let Some(hot) = &mut b.hot {
-            hot.ends += 1;
-        }
-        self.warmed = (b.heat >= self.hot && b.hot.is_none()).then_some(n);
-    }
-
-    /// Accesses that go from page to page are better off without memos.
-    fn calm(&mut self, cache: &Cache) {
-        let portion = self.ran / self.ends.max(1);
-        (self.ends, self.ran) = (0, 0);
-        let (mut restless, mut judged): (Vec<(u32, u16, bool)>, Vec<u32>) = Default::default();
-        let blocks = &self.blocks;
-        self.memos.judge(|Owner { block, op }, memo, refills, wide| {
-            // A block of before may have had the number.
-            let Some(b) = blocks.get(block as usize).and_then(Option::as_ref) else { return true };
-            let Some(hot) = b.hot.as_ref().filter(|hot| hot.memos.contains(&memo)) else { return true };
-            if hot.ends < JUDGED {
-                return false;
-            }
-            judged.push(block);
-            let runs = hot.ends * portion / u64::from(b.instructions.max(1));
-            if u64::from(refills) * RESTLESS > runs {
-                restless.push((block, op, wide));
-            }
-            true
-        });
-        for n in judged {
-            if let Some(hot) = self.hot_block(n) {
-                (hot.ends, hot.failures) = (0, 0);
-            }
-        }
-        restless.sort_unstable();
-        for list in restless.chunk_by(|a, b| a.0 == b.0) {
-            let block = list[0].0;
-            let Some(hot) = self.hot_block(block) else { continue };
-            let changes = list.iter().filter(|(_, op, wide)| hot.give_up(*op, *wide)).count();
-            if changes > 0 {
-                self.emit_again(cache, block);
-            }
-        }
-    }
-
-    fn hot_block(&mut self, n: u32) -> Option<&mut HotBlock> {
-        self.blocks.get_mut(n as usize)?.as_mut()?.hot.as_deref_mut()
-    }
-
-    /// The block of this site was left because an access could not be made sure of, or for another reason.
-    fn failed(&mut self, cache: &Cache, site: u32) {
-        let Some(site) = self.emitter.sites.get(site as usize) else { return };
-        let Some(Some(HostBlock { hot: Some(hot), .. })) = self.blocks.get_mut(site.block as usize) else { return };
-        let owner = Owner { block: site.block, op: site.op };
-        if !hot.memos.clone().any(|n| self.memos.owner(n) == Some(owner)) {
-            return;
-        }
-        hot.failures += 1;
-        if hot.failures > FAILURES {
-            hot.failures = 0;
-            if hot.give_up(owner.op, false) {
-                self.emit_again(cache, owner.block);
-            }
-        }
-    }
-
-    /// Emit a hot block of user mode once more; whatever led to its code leads to the new one. The old code is not run again.
-    fn emit_again(&mut self, cache: &Cache, n: u32) {
-        if !self.has_room() {
-            return;
-        }
-        let Some(Some(HostBlock { hot: Some(hot), origin, .. })) = self.blocks.get(n as usize) else { return };
-        let (restless, origin) = (hot.restless.clone(), *origin);
-        let Some(mut new) = self.emit(cache, n, true, Some(restless), origin) else { return };
-        let Some(Some(b)) = self.blocks.get_mut(n as usize) else { return };
-        new.incoming = std::mem::take(&mut b.incoming);
-        for (hole, _) in &new.incoming {
-            Self::patch(&mut self.memory, *hole, new.head);
-        }
-        let (old, code) = (self.memory.exec() as u64 + b.head as u64, self.memory.exec() as u64 + new.head as u64);
-        new.remembered = std::mem::take(&mut b.remembered);
-        *b = new;
-        self.redirect_jumps(n, old, code);
-        self.returns.forget();
     }
 
     /// Run from block `n` on, which has code. About `budget` instructions run, and at least that block. Answers why emitted
@@ -688,7 +547,7 @@ impl T1 {
             env: std::ptr::from_mut(env),
             regs,
             cache,
-            sites: &raw const *self.emitter.sites,
+            parts: &raw const self.parts,
             outcome: None,
             interpreted: 0,
             budget: &raw const *self.budget,
@@ -714,16 +573,16 @@ impl T1 {
         let why = match code >> 32 {
             left::DIRECT => {
                 self.stats.direct += 1;
-                let number = self.exit_called(low);
-                if let Some(e) = self.emitter.exits.get(number) {
+                let called = self.parts.exit_called(low);
+                if let Some((_, e)) = called {
                     let origin = if e.relative { regs.get(CODE_BASE) } else { 0 };
                     regs.set(PC, origin.wrapping_add(e.pc));
                 }
-                Left::Direct(Exit { number: number as u32, clears: self.clears })
+                called.map_or(Left::Jump, |(exit, _)| Left::Direct(exit))
             }
             left::BUDGET => {
                 self.stats.budgets += 1;
-                let low = self.head_called(low);
+                let low = self.parts.head_called(low).unwrap_or(u32::MAX);
                 if let Some(Some(b)) = self.blocks.get(low as usize) {
                     let origin = if b.relative { regs.get(CODE_BASE) } else { 0 };
                     regs.set(PC, origin.wrapping_add(b.pc));
@@ -761,7 +620,7 @@ impl T1 {
         env: &mut E,
         done: &mut i64,
     ) -> Left {
-        let Some(site) = self.emitter.sites.get(site as usize) else { return Left::Jump };
+        let Some(site) = self.parts.site(site) else { return Left::Jump };
         let Some(block) = cache.at(site.block).and_then(|id| cache.block(id)) else { return Left::Jump };
         let out = match (why, outcome) {
             (left::OP, Some(out)) => out,

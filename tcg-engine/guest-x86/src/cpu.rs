@@ -246,6 +246,12 @@ impl<B: Bus> Cpu<B> {
         }
     }
 
+    /// Begin the next of the cache's epochs, of which there are so many: the oldest blocks go, and pages that have no others are data
+    /// again.
+    pub(crate) fn begin_epoch(&self, cache: &mut code::Cache, epochs: usize) {
+        cache.begin_epoch(epochs, |page| self.mem.code.empty(&self.mem.marks, page, self.number));
+    }
+
     /// Drop all blocks.
     pub(crate) fn forget_blocks(&mut self, cache: &mut code::Cache) {
         for page in cache.code_pages() {

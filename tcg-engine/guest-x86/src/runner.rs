@@ -8,7 +8,7 @@ mod counters;
 mod watch;
 
 pub use check::Check;
-use code::{Cache, CodeMemory, Found, Id, Key};
+use code::{Cache, CodeMemory, EPOCHS, Found, Id, Key};
 pub use counters::COUNTERS;
 use emit_x64::{Left, T1};
 use ir::t0::{self, Exit};
@@ -41,8 +41,9 @@ pub struct Runner<B: Bus> {
     watcher: Option<Box<dyn Watch>>,
     /// Blocks interpreted.
     interpreted: u64,
-    /// Nanoseconds spent lifting and emitting.
+    /// Nanoseconds spent lifting and emitting, and of these on having the oldest blocks go.
     translation_ns: u64,
+    reclaim_ns: u64,
     /// Blocks lifted, blocks emitted and exceptions delivered since they were last charged.
     translated: i64,
     /// Times that a block was looked up outside of emitted code.
@@ -90,6 +91,19 @@ pub enum Why {
     Shutdown,
 }
 
+/// Begin the next epoch of the cache, and the next part of code memory with it: the oldest blocks go. Answers how many nanoseconds this
+/// took.
+#[cold]
+fn begin_part<B: Bus>(cpu: &mut Cpu<B>, cache: &mut Cache, t1: Option<&mut T1>) -> u64 {
+    let start = std::time::Instant::now();
+    cpu.begin_epoch(cache, t1.as_ref().map_or(EPOCHS, |t1| t1.parts()));
+    let gone = cache.take_gone();
+    if let Some(t1) = t1 {
+        t1.begin_part(&gone);
+    }
+    start.elapsed().as_nanos() as u64
+}
+
 impl<B: Bus> Runner<B> {
     /// A vCPU after a reset.
     pub fn new(mut cpu: Cpu<B>) -> Self {
@@ -105,6 +119,7 @@ impl<B: Bus> Runner<B> {
             watcher: None,
             interpreted: 0,
             translation_ns: 0,
+            reclaim_ns: 0,
             translated: 0,
             lookups: 0,
             hot: None,
@@ -183,8 +198,13 @@ impl<B: Bus> Runner<B> {
         let hot = self.hot.take() == Some(n);
         if !t1.has(n) {
             let start = std::time::Instant::now();
-            let origin = self.cache.block(id).map_or(0, |b| b.origin(&self.regs.0));
-            if !t1.has_room() || !t1.translate(&self.cache, n, self.cpu.mode().contains(Mode::USER), hot, origin) {
+            if !t1.has_room() {
+                self.reclaim_ns += begin_part(&mut self.cpu, &mut self.cache, Some(t1));
+            }
+            // If it has just gone it is looked up again.
+            let Some(block) = self.cache.block(id) else { return false };
+            let origin = block.origin(&self.regs.0);
+            if !t1.translate(&self.cache, n, self.cpu.mode().contains(Mode::USER), hot, origin) {
                 return false;
             }
             self.translation_ns += start.elapsed().as_nanos() as u64;
@@ -298,10 +318,11 @@ impl<B: Bus> Runner<B> {
     }
 
     fn lift(&mut self, linear: u64, max: usize, far: bool) -> Result<Id, Stop> {
-        if self.cache.is_full() || self.t1.as_ref().is_some_and(|t1| !t1.has_room()) {
-            self.forget_code();
-        }
         let start = std::time::Instant::now();
+        let epochs = self.t1.as_ref().map_or(EPOCHS, T1::parts);
+        if self.cache.is_full(epochs) || self.t1.as_ref().is_some_and(|t1| !t1.has_room()) {
+            self.reclaim_ns += begin_part(&mut self.cpu, &mut self.cache, self.t1.as_mut());
+        }
         let lift = self.cpu.lift(&self.regs.0, max, far)?;
         self.translation_ns += start.elapsed().as_nanos() as u64;
         self.translated += 1;

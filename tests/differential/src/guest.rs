@@ -99,7 +99,7 @@ fn emit_code() -> bool {
 
 /// Run a block by emitted code.
 fn emitted(t1: &mut T1, cache: &mut code::Cache, lift: Lift, regs: &mut Regs, cpu: &mut Cpu<NoBus>) -> Result<Exit> {
-    if cache.is_full() || !t1.has_room() {
+    if cache.is_full(t1.parts()) || !t1.has_room() {
         cache.clear();
         t1.clear();
     }

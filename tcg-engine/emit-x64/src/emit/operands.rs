@@ -188,7 +188,7 @@ impl Emitter {
         self.mark_constants();
         let memos = if self.hot.as_ref().is_some_and(|hot| hot.memos.is_some()) { Site::MEMOS } else { 0 };
         self.sites.push(Site { block: self.block, op: op as u16, held: self.held.0 | memos });
-        (self.sites.len() - 1) as u32
+        self.first_site + (self.sites.len() - 1) as u32
     }
 
     /// Run this operation by the interpreter.
@@ -227,7 +227,7 @@ impl Emitter {
         }
         if matches!(reload, Reload::Temp)
             && !on(Mutant::Reload)
-            && let Some(site) = self.sites.get_mut(site as usize)
+            && let Some(site) = self.sites.get_mut(site.wrapping_sub(self.first_site) as usize)
         {
             site.held |= Site::RESULT;
         }

@@ -12,7 +12,7 @@ use crate::stubs::{JUMP_BYTES, jump_index};
 pub(super) struct Jump {
     pc: u64,
     context: u64,
-    code: u64,
+    pub(super) code: u64,
     /// Where the page of the program counter begins.
     base: u64,
 }
@@ -50,7 +50,7 @@ impl T1 {
         let first = if on(Mutant::Elsewhere) { entries.len().saturating_sub(1) } else { 0 };
         for n in &entries[first..] {
             let j = &mut self.jumps[usize::from(*n)];
-            if j.code == code && !on(Mutant::Remembered) {
+            if j.code == code {
                 *j = NO_JUMP;
             }
         }

@@ -20,16 +20,16 @@ pub(super) struct Across {
     pub(super) len: usize,
     /// The block that it leads to, and the distance there that is in the block's list.
     to: u32,
-    hole: u32,
+    pub(super) hole: u32,
 }
+
+/// Bytes of it at most.
+const LONGEST: usize = 128;
 
 impl T1 {
     /// Let `exit` lead to block `n`, which is where the guest went from there, to `linear`.
     pub fn link<E: Host>(&mut self, env: &E, exit: Exit, n: u32, linear: u64) {
-        if exit.clears != self.clears {
-            return;
-        }
-        let Some(&e) = self.emitter.exits.get(exit.number as usize) else { return };
+        let Some((e, _)) = self.parts.exit(exit) else { return };
         let Some(Some(from)) = self.blocks.get(e.block as usize) else { return };
         let (place, pc, relative) = (from.place, from.pc, from.relative);
         let Some(Some(b)) = self.blocks.get_mut(n as usize) else { return };
@@ -41,20 +41,22 @@ impl T1 {
         let same_page = (e.pc ^ pc) & !0xfff == 0 && b.place == place;
         if b.linkable && same_page {
             b.incoming.push((e.hole, e.unlinked));
+            b.from |= self.parts.bit(e.hole);
             let head = b.head;
             Self::patch(&mut self.memory, e.hole, head);
         } else {
-            self.link_across(env, exit.number, e, n, linear);
+            self.link_across(env, exit, e, n, linear);
         }
     }
 
     /// Let an exit lead to a block of another page for as long as code addresses mean what they mean now.
-    fn link_across<E: Host>(&mut self, env: &E, number: u32, e: DirectExit, n: u32, linear: u64) {
-        let before = self.across.get(&number).copied();
-        if before.is_none() && !self.has_room() {
+    fn link_across<E: Host>(&mut self, env: &E, exit: Exit, e: DirectExit, n: u32, linear: u64) {
+        let before = self.parts.exit(exit).and_then(|(_, part)| part.across.get(&exit.number).copied());
+        let free = self.parts.free();
+        if before.is_none() && free.len() < LONGEST {
             return;
         }
-        let at = before.map_or(self.cursor, |before| before.at);
+        let at = before.map_or(free.start, |before| before.at);
         let Some(Some(b)) = self.blocks.get(n as usize) else { return };
         let (context, global) = contexts(env);
         let (known, now) = if b.linkable && !b.relative && env.tlb().is_global(linear) {
@@ -98,6 +100,7 @@ impl T1 {
         a.mov_imm(RAX, u64::from(e.unlinked + CALL));
         // Nobody else's context comes in between with pages that all share: it is out of date.
         a.jmp_to(if now == GLOBAL_CONTEXT { self.stubs.leave } else { self.stubs.across });
+        debug_assert!(a.buf.len() <= before.map_or(LONGEST, |before| before.len));
         if !self.memory.write(at, &a.buf) {
             return;
         }
@@ -109,12 +112,15 @@ impl T1 {
         }
         if let Some(Some(b)) = self.blocks.get_mut(n as usize) {
             b.incoming.push((hole, unlinked as u32));
+            b.from |= self.parts.bit(hole);
         }
-        self.across.insert(number, Across { at, len, to: n, hole });
+        if let Some((_, part)) = self.parts.exit(exit) {
+            part.across.insert(exit.number, Across { at, len, to: n, hole });
+        }
         Self::patch(&mut self.memory, e.hole, at as u32);
         if before.is_none() {
             self.note_placed(Placed { kind: Kind::Exit, pc: linear, guest_len: 0, at, len });
-            self.cursor += len.next_multiple_of(16);
+            self.parts.take(len);
         }
     }
 }

@@ -1,8 +1,6 @@
-//! What lies where in code memory: which exit and which block a call came from, and for those who look: tests, logs, and maps for
-//! profilers.
+//! What lies where in code memory, for those who look: tests, logs, and maps for profilers.
 
 use super::T1;
-use crate::mutants::{Mutant, on};
 
 /// What was put into code memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,20 +30,6 @@ pub struct Placed {
 pub(super) const CALL: u32 = 5;
 
 impl T1 {
-    /// The number of the direct exit whose call returns to offset `to`.
-    pub(super) fn exit_called(&self, to: u32) -> usize {
-        let at = to.wrapping_sub(CALL);
-        let found = self.emitter.exits.binary_search_by_key(&at, |e| e.unlinked);
-        found.map_or(usize::MAX, |n| n - usize::from(n > 0 && on(Mutant::ExitBefore)))
-    }
-
-    /// The block at whose head a call returns to offset `to`.
-    pub(super) fn head_called(&self, to: u32) -> u32 {
-        let found = self.heads.binary_search_by_key(&to, |(at, _)| *at);
-        let n = found.map_or(usize::MAX, |n| n - usize::from(n > 0 && on(Mutant::HeadBefore)));
-        self.heads.get(n).map_or(u32::MAX, |(_, block)| *block)
-    }
-
     /// From now on [`T1::take_placed`] has something to say.
     pub fn watch(&mut self) {
         self.placed = Some(Vec::new());
@@ -62,14 +46,14 @@ impl T1 {
         self.placed.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Where the code of `placed` is executed, and its bytes. Valid until code memory is cleared.
+    /// Where the code of `placed` is executed, and its bytes. Valid until its part of code memory is begun again.
     pub fn code_of(&self, placed: &Placed) -> (u64, &[u8]) {
         (self.memory.exec() as u64 + placed.at as u64, self.memory.read(placed.at, placed.len))
     }
 
     /// Bytes of code memory that are in use, and all of them.
     pub fn memory_use(&self) -> (usize, usize) {
-        (self.cursor, self.memory.len())
+        (self.start + self.parts.used(), self.memory.len())
     }
 
     /// Each stub: its name, where it is executed, and its length.
@@ -103,6 +87,6 @@ impl T1 {
     /// Offset in code memory and code of each block, and of the jumps that exits lead to, for printing and for tests.
     pub fn code(&self) -> impl Iterator<Item = (usize, &[u8])> {
         let blocks = self.blocks.iter().flatten().map(|b| (b.head as usize, b.len as usize));
-        blocks.chain(self.across.values().map(|x| (x.at, x.len))).map(|(at, len)| (at, self.memory.read(at, len)))
+        blocks.chain(self.parts.across().map(|(_, x)| (x.at, x.len))).map(|(at, len)| (at, self.memory.read(at, len)))
     }
 }

@@ -3,6 +3,7 @@
 mod asm;
 mod bits;
 mod blocks;
+mod parts;
 mod random;
 mod vectors;
 mod wide;

@@ -336,7 +336,7 @@ fn emitted(b: &Block) -> Vec<Mnemonic> {
         Outside { op: 0x1234_5678_9abc, refill: 0x2345_6789_abcd, run: 0x3456_789a_bcde, memos: 1 << 20, avx: true };
     let stubs = Stubs::emit(&mut a, outside, Shape::default());
     let mut e = Emitter::new(stubs, Features::of_host());
-    e.emit(b, 0, 0x1000, None);
+    e.emit(b, 0, (0x1000, 0), None);
     let code = Decoder::with_ip(64, &e.a.buf, 0x1000, DecoderOptions::NONE).into_iter();
     let vector = |r: Register| r.is_xmm() || r.is_ymm();
     let main = code.take_while(|i| i.flow_control() != iced_x86::FlowControl::UnconditionalBranch);

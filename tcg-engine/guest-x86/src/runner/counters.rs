@@ -7,7 +7,7 @@ use crate::bus::Bus;
 use crate::memory::Miss;
 
 /// Names of the values of [`Runner::counters`], in their order. `docs/translator.md` says what each of them counts.
-pub const COUNTERS: [&str; 23] = [
+pub const COUNTERS: [&str; 26] = [
     "code-blocks",
     "code-instructions",
     "code-guest-bytes",
@@ -15,6 +15,8 @@ pub const COUNTERS: [&str; 23] = [
     "code-memory-used",
     "code-memory",
     "code-clears",
+    "code-reclaims",
+    "code-reclaimed",
     "code-hot",
     "code-entries",
     "code-exits-unlinked",
@@ -25,6 +27,7 @@ pub const COUNTERS: [&str; 23] = [
     "code-interpreted",
     "blocks-interpreted",
     "translation-ns",
+    "reclaim-ns",
     "lookups",
     "tlb-recalled",
     "tlb-walked",
@@ -47,6 +50,8 @@ impl<B: Bus> Runner<B> {
             used as u64,
             size as u64,
             s.clears,
+            s.reclaims,
+            self.cache.stats().reclaimed,
             s.hot,
             s.entries,
             s.direct,
@@ -57,6 +62,7 @@ impl<B: Bus> Runner<B> {
             s.interpreted,
             self.interpreted,
             self.translation_ns,
+            self.reclaim_ns,
             self.lookups,
             misses.of(Miss::Recalled),
             misses.of(Miss::Walked),

@@ -87,5 +87,5 @@ fn a_program_of_nothing_but_calls_of_the_interpreter_takes_no_memory_without_end
         }
         assert_eq!(m.pc(), from + 2 * count + 1);
     }
-    assert!(m.t1.as_ref().is_none_or(|t1| t1.stats().clears > 1));
+    assert!(m.t1.as_ref().is_none_or(|t1| t1.stats().reclaims > 1));
 }

@@ -14,6 +14,7 @@ mod level3;
 mod loops;
 mod memos;
 mod paging;
+mod parts;
 mod protected;
 mod random;
 mod real;
