@@ -11,12 +11,14 @@ mod control;
 mod forms;
 mod groups;
 mod guard;
+mod hot;
 mod lanes;
 mod memory;
 mod operands;
 mod recipe;
 mod rename;
 mod simd;
+mod sites;
 mod ymm;
 
 use ir::op::{FIRST_TEMP, FLAG_R, FPC, FpRef, Inst, MemRef, NONE, Op, PRIVATE, Slot, call_flags, hint};
@@ -29,93 +31,14 @@ use crate::mutants::{Mutant, on};
 use crate::stubs::Stubs;
 use groups::Part;
 use guard::Guard;
+pub use hot::{Hot, Instead, Restless};
 use recipe::Recipe;
 use rename::Renamed;
 use simd::Reload;
+pub use sites::{DirectExit, Site};
 
 pub(crate) use control::target;
 pub(crate) use ymm::INSERT_UPPER;
-
-/// What is known about a place in emitted code that can be left or calls out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Site {
-    /// The block's number in the cache.
-    pub block: u32,
-    /// Operation.
-    pub op: u16,
-    /// Temporary that R14 holds and memory does not, or [`NONE`]; above it [`Site::MEMOS`] and [`Site::RESULT`]. There are many.
-    held: u16,
-}
-
-impl Site {
-    const MEMOS: u16 = 1 << 14;
-    const RESULT: u16 = 1 << 15;
-
-    /// Temporary that R14 holds and memory does not, or [`NONE`].
-    pub fn temp(self) -> Slot {
-        Slot(self.held & !(Site::MEMOS | Site::RESULT))
-    }
-
-    /// The block's accesses may rely on what others of it have found.
-    pub fn memos(self) -> bool {
-        self.held & Site::MEMOS != 0
-    }
-
-    /// The operation's result, a temporary, belongs into R14.
-    pub fn result(self) -> bool {
-        self.held & Site::RESULT != 0
-    }
-}
-
-/// A direct exit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct DirectExit {
-    /// Where the guest goes on.
-    pub pc: u64,
-    /// Counted from what [`CODE_BASE`](crate::layout::CODE_BASE) holds.
-    pub relative: bool,
-    /// The number of its block in the cache.
-    pub block: u32,
-    /// Offset in code memory of the distance to patch.
-    pub hole: u32,
-    /// Where it leads while it is not linked: a call, whose return address says which exit it is.
-    pub unlinked: u32,
-}
-
-/// What an access does that goes to other pages too often for the memo of one.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Instead {
-    /// It has a memo of a run of pages.
-    Run {
-        /// Times that this was found to be too short.
-        short: u8,
-        /// It was restless with a large page.
-        large: bool,
-    },
-    /// It has none, and is looked up by large pages first.
-    Large,
-    /// It has none.
-    Page,
-}
-
-/// An operation whose access goes to many pages.
-pub type Restless = (u16, Instead);
-
-/// How a hot block is emitted.
-#[derive(Clone, Debug, Default)]
-pub struct Hot {
-    /// Offset from the code's beginning where the memos of its accesses go; `None` if they have none.
-    pub memos: Option<usize>,
-    /// Operations that do something else.
-    pub restless: Vec<Restless>,
-}
-
-impl Hot {
-    /// What the access of an operation does instead of a memo of one page.
-    fn instead(&self, op: u16) -> Option<Instead> {
-        self.restless.iter().find(|(own, _)| *own == op).map(|(_, instead)| *instead)
-    }
-}
 
 /// An access with a memo, for which it is looked up again behind the block.
 #[derive(Clone, Copy)]

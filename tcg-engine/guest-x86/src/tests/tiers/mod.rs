@@ -226,7 +226,7 @@ fn run(m: &mut Runner<TestBus>, mut blocks: u32, mut portion: impl FnMut() -> u3
 }
 
 /// What is different after a program, in words.
-fn differences(a: &Runner<TestBus>, b: &Runner<TestBus>, counted: bool) -> Vec<String> {
+fn differences(a: &Runner<TestBus>, b: &Runner<TestBus>) -> Vec<String> {
     let mut list = Vec::new();
     for n in 0..FIRST_TEMP {
         let own = (FLAG_KIND.0..=FLAG_R.0).contains(&n) || [TIER_TAG, TIER_BUDGET, CODE_BASE].contains(&Slot(n));
@@ -242,7 +242,7 @@ fn differences(a: &Runner<TestBus>, b: &Runner<TestBus>, counted: bool) -> Vec<S
     if a.cpu.sys.cr2 != b.cpu.sys.cr2 {
         list.push(format!("CR2: T0 {:#x}, T1 {:#x}", a.cpu.sys.cr2, b.cpu.sys.cr2));
     }
-    if counted && a.instructions != b.instructions {
+    if a.instructions != b.instructions {
         list.push(format!("instructions: T0 {}, T1 {}", a.instructions, b.instructions));
     }
     let areas =
@@ -279,9 +279,6 @@ fn differences(a: &Runner<TestBus>, b: &Runner<TestBus>, counted: bool) -> Vec<S
 struct Pair {
     t0: Runner<TestBus>,
     t1: Runner<TestBus>,
-    /// Whether numbers of instructions are the same. A string operation that writes to code is cut there, and counts for each piece;
-    /// whether it finds code depends on which blocks are there.
-    counted: bool,
 }
 
 /// What came of one program.
@@ -304,12 +301,12 @@ impl Pair {
             t1.cpu.tlb.grow();
             t1.t1.iter_mut().for_each(|emitted| emitted.fit(&t1.cpu.tlb));
         }
-        Pair { t0: prepared(false), t1, counted: true }
+        Pair { t0: prepared(false), t1 }
     }
 
     /// The same, with code memory that is so small that parts of it are reclaimed all the time.
     fn crowded(seed: u64) -> Pair {
-        let mut pair = Pair { counted: false, ..Pair::new(seed) };
+        let mut pair = Pair::new(seed);
         let n = seed / TOGETHER;
         let (parts, size) = (2 + n % 3, [4 << 10, 6 << 10, 12 << 10][(n / 3 % 3) as usize]);
         pair.t1.t1.iter_mut().for_each(|t1| t1.divide(parts as usize, size));
@@ -331,7 +328,7 @@ impl Pair {
             start(&mut self.t1, &p, data, far);
             let Some(expected) = run(&mut self.t0, LIMIT, || LIMIT) else { return Came::TooLong };
             let found = run(&mut self.t1, 4 * LIMIT, || if small { 1 + r.below(6) as u32 } else { LIMIT });
-            let mut list = differences(&self.t0, &self.t1, self.counted);
+            let mut list = differences(&self.t0, &self.t1);
             if Some(expected) != found {
                 list.insert(0, format!("the end: T0 {expected:?}, T1 {found:?}"));
             }
