@@ -92,6 +92,7 @@ mutants! {
     MemoEnd: "what an access remembers says nothing about the end of the page",
     RunEnd: "what an access remembers of a run of pages says nothing about its end",
     Scratch: "refilling the TLB changes a register",
+    ScratchUppers: "upper halves of YMM registers are lost when a run of pages is remembered",
     ScratchVectors: "refilling the TLB loses vector registers",
     Refill: "a vector register does not follow what general code writes to its word",
 }

@@ -214,13 +214,13 @@ impl Stubs {
             here
         });
         let refill = [false, true].map(|write| {
-            Self::ask(a, refill, write, |a| {
+            Self::ask(a, refill, write, false, |a| {
                 a.mov(Sz::Q, RSI, RCX);
                 a.mov(Sz::D, RDX, RAX);
             })
         });
         let recall_run = [false, true].map(|write| {
-            Self::ask(a, run, write, |a| {
+            Self::ask(a, run, write, avx, |a| {
                 a.mov(Sz::Q, RSI, RAX);
                 a.mov(Sz::Q, RDX, RCX);
             })
@@ -421,8 +421,9 @@ impl Stubs {
         here
     }
 
-    /// `function(runtime, RSI, RDX, write)` answers an addend, or an odd number. `arguments` sets these two from RAX and RCX.
-    fn ask(a: &mut Asm, function: u64, write: bool, arguments: impl Fn(&mut Asm)) -> usize {
+    /// `function(runtime, RSI, RDX, write)` answers an addend, or an odd number. `arguments` sets these two from RAX and RCX. Where upper
+    /// halves of YMM registers are the guest's nobody is asked, unless it is worth saving them (`uppers`).
+    fn ask(a: &mut Asm, function: u64, write: bool, uppers: bool, arguments: impl Fn(&mut Asm)) -> usize {
         let here = a.here();
         for r in SCRATCH {
             a.push(r);
@@ -448,8 +449,26 @@ impl Stubs {
         a.fill_here(vectors);
         a.test_imm(Sz::B, word(VECTORS), live::YMM);
         let narrow = a.jcc(cc::E);
-        // The function may change upper halves; whoever runs the operation saves them.
-        a.mov_imm(RAX, 1);
+        if uppers {
+            let all = || (0..16).map(|n| (n, at(RSP, 32 * i32::from(n))));
+            a.alu_imm(Alu::Sub, Sz::Q, RSP, 512);
+            for (r, place) in all() {
+                a.vex(STORE_WIDE, r, 0, place);
+            }
+            a.vzeroupper();
+            a.call_indirect(RAX);
+            for (r, place) in all() {
+                if on(Mutant::ScratchUppers) {
+                    a.sse(Map::Of, 0x28, r, place.into());
+                } else {
+                    a.vex(LOAD_WIDE, r, 0, place);
+                }
+            }
+            a.alu_imm(Alu::Add, Sz::Q, RSP, 512);
+        } else {
+            // The function may change upper halves; whoever runs the operation saves them.
+            a.mov_imm(RAX, 1);
+        }
         a.jmp_to(back);
         a.fill_here(narrow);
         let all = || (0..16).map(|n| (n, at(RSP, 16 * i32::from(n))));

@@ -63,9 +63,16 @@ fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
         refill: [load, store],
         jump,
         across,
+        recall_read,
+        recall_write,
+        recall_run: [run_load, run_store],
+        end,
         ..
     } = stubs;
-    for entry in [enter, op, op_vectors, op_wide, vectors, wide, direct, budget, resume, load, store, jump, across] {
+    let behind = end.next_multiple_of(64);
+    let recalls = [recall_read, recall_write, run_load, run_store];
+    let others = [enter, op, op_vectors, op_wide, vectors, wide, direct, budget, resume, load, store, jump, across];
+    for entry in others.into_iter().chain(recalls) {
         assert!(stub_starts.contains(&(entry as u64)), "a stub at {entry:#x}");
     }
     let mut e = Emitter::new(stubs, Features::of_host());
@@ -73,13 +80,14 @@ fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
     for n in 0..5000 {
         let b = block(&mut r, 0x4000);
         verify(&b).unwrap_or_else(|fault| panic!("block {n}: {fault}\n{b}"));
-        let base = 0x1000 + 0x40 * r.below(1000) as usize;
+        let base = behind + 0x40 * r.below(1000) as usize;
+        e.runs = r.below(2) == 0;
         let hot = (r.below(2) == 0).then(|| Box::new(Hot { memos: Some(1 << 20), restless: Vec::new() }));
         let at = e.emit(&b, n, (base, 0), hot);
         let (starts, targets) = decode(&e.a.buf, base);
         assert!(starts.contains(&(at.head as u64)) && starts.contains(&(at.body as u64)));
         for t in targets {
-            let known = if t < 0x1000 { &stub_starts } else { &starts };
+            let known = if t < behind as u64 { &stub_starts } else { &starts };
             assert!(known.contains(&t), "block {n} branches to {t:#x}, between instructions\n{b}");
         }
         for x in &e.exits {
