@@ -383,7 +383,7 @@ impl Guest {
         s.gpr = std::array::from_fn(|n| regs.get(gpr(n)));
         s.rip = regs.get(PC);
         s.eflags = state::eflags(regs);
-        s.base = [seg(Seg::Fs).base, seg(Seg::Gs).base];
+        s.base = [Seg::Fs, Seg::Gs].map(|x| regs.get(state::seg_base(x)));
         s.sel = Seg::ALL.map(|x| seg(x).selector);
         let sw = regs.get(FPU_SW) as u16;
         let top = usize::from(sw >> 11 & 7);
