@@ -80,7 +80,7 @@ struct Window {
     /// The linear address of its first byte, in windows.
     region: u64,
     pieces: Vec<Piece>,
-    /// Pages where one was put at any time: each may be a mapping of its own.
+    /// Where a page, or a large one, was put at any time: each may be a mapping of its own.
     taken: Vec<u64>,
     /// Runs that were found, and whether they are for stores; valid while `shrinks` is the TLB's.
     runs: [(Span, bool); RUNS],
@@ -304,27 +304,31 @@ impl Mirror {
         if w.given.iter().any(|given| given.first < first + len && first < given.end) {
             return None;
         }
-        let taken = |page: u64| (page as usize / 64, 1u64 << (page % 64));
-        let new = len == 1 && w.taken[taken(page).0] & taken(page).1 == 0;
+        let (word, bit) = (first as usize / 64, 1u64 << (first % 64));
+        let new = w.taken[word] & bit == 0;
         let value = u32::try_from(ram + 1).ok()?;
         if self.saved < EARNED || new && self.places == 0 {
             return None;
         }
         self.saved -= EARNED;
-        // It is not what it was, whether that succeeds or not.
-        w.note(page, 0);
+        // Nothing is what it was there, whether that succeeds or not.
+        if len > 1 {
+            w.pieces[(first / PIECE) as usize] = Piece::Nothing;
+        } else {
+            w.note(page, 0);
+        }
         if self.map.put(n as u64 * WINDOW + first * PAGE, ram * PAGE, len > 1).is_err() {
             // Too many mappings.
             self.places = 0;
             return None;
         }
         if len > 1 {
-            w.pieces[(page / PIECE) as usize] = Piece::Whole(ram);
+            w.pieces[(first / PIECE) as usize] = Piece::Whole(ram);
         } else {
-            w.taken[taken(page).0] |= taken(page).1;
             w.note(page, value);
-            self.places -= u64::from(new);
         }
+        w.taken[word] |= bit;
+        self.places -= u64::from(new);
         self.put += 1;
         Some(())
     }
@@ -433,8 +437,46 @@ mod tests {
         let n = WINDOWS as u64;
         assert!(w.run(VA + n * WINDOW, false).is_some());
         assert!(w.run(VA, false).is_some(), "in place of another one");
+    }
+
+    #[test]
+    fn what_was_given_out_for_another_tlb_is_forgotten() {
+        let mut w = World::new(100);
+        w.map(VA, [5]);
+        w.run(VA, false);
+        w.map(VA, [7]);
+        assert_eq!(w.run(VA, false), None);
         w.mirror.begin();
-        assert!(w.run(VA + WINDOW, false).is_some(), "another TLB");
+        assert_eq!((w.pages(VA, false), w.mirror.put()), (Some((0, 1)), 2));
+    }
+
+    /// The kernel may have taken away what was there before it refused.
+    #[test]
+    fn where_nothing_can_be_put_nothing_is() {
+        const START: u64 = VA & !(PIECE * PAGE - 1);
+        let mut w = World::new(100);
+        w.map(START, 0..4);
+        for page in 0..4 {
+            w.run(START + page * PAGE, false);
+        }
+        w.shrinks += 1;
+        // A large page that is not in RAM.
+        w.tables[0].insert(START / PAGE + 9, (RAM + 9, true));
+        assert_eq!((w.run(START + 9 * PAGE, false), w.mirror.put()), (None, 4));
+        assert_eq!((w.run(START, false).map(|run| run.len), w.mirror.put()), (Some(PAGE), 5), "it is put once more");
+        assert_eq!(w.run(START + 20 * PAGE, false), None);
+        w.map(START + 20 * PAGE, [1]);
+        assert_eq!(w.run(START + 20 * PAGE, false), None, "there are no more places");
+    }
+
+    #[test]
+    fn large_pages_take_places_too() {
+        const START: u64 = VA & !(PIECE * PAGE - 1);
+        let mut w = World::new(1);
+        for n in 0..2 {
+            w.tables[0].insert(START / PAGE + n * PIECE, (n * PIECE, true));
+        }
+        assert_eq!([0, 1].map(|n| w.run(START + n * PIECE * PAGE, false).is_some()), [true, false]);
     }
 
     #[test]
