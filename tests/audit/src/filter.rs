@@ -105,6 +105,19 @@ mod tests {
     }
 
     #[test]
+    fn one_check_less_of_several_is_found() {
+        let engine = Kind::EngineTcg.profile();
+        let mmap = engine.rules().iter().find(|rule| rule.checks.len() == 2).unwrap();
+        for check in mmap.checks {
+            let others = engine.rules().iter().filter(|other| other.call != mmap.call).copied();
+            let lax = Rule { checks: vec![*check].leak(), ..*mmap };
+            let rules: &'static [Rule] = others.chain([lax]).collect::<Vec<_>>().leak();
+            let program = Profile { policy: Policy::AllowOnly(rules), ..*engine }.program().unwrap();
+            assert!(!differences(&[program], engine).unwrap().is_empty(), "only argument {}", check.argument);
+        }
+    }
+
+    #[test]
     fn the_strictest_of_several_filters_counts() {
         let profile = Kind::Keeper.profile();
         let programs = [profile.program().unwrap(), Kind::Serial.profile().program().unwrap()];
