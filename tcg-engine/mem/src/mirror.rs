@@ -136,13 +136,15 @@ impl Window {
         let whole = same(page).unwrap_or(false);
         let start = if whole { page & !(PIECE - 1) } else { page };
         let mut span = Span { first: start, end: if whole { start + PIECE } else { page + 1 } };
+        // A small page may have parts of a large one for neighbours, if both ways to see it are in the TLB.
+        let step = |border: u64, whole: bool| if whole && border.is_multiple_of(PIECE) { PIECE } else { 1 };
         for _ in 0..STEPS {
             let Some(whole) = span.first.checked_sub(1).and_then(same) else { break };
-            span.first -= if whole { PIECE } else { 1 };
+            span.first -= step(span.first, whole);
         }
         for _ in 0..STEPS {
             let Some(whole) = Some(span.end).filter(|end| *end < WINDOW / PAGE).and_then(same) else { break };
-            span.end += if whole { PIECE } else { 1 };
+            span.end += step(span.end, whole);
         }
         span
     }
@@ -521,6 +523,28 @@ mod tests {
         }
         assert_eq!(w.run(START, false).map(|run| run.len), Some(3 * PAGE));
         assert_eq!(w.run(START + 3 * PAGE, false).map(|run| (run.start, run.len)), Some((START, 4 * PAGE)));
+    }
+
+    /// The guest has made small pages of a large one and a large one of them again, which takes no flush: one is still known as small.
+    #[test]
+    fn a_small_page_among_parts_of_a_large_one_moves_no_border_beyond_it() {
+        const PAGES: u64 = WINDOW / PAGE;
+        let whole = PIECE * PAGE;
+        for first in [0, 7 * PIECE, PAGES - PIECE] {
+            for small in [0, 1, 7, PIECE - 1] {
+                let mut w = World::new(100);
+                let start = (VA & !(WINDOW - 1)) + first * PAGE;
+                for n in 0..PIECE {
+                    w.tables[0].insert(start / PAGE + n, (n, true));
+                }
+                assert_eq!(w.run(start, false).map(|run| (run.start, run.len)), Some((start, whole)));
+                w.shrinks += 1;
+                w.tables[0].insert(start / PAGE + small, (small, false));
+                let run = w.run(start + small * PAGE, false).unwrap();
+                assert!(run.start >= start && run.start + run.len <= start + whole, "{first} {small}: {run:x?}");
+                assert!(run.len > PAGE, "its neighbours are known");
+            }
+        }
     }
 
     #[test]
