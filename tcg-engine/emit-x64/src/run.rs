@@ -283,6 +283,23 @@ unsafe extern "sysv64" fn refill<E: Host>(rt: *mut Runtime<E>, tag: u64, slot: u
     if here { env.refill(va, write != 0).unwrap_or(1) } else { 1 }
 }
 
+/// The run of pages from `va` to `last`, if all of them may be accessed and can be put in their places.
+fn whole_run<E: Host>(env: &mut E, va: u64, last: u64, write: bool) -> Option<mem::Run> {
+    if last < va {
+        return None;
+    }
+    let whole = |run: &mem::Run| last.wrapping_sub(run.start) < run.len;
+    let run = env.run_around(va, write)?;
+    if whole(&run) {
+        return Some(run);
+    }
+    // An access or a group that always begins in the same page may be the only one that goes to those behind it.
+    for page in va / mem::PAGE + 1..=last / mem::PAGE {
+        env.run_around(page * mem::PAGE, write)?;
+    }
+    env.run_around(va, write).filter(whole)
+}
+
 /// A memo of a run of pages does not have the address that is `distance` from its beginning; answers the addend, or 1 if there is none.
 ///
 /// # Safety
@@ -292,10 +309,7 @@ unsafe extern "sysv64" fn around<E: Host>(rt: *mut Runtime<E>, memo: *mut Memo, 
     let (env, memos) = unsafe { (&mut *(*rt).env, &mut *(*rt).memos) };
     // SAFETY: see above.
     let (va, last) = unsafe { memos.access(memo, distance) };
-    let Some(run) = env.run_around(va, write != 0) else { return 1 };
-    if last.wrapping_sub(run.start) >= run.len || last < va {
-        return 1;
-    }
+    let Some(run) = whole_run(env, va, last, write != 0) else { return 1 };
     // SAFETY: see above.
     unsafe { memos.remember(memo, run) };
     run.addend

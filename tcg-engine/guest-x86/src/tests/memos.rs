@@ -219,10 +219,12 @@ fn a_group_across_pages_faults_where_it_should() {
     assert_ne!(found.0.0, Some(14));
 }
 
-/// How many hot blocks are emitted while two accesses lie across two pages again and again, without a mirror.
-fn crossing() -> u64 {
+/// How many hot blocks are emitted while two accesses lie across two pages again and again.
+fn crossing(mirror: bool) -> u64 {
     let mut m = Access::new(two);
-    m.0.cpu.mirror = None;
+    if !mirror {
+        m.0.cpu.mirror = None;
+    }
     m.0.poke64(pte(DATA + 0x1000), (DATA + 0x1000) | 7);
     m.0.poke64(DATA + 0x1000, 1);
     for _ in 0..250 {
@@ -232,14 +234,14 @@ fn crossing() -> u64 {
 }
 
 #[test]
-fn a_group_that_is_never_in_one_page_nor_in_a_run_is_taken_apart() {
+fn a_group_across_two_pages_remembers_a_run_or_is_taken_apart() {
     let usual = {
         let mut m = Access::new(two);
         m.at(DATA + 8);
         m.0.t1.as_ref().unwrap().stats().hot
     };
-    // To remember a run, and once that was found to be too short.
-    assert_eq!(crossing(), usual + 2);
+    assert_eq!(crossing(true), usual + 1, "to remember the run");
+    assert_eq!(crossing(false), usual + 2, "once more, since that was too short");
 }
 
 #[test]
