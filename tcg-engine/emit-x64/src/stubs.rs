@@ -100,11 +100,9 @@ pub struct Stubs {
     /// Jump to the program counter in RDX, or leave by the direct exit whose call returns to the offset in EAX.
     pub across: usize,
     /// A memo misses: called with the memo in RAX and the address less the memo's page in RCX. If the TLB knows the page, the memo
-    /// does afterwards, RAX is its addend, and ZF is set. For loads.
-    pub recall_read: usize,
-    /// For stores.
-    pub recall_write: usize,
-    /// The same for memos of runs of pages, for loads and for stores: by a function.
+    /// does afterwards, RAX is its addend, and ZF is set. For loads and for stores.
+    pub recall: [usize; 2],
+    /// The same for memos of runs of pages: by a function.
     pub recall_run: [usize; 2],
     /// Behind the last of them.
     pub end: usize,
@@ -227,8 +225,7 @@ impl Stubs {
         });
         let jump = Self::jump(a, leave, false);
         let across = Self::jump(a, leave, true);
-        let recall_read = Self::recall(a, memos, tlb, false, refill[0]);
-        let recall_write = Self::recall(a, memos, tlb, true, refill[1]);
+        let recall = [false, true].map(|write| Self::recall(a, memos, tlb, write, refill[usize::from(write)]));
         let end = a.here();
         Stubs {
             enter,
@@ -244,11 +241,55 @@ impl Stubs {
             refill,
             jump,
             across,
-            recall_read,
-            recall_write,
+            recall,
             recall_run,
             end,
         }
+    }
+
+    /// Where each one begins, by name, in the order in which they lie in code memory.
+    pub fn named(&self) -> Vec<(&'static str, usize)> {
+        let &Stubs {
+            enter,
+            op,
+            op_vectors,
+            op_wide,
+            vectors,
+            wide,
+            leave,
+            direct,
+            budget,
+            resume,
+            refill: [refill_read, refill_write],
+            jump,
+            across,
+            recall: [recall_read, recall_write],
+            recall_run: [recall_run_read, recall_run_write],
+            end: _,
+        } = self;
+        let mut list = vec![
+            ("enter", enter),
+            ("operation", op),
+            ("operation-vectors", op_vectors),
+            ("operation-wide", op_wide),
+            ("vectors", vectors),
+            ("leave", leave),
+            ("direct", direct),
+            ("budget", budget),
+            ("resume", resume),
+            ("refill-read", refill_read),
+            ("refill-write", refill_write),
+            ("jump", jump),
+            ("across", across),
+            ("recall-read", recall_read),
+            ("recall-write", recall_write),
+            ("recall-run-read", recall_run_read),
+            ("recall-run-write", recall_run_write),
+        ];
+        // Hosts without YMM registers have one for both.
+        list.extend((wide != vectors).then_some(("vectors-wide", wide)));
+        list.sort_unstable_by_key(|(_, at)| *at);
+        list
     }
 
     /// RAX: offset in code memory of the return address, which goes.

@@ -360,7 +360,7 @@ mod tests {
                 w.orders.give(&w.gate, 0, 1 << 1, Order::Invalidate(5, 6));
                 given.store(true, Ordering::SeqCst);
             });
-            while w.gate.request(1).unwrap().get() & ORDER == 0 {
+            while w.orders.boxes[1].given.load(Ordering::SeqCst) < 2 {
                 std::thread::yield_now();
             }
             std::thread::sleep(Duration::from_millis(2));

@@ -265,12 +265,8 @@ impl Emitter {
             }
             if let &Some(Retry { memo, write, run, back, .. }) = retry {
                 self.a.near(0x8d, RAX, memo);
-                let to = match (run, write) {
-                    (true, _) => self.stubs.recall_run[usize::from(write)],
-                    (false, true) => self.stubs.recall_write,
-                    (false, false) => self.stubs.recall_read,
-                };
-                self.a.call_to(to);
+                let to = if run { self.stubs.recall_run } else { self.stubs.recall };
+                self.a.call_to(to[usize::from(write)]);
                 let found = self.a.jcc(cc::E);
                 self.a.fill(found, back);
             }

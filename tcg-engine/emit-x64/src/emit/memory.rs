@@ -280,6 +280,11 @@ impl Emitter {
         self.recipe = None;
     }
 
+    /// A locked operation that is not aligned may lie across two lines of the host's caches, and must not be the host's then.
+    fn odd(&mut self, place: Mem, m: MemRef) -> Option<Hole> {
+        (m.log2 > 0).then(|| self.unaligned(place, m.bytes() - 1))
+    }
+
     pub(super) fn atomic(&mut self, x: &Inst) {
         let m = MemRef { disp: 0, scale: 0, ..MemRef::unpack(x.aux & 0x1f, x.imm) };
         let op = ATOMICS.get(x.imm as usize & 0xff).copied().unwrap_or(AtomicOp::AndNot);
@@ -295,6 +300,7 @@ impl Emitter {
         }
         self.save_now();
         let place = self.address(&Inst { b: NONE, ..*x }, m, 8);
+        let odd = self.odd(place, m);
         let miss = self.lookup(place, m.bytes(), true);
         let there = Self::bytes_at(place);
         let sz = Sz::log2(m.log2);
@@ -327,7 +333,7 @@ impl Emitter {
                 reload = Reload::Temp;
             }
         }
-        self.cold([miss, None], reload, site);
+        self.cold([miss, odd], reload, site);
     }
 
     pub(super) fn cas(&mut self, x: &Inst) {
@@ -338,6 +344,7 @@ impl Emitter {
         }
         self.save_now();
         let place = self.address(&Inst { b: NONE, ..*x }, m, 8);
+        let odd = self.odd(place, m);
         let miss = self.lookup(place, m.bytes(), true);
         self.a.lea(Sz::Q, RDX, Self::bytes_at(place));
         let sz = Sz::log2(m.log2);
@@ -360,7 +367,7 @@ impl Emitter {
         }
         self.set(x.d, RAX);
         let reload = if self.held == x.d { Reload::Temp } else { Reload::Nothing };
-        self.cold([miss, None], reload, site);
+        self.cold([miss, odd], reload, site);
     }
 
     /// CMPXCHG16B wants RBX, which is pinned, and an address in a register that it does not use itself: R14.

@@ -58,23 +58,8 @@ impl T1 {
 
     /// Each stub: its name, where it is executed, and its length.
     pub fn stubs(&self) -> Vec<(&'static str, u64, usize)> {
-        let s = &self.stubs;
-        let mut list = vec![
-            ("enter", s.enter),
-            ("leave", s.leave),
-            ("direct", s.direct),
-            ("budget", s.budget),
-            ("resume", s.resume),
-            ("vectors", s.vectors),
-            ("operation-vectors", s.op_vectors),
-            ("operation", s.op),
-            ("jump", s.jump),
-            ("across", s.across),
-            ("recall-read", s.recall_read),
-            ("recall-write", s.recall_write),
-        ];
-        list.sort_by_key(|(_, at)| *at);
-        let ends: Vec<usize> = list.iter().skip(1).map(|(_, at)| *at).chain([s.end]).collect();
+        let list = self.stubs.named();
+        let ends: Vec<usize> = list.iter().skip(1).map(|(_, at)| *at).chain([self.stubs.end]).collect();
         let place = |((name, at), end): ((_, usize), usize)| (name, self.memory.exec() as u64 + at as u64, end - at);
         list.into_iter().zip(ends).map(place).collect()
     }

@@ -13,7 +13,7 @@ use mem::tlb::Shape;
 use super::random::{Random, block};
 use super::vectors::{control, float_word, xmm};
 use crate::asm::Asm;
-use crate::emit::{Emitter, Hot};
+use crate::emit::{Emitter, Hot, Instead};
 use crate::features::Features;
 use crate::mutants::{Mutant, plant};
 use crate::run::{Host, Left, T1};
@@ -50,31 +50,12 @@ fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
     for t in targets {
         assert!(stub_starts.contains(&t), "a stub branches to {t:#x}");
     }
-    let Stubs {
-        enter,
-        op,
-        op_vectors,
-        op_wide,
-        vectors,
-        wide,
-        direct,
-        budget,
-        resume,
-        refill: [load, store],
-        jump,
-        across,
-        recall_read,
-        recall_write,
-        recall_run: [run_load, run_store],
-        end,
-        ..
-    } = stubs;
-    let behind = end.next_multiple_of(64);
-    let recalls = [recall_read, recall_write, run_load, run_store];
-    let others = [enter, op, op_vectors, op_wide, vectors, wide, direct, budget, resume, load, store, jump, across];
-    for entry in others.into_iter().chain(recalls) {
-        assert!(stub_starts.contains(&(entry as u64)), "a stub at {entry:#x}");
+    let behind = stubs.end.next_multiple_of(64);
+    let named = stubs.named();
+    for (name, entry) in &named {
+        assert!(stub_starts.contains(&(*entry as u64)), "{name} at {entry:#x}");
     }
+    assert!(named.array_windows().all(|[one, next]| one.1 < next.1 && next.1 < stubs.end), "{named:x?}");
     let mut e = Emitter::new(stubs, Features::of_host());
     let mut r = Random(1);
     for n in 0..5000 {
@@ -82,7 +63,16 @@ fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
         verify(&b).unwrap_or_else(|fault| panic!("block {n}: {fault}\n{b}"));
         let base = behind + 0x40 * r.below(1000) as usize;
         e.runs = r.below(2) == 0;
-        let hot = (r.below(2) == 0).then(|| Box::new(Hot { memos: Some(1 << 20), restless: Vec::new() }));
+        let hot = (r.below(2) == 0).then(|| {
+            let instead = |r: &mut Random| match r.below(4) {
+                0 => Instead::Run { short: 0, large: false },
+                1 => Instead::Run { short: 0, large: true },
+                2 => Instead::Large,
+                _ => Instead::Page,
+            };
+            let restless = (0..b.insts.len() as u16).filter_map(|op| (r.below(4) == 0).then(|| (op, instead(&mut r))));
+            Box::new(Hot { memos: Some(1 << 20), restless: restless.collect() })
+        });
         let at = e.emit(&b, n, (base, 0), hot);
         let (starts, targets) = decode(&e.a.buf, base);
         assert!(starts.contains(&(at.head as u64)) && starts.contains(&(at.body as u64)));

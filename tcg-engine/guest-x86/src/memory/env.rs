@@ -67,15 +67,18 @@ impl<B: Bus> Cpu<B> {
         Ok(if a == Then::FinishInstruction { a } else { b })
     }
 
-    /// Where an atomic operation takes place, if that is RAM without straddling.
+    /// Where an atomic operation takes place, if that is RAM, within a line of the host's caches: a locked operation across two
+    /// stops all of the host, and some hosts end a process for it.
     fn atomic_place(&mut self, addr: u64, m: MemRef) -> Result<Result<u64, u64>, Stop> {
+        let whole = |va: u64| va % LINE <= LINE - m.bytes();
         if m.space == super::FLAT
+            && whole(addr)
             && let Some(at) = self.tlb.write(addr, m.bytes())
         {
             return Ok(Ok(at));
         }
         let va = self.linear(addr, m, m.bytes(), Right::Write)?;
-        if va & mem::PAGE_MASK <= mem::PAGE - m.bytes()
+        if whole(va)
             && let Target::Ram(at) = self.find(va, Right::Write)?
         {
             return Ok(Ok(at));
@@ -83,7 +86,7 @@ impl<B: Bus> Cpu<B> {
         Ok(Err(va))
     }
 
-    /// Run `f` on RAM, or do with a load and a store where there is none or where the access straddles pages, while no other vCPU
+    /// Run `f` on RAM, or do with a load and a store where there is none or where the access straddles lines, while no other vCPU
     /// does anything.
     fn atomic_with(
         &mut self,
@@ -110,6 +113,9 @@ impl<B: Bus> Cpu<B> {
         }
     }
 }
+
+/// Bytes of a line of the host's caches.
+const LINE: u64 = 64;
 
 /// A word of any width as 64 bits.
 fn wide<T: Into<u64>>(v: T) -> u64 {

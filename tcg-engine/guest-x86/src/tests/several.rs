@@ -92,19 +92,36 @@ fn an_order_to_drop_blocks_is_followed_before_the_next_block() {
 }
 
 #[test]
-fn a_locked_operation_across_pages_is_done_alone() {
-    let mut m = long();
-    m.poke64(DATA + 0xffc, u64::MAX - 1);
-    let code = asm64(|a| {
-        a.mov(rdi, DATA + 0xffc)?;
-        a.mov(eax, 5)?;
-        a.lock().xadd(qword_ptr(rdi), rax)?;
-        a.lock().inc(qword_ptr(rdi + 0x100))?;
-        a.hlt()
-    });
-    assert_eq!(m.run_code(&code), Why::Halt);
-    assert_eq!((m.get(0), m.peek64(DATA + 0xffc)), (u64::MAX - 1, 3));
-    assert_eq!(m.cpu.bus.alone, [true, false]);
+fn a_locked_operation_across_lines_is_done_alone() {
+    // How far behind its beginning a line ends.
+    for (at, ends) in [(0xffc, 4), (0x43c, 4), (0x43f, 1), (0x439, 7), (0x438, 8), (0x403, 61)] {
+        let at = DATA + at;
+        let mut m = long();
+        m.poke64(at, u64::MAX - 1);
+        m.poke64(at + 0x100, 7);
+        let code = asm64(|a| {
+            let mut again = a.create_label();
+            a.mov(rdi, at)?;
+            a.mov(ecx, 3)?;
+            a.set_label(&mut again)?;
+            a.mov(eax, 5)?;
+            a.lock().xadd(qword_ptr(rdi), rax)?;
+            a.lock().or(dword_ptr(rdi + 0x100), 8)?;
+            a.mov(edx, 6)?;
+            a.xchg(word_ptr(rdi + 0x200), dx)?;
+            a.mov(eax, 15)?;
+            a.lock().cmpxchg(qword_ptr(rdi + 0x100), rdx)?;
+            a.lock().inc(byte_ptr(rdi))?;
+            a.dec(ecx)?;
+            a.jnz(again)?;
+            a.hlt()
+        });
+        assert_eq!(m.run_code(&code), Why::Halt);
+        assert_eq!(m.peek64(at), (u64::MAX - 1).wrapping_add(18), "{at:#x}");
+        // XADD and CMPXCHG of 8 bytes, OR of 4, XCHG of 2.
+        let alone: usize = [8, 8, 4, 2].iter().filter(|bytes| **bytes > ends).count() * 3;
+        assert_eq!(m.cpu.bus.alone, [true, false].repeat(alone), "{at:#x}");
+    }
 }
 
 #[test]

@@ -75,11 +75,16 @@ pub fn try_all(bench: &Bench) -> Vec<Peer> {
 /// One setting: Atoll and all of QEMU's configurations in turn.
 fn setting(bench: &Bench, job: &Job<'_>, goal: Goal) -> Result<Vec<Peer>> {
     let (mut ours, mut peers) = (Vec::new(), Peer::all());
+    println!("\nboot to /init, {} vCPU, '{}'", job.cpus, job.words);
+    let commands = peers.iter().map(|peer| bench.qemu.command(peer.config, job));
+    for command in commands.chain([machines::atoll(&bench.rig, "boot", job)]) {
+        println!("  {}", machines::shown(&command));
+    }
     for _ in 0..bench.pairs {
         peers.iter_mut().for_each(|peer| peer.boot(bench, job));
         ours.push(atoll(bench, job, || Ok(()))?.0);
     }
-    println!("\nboot to /init, {} vCPU, '{}', seconds (median of {})", job.cpus, job.words, bench.pairs);
+    println!("seconds (median of {})", bench.pairs);
     for peer in &peers {
         let time = if peer.times.is_empty() { "-".into() } else { format!("{:.2}", peer.median()) };
         let count = if peer.hangs { format!("   ({} of {})", peer.times.len(), bench.pairs) } else { String::new() };
@@ -98,6 +103,7 @@ pub fn compare(bench: &Bench) -> Result<Vec<Peer>> {
     setting(bench, &bench.boot_job(1, "mitigations=off"), Goal::AtMost(0.95))?;
     if bench.two {
         setting(bench, &bench.boot_job(2, ""), Goal::AtMost(0.9))?;
+        setting(bench, &bench.boot_job(2, "mitigations=off"), Goal::AtMost(0.95))?;
     } else {
         println!("\nboot to /init, 2 vCPUs: atoll: one vCPU");
     }
@@ -143,13 +149,16 @@ impl Account {
 pub fn engine(bench: &Bench, asked: Account) -> Result<()> {
     let Account { translation, memory_use, registers } = asked;
     let mut rows: [Vec<f64>; 7] = Default::default();
+    let job = bench.boot_job(1, "");
+    println!("\nthe engine after a boot (median of {})", bench.pairs);
+    println!("  {}", machines::shown(&machines::atoll(&bench.rig, "boot", &job)));
     for _ in 0..bench.pairs {
         let look = || {
             let inspection = bench.rig.json(&["inspect", "boot"]);
             let memory = if memory_use { engine_memory(&inspection)? } else { 0.0 };
             Ok((inspection, memory))
         };
-        let (time, (inspection, memory)) = atoll(bench, &bench.boot_job(1, ""), look)?;
+        let (time, (inspection, memory)) = atoll(bench, &job, look)?;
         let get = |name: &str| counter(&inspection, name);
         let instructions = get("code-instructions")?;
         rows[0].push(get("translation-ns")? / instructions / 1000.0);
@@ -161,7 +170,6 @@ pub fn engine(bench: &Bench, asked: Account) -> Result<()> {
         rows[6].push((get("register-ns")? + get("apic-ns")?) / 1e9 / time * 100.0);
     }
     let [time, bytes, instructions, memory, accesses, register_ns, share] = rows.map(middle);
-    println!("\nthe engine after a boot (median of {})", bench.pairs);
     if translation {
         println!("  translated instructions        {instructions:8.0}");
         println!("  translation, us / instruction  {time:8.2}   {}", Goal::AtMost(0.4).verdict(time));

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
-use bench::machines::{self, CONFIGS, Config, Job, Qemu};
+use bench::machines::{self, Config, Job, Qemu};
 use bench_guest::{Group, Row};
 use guest::{Guest, Mode};
 use rig::Rig;
@@ -97,7 +97,7 @@ impl Bench {
         Job { kernel: &self.guest.kernel, initrd: &self.initrd, memory: "1G", cpus, cpu_model, words }
     }
 
-    /// What is compared, so that a figure can be had again.
+    /// What is compared, so that a figure can be had again; whoever runs commands prints them.
     fn print_options(&self) {
         let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
@@ -109,11 +109,6 @@ impl Bench {
         println!("guest: {}", self.guest.info.trim().replace('\n', ", "));
         println!("qemu: {}", self.qemu.version);
         println!("pairs: {}", self.pairs);
-        let job = self.boot_job(1, "");
-        println!("  {}", machines::shown(&machines::atoll(&self.rig, "boot", &job)));
-        for config in CONFIGS {
-            println!("  {}", machines::shown(&self.qemu.command(config, &job)));
-        }
     }
 
     /// The machine for the rows: what booted fastest of those whose guests can time themselves.
