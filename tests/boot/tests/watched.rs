@@ -60,6 +60,7 @@ fn what_is_translated_is_logged_and_mapped() {
     let text = until(&log, |text| {
         text.contains("                          inc %ebx\n")
             && text.matches("OUT:").count() == text.matches("IN:").count()
+            && text.ends_with('\n')
     });
     let first = text.find(&format!("IN: vcpu0, {ENTRY:#x}, 32 bits")).unwrap_or_else(|| panic!("{text}"));
     assert_eq!(text.find("IN:"), Some(first), "nothing is before the entry");
@@ -72,7 +73,7 @@ fn what_is_translated_is_logged_and_mapped() {
     ] {
         assert!(text.contains(expected), "no {expected:?} in {text}");
     }
-    assert!(!text.contains("(bad)") && text.ends_with('\n'));
+    assert!(!text.contains("(bad)"));
     // Both say the same of the block at the entry.
     let block = lines(&map, &format!("guest:{ENTRY:#x}"));
     let [(start, size, _)] = block.as_slice() else { panic!("{block:?}") };
