@@ -471,6 +471,25 @@ mod tests {
         assert_eq!(w.run(START + 20 * PAGE, false), None, "there are no more places");
     }
 
+    /// There are more stretches that were given out than are noted: what lies between them counts as given out as well, and nothing less.
+    #[test]
+    fn of_many_stretches_none_is_forgotten() {
+        let mut w = World::new(1000);
+        let many = 2 * GIVEN as u64;
+        for n in 0..many {
+            w.map(VA + 2 * n * PAGE, [n]);
+            assert!(w.run(VA + 2 * n * PAGE, false).is_some());
+        }
+        for n in 0..many {
+            w.map(VA + 2 * n * PAGE, [100 + n]);
+            assert_eq!(w.run(VA + 2 * n * PAGE, false), None, "{n}");
+        }
+        w.shrinks += 1;
+        for n in 0..many {
+            assert!(w.run(VA + 2 * n * PAGE, false).is_some(), "{n}");
+        }
+    }
+
     #[test]
     fn large_pages_take_places_too() {
         const START: u64 = VA & !(PIECE * PAGE - 1);

@@ -72,3 +72,19 @@ impl<B: Bus> Runner<B> {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_is_explained() {
+        let text = include_str!("../../../../docs/translator.md");
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
+        for name in COUNTERS {
+            let quoted = format!("`{name}`");
+            let explained = |row: &&str| row.split('|').nth(1).is_some_and(|first| first.contains(&quoted));
+            assert!(rows.iter().any(explained), "{name}");
+        }
+    }
+}
