@@ -123,7 +123,8 @@ fn goes_on(arguments: &[&str], kept: &str) {
 #[test]
 fn debian_goes_on_with_another_tier() {
     let rig = Rig::new("debian-tiers");
-    let Some(mut vm) = boot_with(&rig, Mode::Work, &[]) else { return };
+    let arguments = ["--cpus", "2", "--cpu-model", "atoll-v3"];
+    let Some(mut vm) = boot_with(&rig, Mode::Work, &arguments) else { return };
     let mut last = round(&vm);
     for (engine, tier) in [("tcg-t0", "tcg-t0"), ("tcg", "tcg (as asked for)"), ("tcg-t0", "tcg-t0")] {
         let path = save(&rig, "debian", "debian");
