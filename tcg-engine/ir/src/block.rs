@@ -7,13 +7,13 @@ use crate::Regs;
 use crate::flags::Kind;
 use crate::op::{AluOp, AluRef, FIRST_TEMP, Inst, MemRef, NONE, Op, PRIVATE, Rel, Slot};
 
-/// Where a guest instruction begins.
+/// Where a guest instruction begins. There are many, so they are small.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Point {
     /// Index of its first operation.
-    pub op: u32,
-    /// Its program counter, counted as [`Block::base`] says.
-    pub pc: u64,
+    pub op: u16,
+    /// Its program counter less the block's.
+    pub at: u16,
     /// Its length in bytes.
     pub len: u8,
 }
@@ -38,6 +38,11 @@ impl Block {
     /// The guest instruction that operation `op` belongs to: its index in [`Block::points`].
     pub fn point_of(&self, op: usize) -> usize {
         self.points.partition_point(|p| p.op as usize <= op).saturating_sub(1)
+    }
+
+    /// Program counter of guest instruction `n`, counted as [`Block::base`] says; behind the last one [`Block::end_pc`].
+    pub fn pc_of(&self, n: usize) -> u64 {
+        self.points.get(n).map_or(self.end_pc, |p| self.pc.wrapping_add(p.at.into()))
     }
 
     /// What its program counters are counted from.
@@ -105,7 +110,9 @@ impl Builder {
     /// Begin guest instruction at `pc`, `len` bytes long. Temporaries do not live across instructions unless the caller
     /// holds on to them; they are not reused within a block.
     pub fn instruction(&mut self, pc: u64, len: u8) {
-        self.block.points.push(Point { op: self.block.insts.len() as u32, pc, len });
+        let (op, at) = (self.block.insts.len(), pc.wrapping_sub(self.block.pc));
+        debug_assert!(op.max(at as usize) <= u16::MAX.into(), "a block has some ten instructions");
+        self.block.points.push(Point { op: op as u16, at: at as u16, len });
         self.block.end_pc = pc.wrapping_add(u64::from(len));
     }
 
@@ -249,7 +256,7 @@ impl Builder {
     pub fn retract(&mut self) {
         if let Some(p) = self.block.points.pop() {
             self.block.insts.truncate(p.op as usize);
-            self.block.end_pc = p.pc;
+            self.block.end_pc = self.block.pc.wrapping_add(p.at.into());
         }
     }
 

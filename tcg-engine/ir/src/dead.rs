@@ -63,7 +63,7 @@ fn remove(block: &mut Block, dead: &[bool]) {
         }
     }
     for p in &mut block.points {
-        p.op = new_index[p.op as usize];
+        p.op = new_index[usize::from(p.op)] as u16;
     }
     let mut i = 0;
     block.insts.retain(|_| {

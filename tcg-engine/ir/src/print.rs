@@ -56,7 +56,8 @@ impl fmt::Display for Block {
         for (i, x) in self.insts.iter().enumerate() {
             while let Some(p) = points.next_if(|p| p.op as usize <= i) {
                 let relative = if self.base.is_some() { "+" } else { "" };
-                writeln!(f, "{relative}{:#x} ({} bytes):", p.pc, p.len)?;
+                let pc = self.pc.wrapping_add(p.at.into());
+                writeln!(f, "{relative}{pc:#x} ({} bytes):", p.len)?;
             }
             writeln!(f, "    {i:4} {x}")?;
         }

@@ -101,7 +101,7 @@ fn interpret<'a, E: Env, const ALONE: bool>(
     macro_rules! stop {
         ($s:expr) => {{
             let p = block.point_of(i - 1);
-            let pc = block.points.get(p).map_or(block.pc, |p| p.pc);
+            let pc = block.pc_of(p);
             regs.set(PC, block.origin(regs).wrapping_add(pc));
             let exit = if $s == Stop::Restart { Exit::Restart } else { Exit::Fault };
             return (Outcome { exit, instructions: p as u32 }, cut);
@@ -178,7 +178,7 @@ fn interpret<'a, E: Env, const ALONE: bool>(
             }
             // Cut short after an instruction.
             let p = block.points.partition_point(|p| (p.op as usize) < i);
-            let pc = block.points.get(p).map_or(block.end_pc, |p| p.pc);
+            let pc = block.pc_of(p);
             regs.set(PC, block.origin(regs).wrapping_add(pc));
             return (Outcome { exit: Exit::Indirect, instructions: p as u32 }, cut);
         };

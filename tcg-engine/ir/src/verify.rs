@@ -29,7 +29,7 @@ pub fn verify(block: &Block) -> Result<(), Fault> {
     }
     for w in block.points.windows(2) {
         if w[0].op > w[1].op {
-            return fault(w[1].op as usize, "guest instructions ascend".into());
+            return fault(w[1].op.into(), "guest instructions ascend".into());
         }
     }
     let mut defined = vec![false; WORDS];
