@@ -126,7 +126,7 @@ impl Limits {
 }
 
 impl Default for Limits {
-    /// At most about 120 MiB, of which 80 are those of operations, should each instruction have but one.
+    /// At most about 85 MiB, of which 45 are those of operations, should each instruction have but one.
     fn default() -> Self {
         Limits { operations: 2 << 20, blocks: 128 << 10 }
     }
@@ -190,7 +190,8 @@ impl Cache {
     /// An empty cache.
     pub fn new(limits: Limits) -> Self {
         Cache {
-            blocks: Vec::new(),
+            // As many as there may be: memory that is not touched costs nothing, and blocks that move do.
+            blocks: Vec::with_capacity(limits.blocks),
             free: Vec::new(),
             by_key: HashMap::default(),
             pages: HashMap::default(),
@@ -201,6 +202,11 @@ impl Cache {
             stats: Stats::default(),
             gone: Vec::new(),
         }
+    }
+
+    /// Blocks that it holds at most.
+    pub fn most(&self) -> usize {
+        self.limits.blocks
     }
 
     /// Counters.

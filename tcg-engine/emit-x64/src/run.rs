@@ -462,7 +462,9 @@ impl T1 {
         let Some(block) = self.emit(cache, n, user, hot, origin) else { return false };
         let n = n as usize;
         if self.blocks.len() <= n {
-            self.blocks.resize(n + 1, None);
+            // For all that there may be: memory that is not touched costs nothing, and blocks that move do.
+            self.blocks.reserve_exact(cache.most().saturating_sub(self.blocks.len()));
+            self.blocks.resize_with(n + 1, || None);
         }
         self.blocks[n] = Some(block);
         true
