@@ -202,7 +202,7 @@ pub(crate) unsafe fn compare_exchange_u128(p: *mut u8, current: u128, new: u128)
     (high as u128) << 64 | low as u128
 }
 
-/// Below this many bytes a loop of word accesses beats the start-up cost of `rep movsb`.
+/// Up to this many bytes a loop of word accesses beats the start-up cost of `rep movsb`.
 const SHORT: usize = 64;
 
 /// Copies upwards, as memcpy (or memmove with `dst` below `src`).
@@ -211,7 +211,7 @@ const SHORT: usize = 64;
 /// `n` readable bytes at `src`, `n` writable ones at `dst`.
 #[inline]
 pub(crate) unsafe fn copy_up(dst: *mut u8, src: *const u8, n: usize) {
-    if n >= SHORT {
+    if n > SHORT {
         // SAFETY: passed on to the caller. The direction flag is clear by the ABI.
         unsafe {
             asm!("rep movsb", inout("rcx") n => _, inout("rdi") dst => _, inout("rsi") src => _,
