@@ -70,8 +70,13 @@ fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
                 2 => Instead::Large,
                 _ => Instead::Page,
             };
-            let restless = (0..b.insts.len() as u16).filter_map(|op| (r.below(4) == 0).then(|| (op, instead(&mut r))));
-            Box::new(Hot { memos: Some(1 << 20), restless: restless.collect() })
+            let mut restless = Vec::new();
+            for op in 0..b.insts.len() as u16 {
+                if r.below(4) == 0 {
+                    restless.push((op, instead(&mut r)));
+                }
+            }
+            Box::new(Hot { memos: Some(1 << 20), restless })
         });
         let at = e.emit(&b, n, (base, 0), hot);
         let (starts, targets) = decode(&e.a.buf, base);
