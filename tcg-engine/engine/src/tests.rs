@@ -9,7 +9,8 @@ use wire::engine_capnp::Tier;
 use doorbell::{
     Answer, Device, DeviceArea, DeviceClient, EventFd, Header, Operation, Role, Server, SpinPolicy, create_windows,
 };
-use guest_memory::{Access, DirtyLayout, DirtyLog, Layout, Memfd, Ram};
+use guest_memory::{Access, Arrangement, DirtyLayout, DirtyLog, Layout, Memfd, PAGE_SIZE, Ram};
+use mem::{MIRROR, Mirror};
 use state::{MEMFD_BYTES, StateArea};
 use vcpu_devices::Inbox;
 
@@ -22,11 +23,14 @@ use crate::vcpu::Vcpu;
 use crate::{Engine, Identity};
 
 /// Bytes of RAM.
-pub const RAM: u64 = 1 << 20;
+pub const RAM: u64 = 4 << 20;
 
 /// Its RAM.
 pub fn memory() -> mem::Memory {
-    let ram = Memfd::create("ram", RAM).unwrap();
+    memory_of(&Memfd::create("ram", RAM).unwrap())
+}
+
+fn memory_of(ram: &OwnedFd) -> mem::Memory {
     let dirty = Memfd::create("dirty", DirtyLayout::new(RAM).len).unwrap();
     DirtyLog::format(dirty.as_fd(), RAM).unwrap();
     mem::Memory::new(
@@ -40,6 +44,7 @@ pub fn memory() -> mem::Memory {
 pub struct Board {
     header: Header,
     windows: OwnedFd,
+    ram: Arc<OwnedFd>,
 }
 
 impl Deref for Board {
@@ -51,6 +56,11 @@ impl Deref for Board {
 }
 
 impl Board {
+    /// A mirror of the machine's RAM, for a vCPU.
+    pub fn mirror(&self) -> Mirror {
+        Mirror::new(Arrangement::new(self.ram.clone(), RAM, MIRROR).unwrap(), 1 << 10)
+    }
+
     /// Answer one interrupt-acknowledge cycle with `vector`, from another thread.
     pub fn acknowledge(&self, vector: u8) -> JoinHandle<()> {
         let area = DeviceArea::map(self.windows.as_fd(), 0).unwrap();
@@ -88,8 +98,9 @@ pub fn machine_of(vcpus: usize) -> (Arc<Machine>, Board) {
     let area = DeviceArea::map(windows.as_fd(), 0).unwrap();
     let board = Arc::new(DeviceClient::new(area, EventFd::new().unwrap(), 0, SpinPolicy::Block));
     let list = doorbell::board::windows(machine_model::MachineVersion::Q35_0.machine(), 0);
+    let ram = Arc::new(Memfd::create("ram", RAM).unwrap());
     let machine = Machine {
-        memory: Arc::new(memory()),
+        memory: Arc::new(memory_of(&ram)),
         windows: doorbell::Bus::new(header.clone(), list, std::slice::from_ref(&board)).unwrap(),
         header,
         clients: vec![board.clone()],
@@ -103,7 +114,7 @@ pub fn machine_of(vcpus: usize) -> (Arc<Machine>, Board) {
         delivery: Mutex::default(),
     };
     let header = Header::map(windows.as_fd(), Role::Board).unwrap();
-    (Arc::new(machine), Board { header, windows })
+    (Arc::new(machine), Board { header, windows, ram })
 }
 
 /// Lines of an [`engine`].
@@ -125,4 +136,43 @@ pub fn engine() -> (Engine, Board) {
         harvests: Harvests::default(),
     };
     (engine, board)
+}
+
+/// Harvests of a machine, and what they have copied: whoever has lost no page has all of RAM in the end.
+pub struct Copied {
+    machine: Arc<Machine>,
+    harvests: Harvests,
+    bytes: Vec<u8>,
+}
+
+impl Copied {
+    /// Of a machine that runs, or does not yet.
+    pub fn new(machine: &Arc<Machine>) -> Copied {
+        let harvests = Harvests::default();
+        harvests.start(machine, false).unwrap();
+        Copied { machine: machine.clone(), harvests, bytes: vec![0; RAM as usize] }
+    }
+
+    /// Once more.
+    pub fn round(&mut self) {
+        self.harvests.round(&self.machine, false).unwrap();
+        let memory = &self.machine.memory;
+        for (first, bits) in memory.marks.harvested() {
+            for at in (0..64).filter(|n| bits >> n & 1 != 0).map(|n| first + n * PAGE_SIZE) {
+                memory.ram.read(at, &mut self.bytes[at as usize..][..PAGE_SIZE as usize]).unwrap();
+            }
+            memory.marks.copied(first, bits);
+        }
+    }
+
+    /// The pages that are lost, behind a last round. No vCPU may run.
+    pub fn lost(mut self) -> Vec<u64> {
+        self.round();
+        let mut ram = vec![0; self.bytes.len()];
+        self.machine.memory.ram.read(0, &mut ram).unwrap();
+        let (page, both) = (PAGE_SIZE as usize, self.bytes.iter().zip(&ram));
+        let mut lost: Vec<_> = both.enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| at / page * page).collect();
+        lost.dedup();
+        lost.into_iter().map(|at| at as u64).collect()
+    }
 }

@@ -340,11 +340,17 @@ fn account(counters: &VcpuCounters, started: &mut Instant) {
 
 /// The thread of vCPU `index`, which says what happens through `report`.
 pub fn thread(machine: &Arc<Machine>, index: usize, vcpu: &Mutex<Vcpu>, report: &dyn Fn(Event)) {
-    let (Some(request), Some(counters)) = (machine.gate.request(index), machine.counters.get(index)) else { return };
+    while stay(machine, index, vcpu, report) {}
+}
+
+/// Run until asked to park, once the gate is open. Answers whether there is such a vCPU.
+pub fn stay(machine: &Machine, index: usize, vcpu: &Mutex<Vcpu>, report: &dyn Fn(Event)) -> bool {
+    let (Some(request), Some(counters)) = (machine.gate.request(index), machine.counters.get(index)) else {
+        return false;
+    };
     request.register();
-    loop {
-        machine.gate.enter(index);
-        vcpu.lock().unwrap_or_else(PoisonError::into_inner).run(request, counters, report);
-        machine.gate.leave();
-    }
+    machine.gate.enter(index);
+    vcpu.lock().unwrap_or_else(PoisonError::into_inner).run(request, counters, report);
+    machine.gate.leave();
+    true
 }
