@@ -1,16 +1,18 @@
 //! A vCPU's thread under harvests, with bugs planted in it: what `tests/bare` tortures as a process must be able to fail.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use code::CodeMemory;
+use guest_memory::VcpuState;
 use guest_memory::mutants::{Mutant, plant};
-use guest_memory::{PAGE_SIZE, VcpuState};
 use guest_x86::state::{EFLAGS, RSP, attr, cr0, gpr};
 use guest_x86::{Attrs, Bus, Seg, Segment, flags};
 
-use crate::Engine;
-use crate::tests::{RAM, engine};
-use crate::vcpu;
+use crate::machine::Machine;
+use crate::stress::{How, Running, Used, user};
+use crate::tests::{Copied, engine};
+use crate::{Engine, vcpu};
 
 /// Where the guest begins.
 const CODE: u64 = 0x1000;
@@ -63,43 +65,37 @@ fn writing(mutant: Option<Mutant>, emitted: bool) -> Engine {
     engine
 }
 
-/// Rounds over a guest that writes; answers the pages that are not in the copy at its end.
-fn lost(mutant: Option<Mutant>, emitted: bool) -> Vec<u64> {
-    let engine = writing(mutant, emitted);
-    let (machine, marks) = (&engine.machine, &engine.machine.memory.marks);
-    let mut copy = vec![0; RAM as usize];
-    let mut round = || {
-        engine.harvests.round(machine, false).unwrap();
-        for (first, bits) in marks.harvested() {
-            for at in (0..64).filter(|n| bits >> n & 1 != 0).map(|n| first + n * PAGE_SIZE) {
-                let to = &mut copy[at as usize..][..PAGE_SIZE as usize];
-                machine.memory.ram.read(at, to).unwrap();
-            }
-            marks.copied(first, bits);
-        }
-    };
+/// Rounds over a guest that runs once the gate is open; each tenth waits until everything has been `written` to that guests write
+/// to all the time.
+fn rounds(machine: &Arc<Machine>, written: &[u64]) -> Copied {
+    let mut copied = Copied::new(machine);
     machine.gate.open();
-    engine.harvests.start(machine, false).unwrap();
-    let written = || machine.memory.ram.load_u32(DATA).unwrap();
+    let numbers = || written.iter().map(|at| machine.memory.ram.load_u32(*at).unwrap()).collect::<Vec<_>>();
     for n in 0..50 {
-        let before = written();
-        round();
+        let before = numbers();
+        copied.round();
         // Each round meets stores, however slow this machine is.
-        while n % 10 == 9 && written() == before {
+        while n % 10 == 9 && numbers().iter().zip(&before).any(|(now, before)| now == before) {
             std::thread::yield_now();
         }
     }
-    assert!(machine.gate.close(PATIENCE, || ()));
-    round();
-    let mut ram = vec![0; RAM as usize];
-    machine.memory.ram.read(0, &mut ram).unwrap();
-    (0..RAM)
-        .step_by(PAGE_SIZE as usize)
-        .filter(|at| {
-            let page = *at as usize..(*at + PAGE_SIZE) as usize;
-            ram[page.clone()] != copy[page]
-        })
-        .collect()
+    copied
+}
+
+/// The pages that rounds lose of a kernel that writes.
+fn lost(mutant: Option<Mutant>, emitted: bool) -> Vec<u64> {
+    let engine = writing(mutant, emitted);
+    let copied = rounds(&engine.machine, &[DATA]);
+    assert!(engine.machine.gate.close(PATIENCE, || ()));
+    copied.lost()
+}
+
+/// The pages that rounds lose of two vCPUs in user mode, whose stores remember pages or runs of them; and what each has done.
+fn lost_in_user_mode(runs: bool, plant: fn()) -> (Vec<u64>, Vec<Used>) {
+    let mut running = Running::new(user::restless, 2, 0, How::Hot { runs }, true, plant);
+    let copied = rounds(&running.machine, &[0, 1].map(user::count_of));
+    let used = running.stop();
+    (copied.lost(), used)
 }
 
 #[test]
@@ -110,10 +106,33 @@ fn no_page_is_lost_by_either_tier() {
 }
 
 #[test]
+fn no_page_is_lost_by_hot_blocks_of_user_mode() {
+    for runs in [false, true] {
+        let (lost, used) = lost_in_user_mode(runs, || ());
+        assert_eq!(lost, [], "runs: {runs}");
+        assert!(used.iter().all(|used| used.is_tested(runs, 128)), "{used:?}");
+    }
+}
+
+#[test]
 fn planted_bugs_lose_pages() {
     for mutant in [Mutant::KeptTags, Mutant::NotMarked] {
         for emitted in [false, true] {
             assert_ne!(lost(Some(mutant), emitted), [], "{mutant:?}, emitted: {emitted}");
+        }
+    }
+}
+
+#[test]
+fn planted_bugs_lose_pages_of_user_mode() {
+    let bugs: [(&str, fn()); 3] = [
+        ("tags are kept", || plant(Some(Mutant::KeptTags))),
+        ("pages are not marked", || plant(Some(Mutant::NotMarked))),
+        ("memos do not forget", || emit_x64::mutants::plant(Some(emit_x64::mutants::Mutant::Memos))),
+    ];
+    for (bug, plant) in bugs {
+        for runs in [false, true] {
+            assert_ne!(lost_in_user_mode(runs, plant).0, [], "{bug}, runs: {runs}");
         }
     }
 }

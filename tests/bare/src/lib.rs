@@ -84,7 +84,7 @@ pub enum Said {
     TripleFault,
     /// The loader has loaded; the bytes are the whole message.
     Loaded(Vec<u8>),
-    /// Counters by name; registers as `window+offset r|w`.
+    /// Counters by name, an engine's also by name and vCPU; registers as `window+offset r|w`.
     Counters(BTreeMap<String, u64>),
     /// Memory was harvested: the number.
     Harvest(u64),
@@ -191,6 +191,16 @@ impl Islet {
     }
 }
 
+impl Islet {
+    /// Its counters.
+    pub fn counters(&mut self) -> Result<BTreeMap<String, u64>> {
+        match self.ask(|mut m| m.set_statistics(()), |_| ())? {
+            Said::Counters(c) => Ok(c),
+            other => bail!("{other:?} in place of statistics"),
+        }
+    }
+}
+
 fn engine_reply(r: wire::engine_capnp::engine_reply::Reader<'_>) -> Result<Said> {
     use wire::engine_capnp::engine_reply::Which;
     Ok(match r.which()? {
@@ -203,7 +213,11 @@ fn engine_reply(r: wire::engine_capnp::engine_reply::Reader<'_>) -> Result<Said>
             map.insert("instructions".to_owned(), s.get_instructions());
             map.insert("run-ns".to_owned(), s.get_run_nanoseconds());
             for c in s.get_counters()? {
-                map.insert(c.get_name()?.to_string()?, c.get_value());
+                let name = c.get_name()?.to_str()?;
+                map.insert(name.to_owned(), c.get_value());
+                for (vcpu, value) in c.get_per_vcpu()?.iter().enumerate() {
+                    map.insert(format!("{name} {vcpu}"), value);
+                }
             }
             for c in s.get_registers()? {
                 let way = if c.get_write() { "w" } else { "r" };
@@ -402,10 +416,7 @@ impl Vm {
 
     /// The engine's counters.
     pub fn counters(&mut self) -> Result<BTreeMap<String, u64>> {
-        match self.engine.ask(|mut m| m.set_statistics(()), |_| ())? {
-            Said::Counters(c) => Ok(c),
-            other => bail!("the engine says {other:?} to a request for statistics"),
-        }
+        self.engine.counters()
     }
 }
 

@@ -33,6 +33,7 @@ pub struct World {
     pub area: StateArea,
     /// The same, as bytes.
     row: SharedMap,
+    vcpus: u16,
 }
 
 fn row(state: &OwnedFd) -> Result<SharedMap> {
@@ -40,8 +41,13 @@ fn row(state: &OwnedFd) -> Result<SharedMap> {
 }
 
 impl World {
-    /// With RAM of zeros.
+    /// With RAM of zeros and one vCPU.
     pub fn new() -> Result<World> {
+        World::of(1)
+    }
+
+    /// With RAM of zeros and so many vCPUs.
+    pub fn of(vcpus: u16) -> Result<World> {
         let layout = Layout::pc(RAM)?;
         let dirty = Memfd::create("dirty", DirtyLayout::new(RAM).len)?;
         DirtyLog::format(dirty.as_fd(), RAM)?;
@@ -56,6 +62,7 @@ impl World {
             area: StateArea::map(state.as_fd(), ROW)?,
             row: row(&state)?,
             state,
+            vcpus,
         })
     }
 
@@ -65,7 +72,7 @@ impl World {
         let state = self.state.try_clone()?;
         let area = StateArea::map(state.as_fd(), ROW)?;
         let row = row(&state)?;
-        Ok(World { ram, state, area, row, ..World::new()? })
+        Ok(World { ram, state, area, row, ..World::of(self.vcpus)? })
     }
 
     /// Put these bytes where an engine takes its state from.
@@ -113,6 +120,7 @@ impl World {
             s.set_state_row(ROW);
             let mut e = s.init_role().init_engine();
             crate::engine_role(e.reborrow(), machine, &self.layout);
+            e.set_vcpus(self.vcpus);
             e.set_ram_on_demand(on_demand);
             debug_assert_eq!(BOARD, 0);
         })

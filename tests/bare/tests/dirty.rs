@@ -1,5 +1,6 @@
 //! Dirty tracking of an engine's process, tortured: a guest and a foreign writer write all the time, rounds of harvests copy what
-//! they find, and in the end the copy is RAM, every page of it.
+//! they find, and in the end the copy is RAM, every page of it. The guest is a kernel that writes to memory, or programs of two vCPUs
+//! whose stores go to so many pages that the engine remembers runs of them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use bare::Islet;
 use bare::solo::{RAM, World, wake};
-use guest::bare::{DIRTY, DIRTY_AT, DIRTY_COUNTER, DIRTY_PORT};
+use guest::bare::{DIRTY, DIRTY_AT, DIRTY_COUNTER, DIRTY_PORT, RESTLESS, RESTLESS_COUNTERS};
 use guest_memory::mutants::{Mutant, plant};
 use guest_memory::{DirtyLog, PAGE_SIZE, Ram, VcpuState};
 use rand::rngs::SmallRng;
@@ -36,12 +37,19 @@ struct Rig {
     /// Pages copied.
     pages: u64,
     world: World,
+    /// Where the guest counts.
+    counters: &'static [u64],
 }
 
 impl Rig {
     /// With `program` as its guest, running.
     fn new(program: &[u8]) -> Result<Rig> {
-        let world = World::new()?;
+        Rig::of(program, &[DIRTY_COUNTER])
+    }
+
+    /// With a vCPU for each of the `counters` of `program`.
+    fn of(program: &[u8], counters: &'static [u64]) -> Result<Rig> {
+        let world = World::of(counters.len() as u16)?;
         let (ram, log) = (world.ram()?, world.dirty()?);
         let mut facs = [0; 64];
         facs[..4].copy_from_slice(b"FACS");
@@ -53,7 +61,7 @@ impl Rig {
         engine.suspend()?;
         engine.must(wake(FACS))?;
         engine.must(|mut m| m.set_run(()))?;
-        Ok(Rig { engine, ram, log, copy: vec![0; RAM as usize], pages: 0, world })
+        Ok(Rig { engine, ram, log, copy: vec![0; RAM as usize], pages: 0, world, counters })
     }
 
     /// A round by the engine, or one that this process makes by itself.
@@ -99,8 +107,24 @@ impl Rig {
         Ok(lost)
     }
 
+    /// The count of the vCPU that has come least far.
     fn count(&self) -> u32 {
-        self.ram.load_u32(DIRTY_COUNTER).unwrap_or(0)
+        self.counters.iter().map(|at| self.ram.load_u32(*at).unwrap_or(0)).min().unwrap_or(0)
+    }
+
+    /// When each vCPU's stores go to pages of a mirror.
+    fn until_mirrored(&mut self) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let counters = self.engine.counters()?;
+            let least = |name: &str| (0..self.counters.len()).map(|n| counters[&format!("{name} {n}")]).min();
+            let (hot, mirrored) = (least("code-hot"), least("pages-mirrored"));
+            if hot > Some(0) && mirrored >= Some(128) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "{hot:?} hot blocks, {mirrored:?} pages in a mirror");
+            std::thread::yield_now();
+        }
     }
 
     fn until(&self, what: &str, done: impl Fn(&Rig) -> bool) -> Result<()> {
@@ -153,10 +177,23 @@ enum Bug {
     Harvester(Mutant),
 }
 
+/// Who writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Guest {
+    Kernel,
+    Programs,
+}
+
 /// Many rounds, and stops in between; answers the pages that were lost.
-fn torture(rounds: u32, bug: Bug) -> Result<Vec<u64>> {
-    let mut rig = Rig::new(DIRTY)?;
+fn torture(guest: Guest, rounds: u32, bug: Bug) -> Result<Vec<u64>> {
+    let mut rig = match guest {
+        Guest::Kernel => Rig::new(DIRTY)?,
+        Guest::Programs => Rig::of(RESTLESS, &RESTLESS_COUNTERS)?,
+    };
     rig.until("the guest does not begin", |r| r.count() > 0)?;
+    if guest == Guest::Programs {
+        rig.until_mirrored()?;
+    }
     let stop = Arc::new(AtomicBool::new(false));
     let in_writer = if let Bug::Writer(mutant) = bug { Some(mutant) } else { None };
     let writer = foreign(&rig.world, &stop, in_writer)?;
@@ -197,22 +234,31 @@ fn rounds() -> u32 {
 
 #[test]
 fn no_page_that_is_written_is_lost() -> Result<()> {
-    let lost = torture(rounds(), Bug::Nowhere)?;
+    let lost = torture(Guest::Kernel, rounds(), Bug::Nowhere)?;
+    ensure!(lost.is_empty(), "{lost:x?} are not in the copy");
+    Ok(())
+}
+
+#[test]
+fn no_page_is_lost_that_programs_of_two_vcpus_write_by_a_mirror() -> Result<()> {
+    let lost = torture(Guest::Programs, rounds(), Bug::Nowhere)?;
     ensure!(lost.is_empty(), "{lost:x?} are not in the copy");
     Ok(())
 }
 
 #[test]
 fn a_writer_that_marks_only_before_it_writes_is_noticed() -> Result<()> {
-    ensure!(!torture(400, Bug::Writer(Mutant::MarkFirst))?.is_empty(), "the torture is too weak");
+    ensure!(!torture(Guest::Kernel, 400, Bug::Writer(Mutant::MarkFirst))?.is_empty(), "the torture is too weak");
     Ok(())
 }
 
 #[test]
 fn a_harvester_that_does_not_wait_or_collects_late_is_noticed() -> Result<()> {
-    for mutant in [Mutant::NoWait, Mutant::SwapAfterAck] {
-        let lost = torture(4000, Bug::Harvester(mutant))?;
-        ensure!(!lost.is_empty(), "the torture is too weak for {mutant:?}");
+    for guest in [Guest::Kernel, Guest::Programs] {
+        for mutant in [Mutant::NoWait, Mutant::SwapAfterAck] {
+            let lost = torture(guest, 4000, Bug::Harvester(mutant))?;
+            ensure!(!lost.is_empty(), "the torture is too weak for {mutant:?}");
+        }
     }
     Ok(())
 }

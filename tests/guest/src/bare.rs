@@ -47,6 +47,11 @@ pub const DIRTY_COUNTER: u64 = 0x500;
 /// A word that a test may set: a port from which [`DIRTY`] reads now and then.
 pub const DIRTY_PORT: u64 = 0x504;
 
+/// The same in user mode on one or two vCPUs, each of which goes from page to page all the time; belongs at [`DIRTY_AT`] too.
+pub static RESTLESS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/restless.bin"));
+/// Where [`RESTLESS`] keeps the counts of its vCPUs.
+pub const RESTLESS_COUNTERS: [u64; 2] = [0x500, 0x504];
+
 /// What a payload writes to the debug exit port when all was right; other values are in `src/bare/common.inc`.
 pub const PASS: u32 = 0x10;
 /// [`BEAT`] counts modulo this: a prime, so that what is lost or doubled in pages shows.
@@ -104,7 +109,9 @@ mod tests {
         for (name, value) in [("COUNTER", DIRTY_COUNTER), ("PORT", DIRTY_PORT)] {
             assert!(dirty.contains(&format!(".equ {name}, {value:#x} ")), "{name}");
         }
-        assert!(DIRTY.len() < 0x1000, "it would reach the FACS of tests");
+        let restless = include_str!("bare/restless.S");
+        assert!(restless.contains(&format!(".equ COUNTERS, {:#x} ", RESTLESS_COUNTERS[0])));
+        assert!([DIRTY, RESTLESS].iter().all(|code| code.len() < 0x1000), "they would reach the FACS of tests");
         for way in RESETS {
             assert!(include_str!("bare/reset.S").contains(&format!("cmp al, '{}'", char::from(way))));
         }
