@@ -1,7 +1,7 @@
 //! Programs of user mode, and the little kernel below them.
 //!
 //! The idea: only accesses of hot blocks of user mode remember pages, and only where they go to many pages they remember runs of
-//! them. So these programs go to [`PAGES`] pages in pseudo-random order, which lie in another order in RAM and on both sides of
+//! them. So these programs go to [`PAGES`] pages, one after the other and in pseudo-random order, which lie in another order in RAM and on both sides of
 //! where one window of a mirror ends, and know of each what they have written to it last.
 
 use guest_x86::state::attr;
@@ -247,6 +247,11 @@ fn pick(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.add(r13, 12345)?;
     a.mov(rbx, r13)?;
     a.shr(rbx, 64 - PAGES.ilog2())?;
+    locate(a)
+}
+
+/// R14: the address of page RBX.
+fn locate(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.mov(r14, rbx)?;
     a.shl(r14, 12)?;
     a.add(r14, r10)
@@ -275,14 +280,24 @@ const STAY: u64 = 8;
 /// Looks of a vCPU before anything else is done: to most of the pages.
 const LEAST: u64 = 4096;
 
-/// Look at a page, [`STAY`] times in a row, and write to it: what was written last is there, and others' numbers do not go back.
+/// Look at a page, [`STAY`] times in a row, and write to it; all pages one after the other, and then as many in some order: what was written last is there, and others' numbers do not go back.
 fn touch(a: &mut CodeAssembler, me: u64, vcpus: u64) -> Result<(), IcedError> {
     let (own, other) = (WORDS + 0x40 * me as i32, WORDS + 0x40 * ((me + 1) % vcpus) as i32);
     let (mut right, mut skip, mut stay) = (a.create_label(), a.create_label(), a.create_label());
+    let (mut some, mut here) = (a.create_label(), a.create_label());
     // It stays for a while, and says where.
     a.test(r12b, STAY as i32 - 1)?;
     a.jnz(stay)?;
+    a.test(r12d, (STAY * PAGES) as i32)?;
+    a.jnz(some)?;
+    a.mov(ebx, r12d)?;
+    a.shr(ebx, STAY.ilog2())?;
+    a.and(ebx, PAGES as i32 - 1)?;
+    locate(a)?;
+    a.jmp(here)?;
+    a.set_label(&mut some)?;
     pick(a)?;
+    a.set_label(&mut here)?;
     a.mov(rax, HERE + 8 * me)?;
     a.mov(qword_ptr(rax), rbx)?;
     a.set_label(&mut stay)?;

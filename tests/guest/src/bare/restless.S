@@ -1,5 +1,5 @@
-/* Writes for ever in user mode, on up to two vCPUs: each its own increasing numbers, to pages in pseudo-random order, in every way
-   that memory is written. Nothing is ever said; a test compares RAM with a copy of it.
+/* Writes for ever in user mode, on up to two vCPUs: each its own increasing numbers, to pages one after the other and in pseudo-random
+   order, in every way that memory is written. Nothing is ever said; a test compares RAM with a copy of it.
 
    The first 4 MiB are mapped several times, each time with the pages of DATA in another order. One mapping is used for a while; then
    the kernel makes the table of the next one anew, without accessed and dirty bits. Each vCPU has tables of its own.
@@ -97,11 +97,19 @@ round:
     inc esi
     imul ebx, ebx, 1664525
     add ebx, 1013904223
+    mov eax, esi
+    and eax, FIRST - 1
+    cmp eax, PAGES
+    je some
+    test esi, 0x400              /* one page after the other twice, and then some pages */
+    jz page
+some:
     mov eax, ebx
     shr eax, 9
     and eax, 0xffff
     imul eax, eax, PAGES
     shr eax, 16
+page:
     shl eax, 12                  /* EAX = a page's offset in DATA, in the current mapping; EDX = a place in it */
     add eax, ebp
     mov edx, ebx
