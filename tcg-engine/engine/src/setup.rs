@@ -76,16 +76,38 @@ pub struct Prepared {
 /// may have (`vm.max_map_count`).
 const PLACES: u64 = 24 << 10;
 
-/// Mirrors for vCPUs that emitted code runs; where there is no room for them there are none.
+/// Mirrors for vCPUs that emitted code runs; where there is no room for them there are none, and the log says so.
 fn mirrors(engine: engine_setup::Reader<'_>, named: &Named, memory: &Memory) -> Result<Vec<Mirror>> {
     if engine.get_ram_on_demand() || engine.get_tier()? == Tier::Interpreted {
         return Ok(Vec::new());
     }
-    let vcpus = u64::from(engine.get_vcpus());
     let slot = engine.get_memory()?.iter().next().context("setup has no memory slot")?;
     let file = Arc::new(named.get(slot.get_descriptor()?.to_str()?)?.try_clone_to_owned()?);
-    let map = |_| Arrangement::new(file.clone(), memory.ram.len(), MIRROR).ok();
-    Ok((0..vcpus).map_while(map).map(|map| Mirror::new(map, PLACES / vcpus)).collect())
+    let map = || Arrangement::new(file.clone(), memory.ram.len(), MIRROR);
+    let (mirrors, why) = as_many(engine.get_vcpus(), map);
+    if let Some(why) = why {
+        let count = mirrors.len();
+        eprintln!(
+            "engine: {count} of {} vCPUs have a mirror of RAM, so programs may be slower: {why}",
+            engine.get_vcpus()
+        );
+    }
+    Ok(mirrors)
+}
+
+/// A mirror for each of the vCPUs, or for as many as there are maps, and why there are no more.
+fn as_many(
+    vcpus: u16,
+    map: impl Fn() -> guest_memory::Result<Arrangement>,
+) -> (Vec<Mirror>, Option<guest_memory::Error>) {
+    let mut mirrors = Vec::new();
+    for _ in 0..vcpus {
+        match map() {
+            Ok(map) => mirrors.push(Mirror::new(map, PLACES / u64::from(vcpus))),
+            Err(why) => return (mirrors, Some(why)),
+        }
+    }
+    (mirrors, None)
 }
 
 /// A userfaultfd over the mapping of RAM.
@@ -235,4 +257,29 @@ fn behaviour(b: register_behaviour::Reader<'_>) -> Result<Behaviour> {
             write::Ignored(()) => WriteRule::Ignored,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use guest_memory::Memfd;
+
+    use super::*;
+
+    #[test]
+    fn why_there_are_no_more_mirrors_is_known() {
+        let file = Arc::new(Memfd::create("ram", 1 << 20).unwrap());
+        let left = Cell::new(2);
+        let map = || {
+            // The third is larger than all addresses there are.
+            let len = if left.replace(left.get() - 1) > 0 { MIRROR } else { 1 << 62 };
+            Arrangement::new(file.clone(), 1 << 20, len)
+        };
+        let (mirrors, why) = as_many(4, map);
+        assert_eq!(mirrors.len(), 2);
+        assert!(why.unwrap().to_string().contains("mmap"));
+        left.set(2);
+        assert!(as_many(2, map).1.is_none());
+    }
 }

@@ -5,7 +5,7 @@
 //! held across a register access except the vCPU's own, which is the definition of running.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use code::CodeMemory;
@@ -255,6 +255,13 @@ impl Vcpu {
             for text in check.differences.drain(..) {
                 eprintln!("engine: emitted code differs\n{text}");
             }
+        }
+        if let Some(why) = self.runner.cpu.mirror.as_mut().and_then(Mirror::take_failure) {
+            // Once for all vCPUs, since they share what there is too little of.
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                eprintln!("engine: no more pages come into mirrors of RAM, so programs may be slower: {why}")
+            });
         }
         match why {
             Why::Budget | Why::Look => {}

@@ -9,7 +9,7 @@
 //! [`crate::Tlb::shrinks`] stands still, and until then nothing within it is put elsewhere. To put a page costs some
 //! microseconds of the host's kernel, so that has to be [earned](Mirror::earn).
 
-use guest_memory::Arrangement;
+use guest_memory::{Arrangement, Error};
 
 use crate::PAGE;
 
@@ -185,6 +185,8 @@ pub struct Mirror {
     clock: u64,
     /// Pages put.
     put: u64,
+    /// Why one could not be put.
+    failure: Option<Error>,
 }
 
 impl std::fmt::Debug for Mirror {
@@ -204,6 +206,7 @@ impl Mirror {
             saved: SAVED * EARNED,
             clock: 0,
             put: 0,
+            failure: None,
         }
     }
 
@@ -228,6 +231,12 @@ impl Mirror {
     /// Pages that were put.
     pub fn put(&self) -> u64 {
         self.put
+    }
+
+    /// Why a page could not be put, since this was asked for the last time.
+    #[inline]
+    pub fn take_failure(&mut self) -> Option<Error> {
+        self.failure.take()
     }
 
     /// The run of pages around `va`, which may be accessed now. `known` says of a page, by a linear address of it, where in RAM it
@@ -319,9 +328,10 @@ impl Mirror {
         } else {
             w.note(page, 0);
         }
-        if self.map.put(n as u64 * WINDOW + first * PAGE, ram * PAGE, len > 1).is_err() {
-            // Too many mappings.
+        if let Err(e) = self.map.put(n as u64 * WINDOW + first * PAGE, ram * PAGE, len > 1) {
+            // Too many mappings, most likely.
             self.places = 0;
+            self.failure = Some(e);
             return None;
         }
         if len > 1 {
@@ -402,6 +412,18 @@ mod tests {
         // What is in its place already is found again at once.
         w.shrinks += 1;
         assert_eq!((w.pages(VA, false), w.mirror.put()), (Some((0, 3)), 4));
+    }
+
+    #[test]
+    fn what_cannot_be_put_is_said_once_and_no_place_is_tried_after_it() {
+        let mut w = World::new(100);
+        w.map(VA, [5, RAM, 3]);
+        assert_eq!(w.pages(VA, false), Some((0, 1)));
+        assert!(w.mirror.take_failure().is_none());
+        assert_eq!(w.pages(VA + PAGE, false), None);
+        assert!(w.mirror.take_failure().is_some() && w.mirror.take_failure().is_none());
+        assert_eq!((w.pages(VA + 2 * PAGE, false), w.mirror.put()), (None, 1));
+        assert!(w.mirror.take_failure().is_none());
     }
 
     #[test]

@@ -2,8 +2,15 @@
 
 #![cfg(test)]
 
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+
 use guest::{Guest, MARKER, Mode, PROMPT};
-use rig::{Rig, SOON, boot_time};
+use guest_memory::{Access, Memfd, Ram};
+use rig::{Rig, SOON, Vm, boot_time};
+
+/// Numbers that a program sorts.
+const SORTED: u32 = 100_000;
 
 /// Arguments for Debian in a mode.
 fn debian(mode: Mode) -> Vec<String> {
@@ -11,6 +18,46 @@ fn debian(mode: Mode) -> Vec<String> {
     let (kernel, initrd) = (guest.kernel.display().to_string(), guest.initrd.display().to_string());
     let line = mode.command_line();
     ["--memory", "512M", "--kernel", &kernel, "--initrd", &initrd, "--cmdline", &line].map(str::to_owned).to_vec()
+}
+
+/// The engine's counters, while nothing runs.
+fn counters(rig: &Rig, vm: &Vm<'_>) -> BTreeMap<String, u64> {
+    rig.atoll(["pause", "debian"]).ok();
+    let seen = vm.wait_state(&["paused"]);
+    let list = seen["statistics"]["counters"].as_array().unwrap();
+    let named = |row: &serde_json::Value| (row["name"].as_str().unwrap().to_owned(), row["value"].as_u64().unwrap());
+    let counters = list.iter().map(named).collect();
+    rig.atoll(["resume", "debian"]).ok();
+    counters
+}
+
+/// Whether this machine has a huge page for shared memory that asks for one as the engine does.
+fn has_huge_pages() -> Result<(), String> {
+    const BYTES: u64 = 4 << 20;
+    let file = Memfd::create("ram", BYTES).unwrap();
+    let ram = Ram::map(file.as_fd(), BYTES, Access::ReadWrite).unwrap();
+    ram.store_u64(0, 1).unwrap();
+    ram.collapse(0, BYTES / 2).map_err(|e| e.to_string())
+}
+
+/// A program that goes to many pages is run by hot blocks and finds them in a mirror, and RAM that is used gets huge pages.
+fn what_makes_programs_fast_is_in_use(rig: &Rig, vm: &mut Vm<'_>) {
+    vm.send(format!("seq {SORTED} | sort -n -r | tail -n 1 | sed 's/^/least /'\n"));
+    vm.expect("least 1", boot_time());
+    let counters = counters(rig, vm);
+    for (name, value) in counters.iter().filter(|(name, _)| name.starts_with("code-") || name.contains("pages")) {
+        println!("{name}: {value}");
+    }
+    let exits = ["unlinked", "jump", "budget", "operation", "resume"].map(|way| counters[&format!("code-exits-{way}")]);
+    assert_eq!(exits.iter().sum::<u64>(), counters["code-entries"], "{exits:?}");
+    assert!(exits.iter().all(|count| *count > 0), "{exits:?}");
+    for name in ["code-hot", "pages-mirrored"] {
+        assert!(counters[name] > 0, "{name}");
+    }
+    match has_huge_pages() {
+        Ok(()) => assert!(counters["huge-pages"] > 0),
+        Err(why) => println!("skipped: whether RAM gets huge pages: {why}"),
+    }
 }
 
 #[test]
@@ -32,6 +79,7 @@ fn debian_boots_to_a_shell_that_answers_and_powers_off() {
     }
     println!("{round_trips} register round trips");
     assert!(round_trips <= 3000, "posted writes and shadow registers spare most of them");
+    what_makes_programs_fast_is_in_use(&rig, &mut vm);
     // A device may die under a running Linux.
     let serial = vm.pids().into_keys().find(|name| name.starts_with("serial")).unwrap();
     vm.kill_process(&serial);
