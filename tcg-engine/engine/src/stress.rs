@@ -46,7 +46,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// Between two rounds of harvests.
 const BREATH: Duration = Duration::from_millis(1);
 
-/// What a vCPU runs: of which it is the how manieth, of how many, for how many rounds.
+/// Emits what a vCPU runs: its number, how many there are, and for how many rounds.
 pub type Program = fn(&mut CodeAssembler, u64, u64, u64) -> Result<(), IcedError>;
 
 /// How a program is run.
@@ -220,7 +220,7 @@ struct Story {
     program: Program,
     rounds: u64,
     holds: fn(&Machine, u64, u64),
-    /// In user mode, of which the last number is how many pages each vCPU must have in its mirror at least.
+    /// It runs in user mode; how many pages each vCPU must have in its mirror then, at least.
     user: Option<u64>,
 }
 
