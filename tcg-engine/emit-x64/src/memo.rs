@@ -172,7 +172,9 @@ impl Memos {
         unsafe {
             let mut p = std::mem::replace(&mut (*self.first).next, ptr::null_mut());
             while !p.is_null() {
-                (*p).room = 0;
+                if !(on(Mutant::Runs) && (*p).room > mem::PAGE) {
+                    (*p).room = 0;
+                }
                 p = (*p).next;
             }
         }

@@ -87,6 +87,7 @@ mutants! {
     Kept: "flags of a shift are made from something else than was shifted",
     Ingredient: "flags are made from what was overwritten",
     Memos: "what accesses remember stays when the TLB gives it up",
+    Runs: "what accesses remember of more than a page stays when the TLB gives it up",
     MemoRight: "a store remembers a page that may be read",
     WideEnd: "a load from a large page may go beyond its end",
     MemoEnd: "what an access remembers says nothing about the end of the page",

@@ -1,6 +1,5 @@
 //! A vCPU's thread under harvests, with bugs planted in it: what `tests/bare` tortures as a process must be able to fail.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use code::CodeMemory;
@@ -9,7 +8,6 @@ use guest_memory::mutants::{Mutant, plant};
 use guest_x86::state::{EFLAGS, RSP, attr, cr0, gpr};
 use guest_x86::{Attrs, Bus, Seg, Segment, flags};
 
-use crate::machine::Machine;
 use crate::stress::{How, Running, Used, user};
 use crate::tests::{Copied, engine};
 use crate::{Engine, vcpu};
@@ -65,37 +63,90 @@ fn writing(mutant: Option<Mutant>, emitted: bool) -> Engine {
     engine
 }
 
-/// Rounds over a guest that runs once the gate is open; each tenth waits until everything has been `written` to that guests write
-/// to all the time.
-fn rounds(machine: &Arc<Machine>, written: &[u64]) -> Copied {
-    let mut copied = Copied::new(machine);
-    machine.gate.open();
-    let numbers = || written.iter().map(|at| machine.memory.ram.load_u32(*at).unwrap()).collect::<Vec<_>>();
-    for n in 0..50 {
-        let before = numbers();
-        copied.round();
-        // Each round meets stores, however slow this machine is.
-        while n % 10 == 9 && numbers().iter().zip(&before).any(|(now, before)| now == before) {
-            std::thread::yield_now();
-        }
-    }
-    copied
-}
-
 /// The pages that rounds lose of a kernel that writes.
 fn lost(mutant: Option<Mutant>, emitted: bool) -> Vec<u64> {
     let engine = writing(mutant, emitted);
-    let copied = rounds(&engine.machine, &[DATA]);
-    assert!(engine.machine.gate.close(PATIENCE, || ()));
+    let machine = &engine.machine;
+    let mut copied = Copied::new(machine);
+    machine.gate.open();
+    let written = || machine.memory.ram.load_u32(DATA).unwrap();
+    for n in 0..50 {
+        let before = written();
+        copied.round();
+        // Each round meets stores, however slow this machine is.
+        while n % 10 == 9 && written() == before {
+            std::thread::yield_now();
+        }
+    }
+    assert!(machine.gate.close(PATIENCE, || ()));
     copied.lost()
 }
+
+/// Looks of a program at all of its pages, and at few of them.
+const ALL_PAGES: u32 = 4096;
+const FEW: u32 = 32;
 
 /// The pages that rounds lose of two vCPUs in user mode, whose stores remember pages or runs of them; and what each has done.
 fn lost_in_user_mode(runs: bool, plant: fn()) -> (Vec<u64>, Vec<Used>) {
     let mut running = Running::new(user::restless, 2, 0, How::Hot { runs }, true, plant);
-    let copied = rounds(&running.machine, &[0, 1].map(user::count_of));
-    let used = running.stop();
-    (copied.lost(), used)
+    let machine = running.machine.clone();
+    let mut copied = Copied::new(&machine);
+    let numbers = || [0, 1].map(|n| machine.memory.ram.load_u32(user::count_of(n)).unwrap());
+    let until = |looks: u32| {
+        let before = numbers();
+        while numbers().iter().zip(&before).any(|(now, before)| now.wrapping_sub(*before) < looks) {
+            std::thread::yield_now();
+        }
+    };
+    for _ in 0..20 {
+        running.go();
+        for looks in [0, FEW, ALL_PAGES, FEW] {
+            until(looks);
+            copied.round();
+        }
+        // Right behind a round, so that what it has lost has not been written again.
+        until(FEW);
+        let used = running.stop();
+        let lost = copied.lost();
+        if !lost.is_empty() {
+            return (lost, used);
+        }
+    }
+    (Vec::new(), running.used())
+}
+
+/// The pages that a round loses when two vCPUs write to each of their pages once behind it, having remembered runs of them before.
+fn lost_in_a_sweep(plant: fn()) -> (Vec<u64>, Vec<Used>) {
+    let mut running = Running::new(user::sweeping, 2, 0, How::Hot { runs: true }, true, plant);
+    let machine = running.machine.clone();
+    let ram = &machine.memory.ram;
+    let mut copied = Copied::new(&machine);
+    running.go();
+    let until = |count: u32| {
+        while [0, 1].iter().any(|n| ram.load_u32(user::count_of(*n)).unwrap() < count) {
+            std::thread::yield_now();
+        }
+    };
+    let mut lost = Vec::new();
+    for n in (1..16).step_by(2) {
+        until(n);
+        copied.round();
+        ram.store_u32(user::MAY_SWEEP, n).unwrap();
+        until(n + 1);
+        // What the test itself has written is nobody's to mark.
+        lost.extend(copied.lost().into_iter().filter(|at| *at != user::MAY_SWEEP & !0xfff));
+        ram.store_u32(user::MAY_SWEEP, n + 1).unwrap();
+    }
+    (lost, running.stop())
+}
+
+#[test]
+fn no_page_is_lost_that_a_run_had_before_a_round() {
+    let (lost, used) = lost_in_a_sweep(|| ());
+    assert_eq!(lost, []);
+    assert!(used.iter().all(|used| used.is_tested(true, 128)), "{used:?}");
+    let (lost, _) = lost_in_a_sweep(|| emit_x64::mutants::plant(Some(emit_x64::mutants::Mutant::Runs)));
+    assert!(lost.len() > 64, "a planted bug: memos of runs do not forget");
 }
 
 #[test]
@@ -125,10 +176,11 @@ fn planted_bugs_lose_pages() {
 
 #[test]
 fn planted_bugs_lose_pages_of_user_mode() {
+    use emit_x64::mutants;
     let bugs: [(&str, fn()); 3] = [
         ("tags are kept", || plant(Some(Mutant::KeptTags))),
         ("pages are not marked", || plant(Some(Mutant::NotMarked))),
-        ("memos do not forget", || emit_x64::mutants::plant(Some(emit_x64::mutants::Mutant::Memos))),
+        ("memos do not forget", || mutants::plant(Some(mutants::Mutant::Memos))),
     ];
     for (bug, plant) in bugs {
         for runs in [false, true] {

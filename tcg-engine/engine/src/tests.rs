@@ -166,7 +166,7 @@ impl Copied {
     }
 
     /// The pages that are lost, behind a last round. No vCPU may run.
-    pub fn lost(mut self) -> Vec<u64> {
+    pub fn lost(&mut self) -> Vec<u64> {
         self.round();
         let mut ram = vec![0; self.bytes.len()];
         self.machine.memory.ram.read(0, &mut ram).unwrap();

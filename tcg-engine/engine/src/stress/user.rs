@@ -405,20 +405,54 @@ pub fn mixed(a: &mut CodeAssembler, me: u64, vcpus: u64, rounds: u64) -> Result<
     end(a)
 }
 
-/// Where vCPU `me` of [`restless`] counts.
+/// Where vCPU `me` of [`restless`] counts its looks.
 pub fn count_of(me: u64) -> u64 {
     HERE + 0x80 + 8 * me
 }
 
-/// [`touch`] for ever, for those who stop it; counts once all pages may be remembered.
+/// [`touch`] for ever, for those who stop it.
 pub fn restless(a: &mut CodeAssembler, me: u64, vcpus: u64, _: u64) -> Result<(), IcedError> {
     let mut again = a.create_label();
     begin(a, me)?;
     a.set_label(&mut again)?;
     touch(a, me, vcpus)?;
-    a.test(r12d, LEAST as i32 - 1)?;
-    a.jnz(again)?;
     a.mov(rax, count_of(me))?;
     a.inc(dword_ptr(rax))?;
     a.jmp(again)
+}
+
+/// What [`sweeping`] waits for: how often it may go on.
+pub const MAY_SWEEP: u64 = HERE + 0xc0;
+
+/// Writes to the pages of one window one after the other, so often that they are one run, counts, and waits; then once, counts, and
+/// waits; for ever.
+pub fn sweeping(a: &mut CodeAssembler, me: u64, _: u64, _: u64) -> Result<(), IcedError> {
+    let (mut sweep, mut page, mut wait) = (a.create_label(), a.create_label(), a.create_label());
+    begin(a, me)?;
+    a.mov(r8, count_of(me))?;
+    a.mov(rdi, MAY_SWEEP)?;
+    a.xor(esi, esi)?;
+    a.mov(ebp, 16)?;
+    a.set_label(&mut sweep)?;
+    a.mov(ebx, PAGES as i32 / 2)?;
+    a.set_label(&mut page)?;
+    locate(a)?;
+    a.inc(r12)?;
+    a.mov(qword_ptr(r14 + WORDS + 0x40 * me as i32), r12)?;
+    a.inc(rbx)?;
+    a.cmp(rbx, PAGES as i32)?;
+    a.jb(page)?;
+    a.dec(ebp)?;
+    a.jnz(sweep)?;
+    a.inc(esi)?;
+    a.mov(dword_ptr(r8), esi)?;
+    a.set_label(&mut wait)?;
+    a.pause()?;
+    a.cmp(dword_ptr(rdi), esi)?;
+    a.jb(wait)?;
+    a.mov(ebp, 1)?;
+    a.test(esi, 1)?;
+    a.jnz(sweep)?;
+    a.mov(ebp, 16)?;
+    a.jmp(sweep)
 }

@@ -1,8 +1,8 @@
 /* Writes for ever in user mode, on up to two vCPUs: each its own increasing numbers, to pages one after the other and in pseudo-random
    order, in every way that memory is written. Nothing is ever said; a test compares RAM with a copy of it.
 
-   The first 4 MiB are mapped several times, each time with the pages of DATA in another order. One mapping is used for a while; then
-   the kernel makes the table of the next one anew, without accessed and dirty bits. Each vCPU has tables of its own.
+   The first 4 MiB are mapped, the pages of DATA in an order of their own, by a table of each vCPU. Now and then its kernel makes that
+   anew, without accessed and dirty bits. There is one mapping only, so that all of it is soon in a mirror.
 
    No multiboot kernel but plain bytes for address 0x1000, begun in real mode, the first vCPU as if woken from sleep; that one starts
    the others. It needs 4 MiB. */
@@ -15,8 +15,7 @@
     .equ TSS, 0x5000             /* 256 bytes for each vCPU */
     .equ IDT, 0x6000
     .equ DIRECTORIES, 0x8000     /* a page for each vCPU */
-    .equ TABLES, 0x10000         /* 64 KiB for each vCPU */
-    .equ MAPPINGS, 4             /* one every 4 MiB */
+    .equ TABLES, 0x10000         /* a page for each vCPU */
     .equ FIRST, 512              /* the page where DATA begins */
     .equ DATA, FIRST * 0x1000    /* 511 pages, and one that their last may straddle into */
     .equ PAGES, 511
@@ -62,21 +61,17 @@ protected:
     mov dword ptr [IDT + CALL * 8], OFFSET remap + 0x80000 /* below 64 KiB */
     mov dword ptr [IDT + CALL * 8 + 4], 0xee00
     lidt [idt_pointer]
-    mov ebp, MAPPINGS - 1
-1:  call make_table
+    call make_table
     mov ecx, ebx
     shl ecx, 12
-    lea eax, [edi - 0x1000 + 7]  /* where the table ends that was just made */
-    mov [DIRECTORIES + ecx + ebp * 4], eax
-    dec ebp
-    jns 1b
+    lea eax, [TABLES + ecx + 7]
+    mov [DIRECTORIES + ecx], eax
     lea eax, [DIRECTORIES + ecx]
     mov cr3, eax
     mov eax, cr0
     or eax, 0x80000000
     mov cr0, eax
 
-    xor ebp, ebp
     mov edi, ebx
     shl edi, 2
     mov ax, 0x23
@@ -89,7 +84,7 @@ protected:
     push OFFSET user
     iretd
 
-/* The program. EDI: four times the number of the vCPU; EBP: where the mapping begins. */
+/* The program. EDI: four times the number of the vCPU. */
 user:
     mov esi, [COUNTERS + edi]
     lea ebx, [esi + edi * 8 + 12345]
@@ -110,8 +105,7 @@ some:
     imul eax, eax, PAGES
     shr eax, 16
 page:
-    shl eax, 12                  /* EAX = a page's offset in DATA, in the current mapping; EDX = a place in it */
-    add eax, ebp
+    shl eax, 12                  /* EAX = a page's offset in DATA; EDX = a place in it */
     mov edx, ebx
     shr edx, 20
     and edx, 0xff8
@@ -149,7 +143,7 @@ group:
 copy:                            /* there is no stack to keep ESI and EDI on */
     mov edx, esi
     mov ecx, edi
-    lea esi, [DATA + ebp + 0x3000]
+    lea esi, [DATA + 0x3000]
     lea edi, [DATA + eax]
     movsd
     movsd
@@ -157,43 +151,33 @@ copy:                            /* there is no stack to keep ESI and EDI on */
     mov esi, edx
     jmp next
 
-/* The kernel's call: the next mapping, its table made anew. */
+/* The kernel's call: the table is made anew. */
 remap:
     push eax
     push ebx
     push ecx
-    push edx
     push edi
     mov ebx, edi
     shr ebx, 2
-    shr ebp, 22
-    inc ebp
-    and ebp, MAPPINGS - 1
     call make_table
-    shl ebp, 22
     mov eax, cr3
     mov cr3, eax
     pop edi
-    pop edx
     pop ecx
     pop ebx
     pop eax
     iretd
 
-/* Makes the table of mapping EBP of vCPU EBX: the first 4 MiB, from DATA on in an order of its own. EDI: behind it. Uses EAX,
-   ECX and EDX. */
+/* Makes the table of vCPU EBX: the first 4 MiB, from DATA on in another order. Uses EAX, ECX and EDI. */
 make_table:
     mov edi, ebx
-    shl edi, 4
-    add edi, ebp
     shl edi, 12
     add edi, TABLES
     xor ecx, ecx
 1:  mov eax, ecx
     test ecx, FIRST
     jz 2f
-    lea edx, [ebp * 2 + 1]       /* odd, so each page has one place */
-    imul eax, edx
+    imul eax, eax, 77            /* odd, so each page has one place */
     and eax, FIRST - 1
     or eax, FIRST
 2:  shl eax, 12

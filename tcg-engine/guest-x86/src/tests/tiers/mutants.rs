@@ -26,6 +26,7 @@ fn planted_bugs_are_found() {
         Mutant::Spill,
         Mutant::Twin,
         Mutant::Memos,
+        Mutant::Runs,
         Mutant::MemoEnd,
         Mutant::RunEnd,
         Mutant::WideEnd,
