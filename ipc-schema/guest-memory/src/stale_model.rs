@@ -236,9 +236,20 @@ fn halts(world: &World) {
     vcpu.quiet(true);
 }
 
+/// One that has its block from before.
+fn called(world: &World) {
+    let mut vcpu = Vcpu { world, block: Some([0; 2]) };
+    vcpu.take_orders();
+    vcpu.run();
+    vcpu.quiet(true);
+}
+
 /// `vcpu` and the engine beside `writers`.
 fn beside<const N: usize>(vcpu: fn(&World), writers: [fn(&World); N]) {
-    let world = World::new(N as u64);
+    within(&World::new(N as u64), vcpu, writers);
+}
+
+fn within<const N: usize>(world: &Arc<World>, vcpu: fn(&World), writers: [fn(&World); N]) {
     let spawn = |work: fn(&World)| {
         let world = world.clone();
         thread::spawn(move || work(&world))
@@ -270,7 +281,10 @@ fn twice() {
 
 /// Two writers, whose bit is the same.
 fn two() {
-    beside(runs, [|world| world.device(0, 1), |world| world.device(1, 1)]);
+    let world = World::new(2);
+    *world.claimed.lock().unwrap() = true;
+    world.code.fetch_or(BIT);
+    within(&world, called, [|world| world.device(0, 1), |world| world.device(1, 1)]);
 }
 
 /// Two writers, of which one dies when it has noted the page, and its successor writes again.

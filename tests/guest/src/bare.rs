@@ -47,6 +47,19 @@ pub const DIRTY_COUNTER: u64 = 0x500;
 /// A word that a test may set: a port from which [`DIRTY`] reads now and then.
 pub const DIRTY_PORT: u64 = 0x504;
 
+/// Calls [`REWRITTEN_FUNCTION`] for ever; started as [`DIRTY`] is.
+pub static REWRITTEN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/rewritten.bin"));
+/// A word: the function that [`REWRITTEN`] calls returns this number, or a larger one.
+pub const REWRITTEN_SAID: u64 = 0x500;
+/// A word that a test may set: a port from which [`REWRITTEN`] reads before each call.
+pub const REWRITTEN_PORT: u64 = 0x504;
+/// Where [`REWRITTEN`] counts its calls.
+pub const REWRITTEN_CALLS: u64 = 0x508;
+/// Where it counts those that returned a smaller number than was said before.
+pub const REWRITTEN_WRONG: u64 = 0x50c;
+/// Where a test puts `mov eax, number; ret`.
+pub const REWRITTEN_FUNCTION: u64 = 0x20_0000;
+
 /// What a payload writes to the debug exit port when all was right; other values are in `src/bare/common.inc`.
 pub const PASS: u32 = 0x10;
 /// [`BEAT`] counts modulo this: a prime, so that what is lost or doubled in pages shows.
@@ -104,7 +117,17 @@ mod tests {
         for (name, value) in [("COUNTER", DIRTY_COUNTER), ("PORT", DIRTY_PORT)] {
             assert!(dirty.contains(&format!(".equ {name}, {value:#x} ")), "{name}");
         }
-        assert!(DIRTY.len() < 0x1000, "it would reach the FACS of tests");
+        let rewritten = include_str!("bare/rewritten.S");
+        for (name, value) in [
+            ("SAID", REWRITTEN_SAID),
+            ("PORT", REWRITTEN_PORT),
+            ("CALLS", REWRITTEN_CALLS),
+            ("WRONG", REWRITTEN_WRONG),
+            ("FUNCTION", REWRITTEN_FUNCTION),
+        ] {
+            assert!(rewritten.contains(&format!(".equ {name}, {value:#x} ")), "{name}");
+        }
+        assert!(DIRTY.len() < 0x1000 && REWRITTEN.len() < 0x1000, "they would reach the FACS of tests");
         for way in RESETS {
             assert!(include_str!("bare/reset.S").contains(&format!("cmp al, '{}'", char::from(way))));
         }
