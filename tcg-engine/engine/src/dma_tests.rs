@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use code::CodeMemory;
+use code::{Cache, CodeMemory, Limits};
 use doorbell::EventFd;
 use guest_memory::VcpuState;
 use guest_memory::mutants::{Mutant, plant};
@@ -84,6 +84,8 @@ fn rewritten(rounds: u64, vcpus: u64, halts: bool, emitted: bool) -> u64 {
         program(&mut a, me, halts).unwrap();
         ram.write(CODE + 0x1000 * me, &a.assemble(CODE + 0x1000 * me).unwrap()).unwrap();
         let mut vcpu = Vcpu::new(&machine, me as u16);
+        // The threads of all tests stay, and the program is small.
+        vcpu.runner.cache = Cache::new(Limits::default().of(1, 64));
         if emitted {
             vcpu.use_t1(CodeMemory::new(4 << 20).unwrap()).unwrap();
         }
