@@ -170,6 +170,9 @@ struct EngineSetup {
   tier @12 :Tier;                  # how the translator runs blocks
   logFilter @13 :List(AddressRange);  # log blocks with an instruction in one of these; empty: all
   perfMap @14 :Bool;               # where emitted code lies, to descriptor "perf-map"
+  stale @15 :Text;                 # eventfd rung by a process that has written to pages with translated code, and waits until the
+                                   # engine has dropped it: which pages, and up to whom it is done, is in the `dirty` memfd
+                                   # (crate guest-memory)
 }
 
 struct AddressRange {

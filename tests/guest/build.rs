@@ -9,7 +9,7 @@ use std::{env, fs};
 /// The payloads, as `src/bare.rs` names them.
 const PAYLOADS: [&str; 5] = ["beat", "echo", "pending", "reset", "sleep"];
 /// Those that are no kernels but bytes for one address.
-const FLAT: [(&str, &str); 2] = [("dirty", "0x1000"), ("restless", "0x1000")];
+const FLAT: [(&str, &str); 3] = [("dirty", "0x1000"), ("restless", "0x1000"), ("rewritten", "0x1000")];
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=src/bare");

@@ -5,13 +5,13 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use guest_memory::{Access as MapAccess, Shared, SharedMap};
+use guest_memory::{Access as MapAccess, Shared, SharedMap, futex};
 
 use crate::flip::Flip;
 use crate::formula::Formula;
 use crate::layout::*;
 use crate::slot::Slot;
-use crate::{Error, Result, futex, may_die_here};
+use crate::{Error, Result, may_die_here};
 
 /// Bit of a shadow cell: reading this register would do something, so ask the device.
 const ASK: u64 = 1 << 63;

@@ -7,6 +7,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::sync::{Mutex, PoisonError, atomic::AtomicU32};
 
+use guest_memory::futex;
+
 use crate::area::DeviceArea;
 use crate::eventfd::EventFd;
 use crate::layout::*;
@@ -238,7 +240,7 @@ impl DeviceClient {
             if self.try_post(access, invalidates)? {
                 return Ok(());
             }
-            crate::futex::wait(&control.room, room);
+            futex::wait(&control.room, room, None);
         }
     }
 

@@ -27,7 +27,6 @@ mod eventfd;
 mod fault;
 mod flip;
 mod formula;
-mod futex;
 mod header;
 pub mod layout;
 mod server;

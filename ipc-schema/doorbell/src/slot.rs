@@ -14,9 +14,9 @@
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use guest_memory::Shared;
+use guest_memory::{Shared, futex};
 
-use crate::{futex, may_die_here};
+use crate::may_die_here;
 
 pub(crate) const IDLE: u64 = 0;
 pub(crate) const REQUEST: u64 = 1;
@@ -237,7 +237,7 @@ impl Slot {
     pub(crate) fn sleep(&self, bell: u32) {
         self.sleeping.swap(1, SeqCst);
         if self.bell.load(SeqCst) == bell {
-            futex::wait(&self.bell, bell);
+            futex::wait(&self.bell, bell, None);
         }
         self.sleeping.store(0, Relaxed);
     }

@@ -2,27 +2,32 @@
 //!
 //! One bit per 4 KiB of guest-physical space from the start of RAM, indexed like the RAM file, in little-endian atomic
 //! words; on x86, where RAM starts at 0, `D` therefore *is* a vhost dirty log (`VHOST_SET_LOG_BASE`: bit n of the log is
-//! the page at guest-physical n × 4096). This file owns the layout, the marks, and where the parties of a harvest find their
-//! words; in which order they use them is `harvest.rs`.
+//! the page at guest-physical n × 4096). This file owns the layout, the marks, and where the parties of a harvest, and those who
+//! have code dropped, find their words; in which order they use them is `harvest.rs` and `stale.rs`.
 #![expect(unsafe_code, reason = "says which types may lie in shared memory")]
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::harvest::{self, Rounds, Silent, VcpuEnd, VcpuLine};
 use crate::mutants::{Mutant, on};
-use crate::{Access, Error, PAGE_SIZE, Ram, Result, Shared, SharedMap};
+use crate::stale::{self, Tickets, Unheard};
+use crate::{Access, Error, PAGE_SIZE, Ram, Result, Shared, SharedMap, futex};
 
 /// "AtollDLg" in a little-endian word.
 const MAGIC: u64 = u64::from_le_bytes(*b"AtollDLg");
 /// Changes with the layout.
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 /// vCPUs that the ack page has room for.
 pub(crate) const MAX_VCPUS: usize = 64;
 /// Offset of the per-vCPU acks: a page of 64 cache lines.
 const ACKS: u64 = PAGE_SIZE;
 /// Offset of the first bitmap.
 const BITMAPS: u64 = 2 * PAGE_SIZE;
+
+/// Between two looks of a writer at whether it should give up waiting for the engine.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A page of a bitmap.
 type WordsOfPage = [AtomicU64; PAGE_SIZE as usize / 8];
@@ -42,6 +47,8 @@ pub struct DirtyLayout {
     pub b: u64,
     /// Offset of the write barrier of a background snapshot: pages that must be saved before they are written.
     pub barrier: u64,
+    /// Offset of the stale pages: written by a process that is no engine, with translated code that is still to be dropped.
+    pub stale: u64,
     /// Length of the memfd.
     pub len: u64,
 }
@@ -58,22 +65,29 @@ impl DirtyLayout {
             code: BITMAPS + bitmap_len,
             b: BITMAPS + 2 * bitmap_len,
             barrier: BITMAPS + 3 * bitmap_len,
-            len: BITMAPS + 4 * bitmap_len,
+            stale: BITMAPS + 4 * bitmap_len,
+            len: BITMAPS + 5 * bitmap_len,
         }
     }
 }
 
-/// The header, on the memfd's first page. The harvest number has a cache line of its own: every safepoint reads it.
+/// The header, on the memfd's first page. The harvest number has a cache line of its own: every safepoint reads it. So have the
+/// tickets of those who have code dropped.
 #[repr(C)]
 struct Header {
     magic: AtomicU64,
     version: AtomicU64,
     ram_len: AtomicU64,
-    _line: [AtomicU64; 5],
+    _line_of_magic: [AtomicU64; 5],
     harvest: AtomicU64,
+    _line_of_harvest: [AtomicU64; 7],
+    asked: AtomicU64,
+    dropped: AtomicU64,
+    /// Changes whenever `dropped` has: the futex.
+    bell: AtomicU32,
 }
 
-// SAFETY: atomics only.
+// SAFETY: atomics and padding that nobody reads.
 unsafe impl Shared for Header {}
 
 // SAFETY: atomics and padding that nobody reads.
@@ -203,18 +217,19 @@ impl DirtyLog {
         Some((self.map.typed(bitmap + page / 64 * 8)?, 1 << (page % 64)))
     }
 
-    /// Sets every bit of the pages that `off..off+len` touches, clipped to RAM; one read-modify-write per word.
-    fn set_range(&self, bitmap: u64, off: u64, len: u64) {
-        let Some(last) = len.checked_sub(1).map(|n| off.saturating_add(n) / PAGE_SIZE) else { return };
-        let (mut page, end) = (off / PAGE_SIZE, (last + 1).min(self.layout.pages));
-        while page < end {
-            let n = (64 - page % 64).min(end - page);
-            let mask = (u64::MAX >> (64 - n)) << (page % 64);
-            if let Some((word, _)) = self.word(bitmap, page) {
-                harvest::mark(word, mask);
+    /// The pages that `off..off+len` touches, clipped to RAM, by words of a bitmap: the first page of each, and the bits.
+    fn words_of(&self, off: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
+        let end = len.checked_sub(1).map_or(0, |n| off.saturating_add(n) / PAGE_SIZE + 1).min(self.layout.pages);
+        let mut page = off / PAGE_SIZE;
+        std::iter::from_fn(move || {
+            let n = (64 - page % 64).min(end.checked_sub(page)?);
+            if n == 0 {
+                return None;
             }
+            let word = (page, (u64::MAX >> (64 - n)) << (page % 64));
             page += n;
-        }
+            Some(word)
+        })
     }
 
     /// Marks the pages of `off..off+len` (RAM offsets) as written. A vCPU marks before it installs a write tag or stores
@@ -222,18 +237,22 @@ impl DirtyLog {
     #[inline]
     pub fn mark(&self, off: u64, len: u64) {
         if !on(Mutant::NotMarked) {
-            self.set_range(self.layout.d, off, len);
+            for (page, bits) in self.words_of(off, len) {
+                if let Some((word, _)) = self.word(self.layout.d, page) {
+                    harvest::mark(word, bits);
+                }
+            }
         }
     }
 
     /// How a process that is no engine writes `len` bytes of RAM at `off`: `write` does, and the pages are marked when it has.
-    /// Says whether translated code was made from any of them, so that the engine must be asked to invalidate it before the
-    /// guest is told of the data.
+    /// Says whether translated code was made from any of them: then [`DirtyLog::drop_code`] must have returned before the guest is
+    /// told of the data. One call is enough for any number of writes.
     #[inline]
-    #[must_use = "code of the pages must be invalidated"]
+    #[must_use = "code of the pages must be dropped"]
     pub fn write<R>(&self, off: u64, len: u64, write: impl FnOnce() -> R) -> (R, bool) {
-        let result = harvest::write_then_mark(write, || self.mark(off, len));
-        (result, self.any_code(off, len))
+        let write = || harvest::write_then_mark(write, || self.mark(off, len));
+        stale::write_then_look::<AtomicU64, _>(write, || self.note_stale(off, len))
     }
 
     /// [`DirtyLog::write`] of `bytes` to `ram`; `None`, and nothing is written, if they do not lie in it.
@@ -241,6 +260,52 @@ impl DirtyLog {
     pub fn write_bytes(&self, ram: &Ram, off: u64, bytes: &[u8]) -> Option<bool> {
         let (done, code) = self.write(off, bytes.len() as u64, || ram.write(off, bytes));
         done.map(|()| code)
+    }
+
+    /// Those of the pages that `off..off+len` touches that hold code are stale; answers whether any is.
+    fn note_stale(&self, off: u64, len: u64) -> bool {
+        self.words_of(off, len).fold(false, |any, (page, bits)| {
+            let words = (self.word(self.layout.code, page), self.word(self.layout.stale, page));
+            let (Some((code, _)), Some((stale, _))) = words else { return any };
+            stale::note(code, stale, bits) || any
+        })
+    }
+
+    fn tickets(&self) -> Tickets<'_> {
+        let header = self.header();
+        Tickets { asked: &header.asked, dropped: &header.dropped }
+    }
+
+    /// Have the engine drop the code of pages that were [written](DirtyLog::write) to: `ring` rings its eventfd `stale`. Sleeps until
+    /// it has; `wait` is asked from time to time whether the engine may still come to it.
+    ///
+    /// # Errors
+    /// [`Unheard`] if `wait` says no. The guest must not be told of the data then.
+    pub fn drop_code(&self, ring: impl FnOnce(), mut wait: impl FnMut() -> bool) -> std::result::Result<(), Unheard> {
+        let bell = &self.header().bell;
+        let mut seen = bell.load(Ordering::Acquire);
+        self.tickets().ask(ring, || {
+            // What has been published since `seen` was read keeps this from sleeping.
+            futex::wait(bell, seen, Some(LOOK));
+            seen = bell.load(Ordering::Acquire);
+            wait()
+        })
+    }
+
+    /// The engine, when it was rung, and once before: `drop` is given the RAM offsets of the stale pages, and comes back when no vCPU
+    /// has blocks of them any more. Whoever waits goes on then.
+    pub fn serve_writers(&self, drop: impl FnOnce(&mut dyn Iterator<Item = u64>)) {
+        self.tickets().serve(|| {
+            let words = (0..self.layout.pages).step_by(64);
+            let mut pages = words.flat_map(|first| {
+                let bits = self.word(self.layout.stale, first).map_or(0, |(word, _)| stale::take(word));
+                (0..64).filter(move |n| bits >> n & 1 != 0).map(move |n| (first + n) * PAGE_SIZE)
+            });
+            drop(&mut pages);
+        });
+        let bell = &self.header().bell;
+        bell.fetch_add(1, Ordering::AcqRel);
+        futex::wake_all(bell);
     }
 
     /// Whether the page at `off` is marked.
@@ -273,13 +338,6 @@ impl DirtyLog {
         self.word(self.layout.code, off / PAGE_SIZE)
             .is_some_and(|(w, bit)| w.fetch_and(!bit, Ordering::SeqCst) & bit != 0)
     }
-
-    /// Whether any page of `off..off+len` holds translated code: what a device asks after a DMA write.
-    pub fn any_code(&self, off: u64, len: u64) -> bool {
-        let Some(last) = len.checked_sub(1).map(|n| off.saturating_add(n) / PAGE_SIZE) else { return false };
-        let end = (last + 1).min(self.layout.pages);
-        (off / PAGE_SIZE..end).any(|page| self.is_code(page * PAGE_SIZE))
-    }
 }
 
 #[cfg(test)]
@@ -303,7 +361,7 @@ mod tests {
             let l = DirtyLayout::new(ram);
             assert!(l.bitmap_len * 8 >= l.pages && l.bitmap_len.is_multiple_of(4096), "{ram}");
             let mut ends = BITMAPS;
-            for start in [l.d, l.code, l.b, l.barrier, l.len] {
+            for start in [l.d, l.code, l.b, l.barrier, l.stale, l.len] {
                 assert_eq!(start, ends);
                 ends = start + l.bitmap_len;
             }
@@ -346,8 +404,6 @@ mod tests {
         assert!(!log.set_code(3 * PAGE_SIZE + 9));
         assert!(log.set_code(3 * PAGE_SIZE));
         assert!(log.is_code(3 * PAGE_SIZE + 4095) && !log.is_code(4 * PAGE_SIZE) && !log.is_marked(3 * PAGE_SIZE));
-        assert!(log.any_code(0, 3 * PAGE_SIZE + 1) && !log.any_code(0, 3 * PAGE_SIZE) && !log.any_code(0, 0));
-        assert!(log.any_code(1, u64::MAX));
         assert!(log.clear_code(3 * PAGE_SIZE) && !log.clear_code(3 * PAGE_SIZE));
         assert!(!log.set_code(RAM) && !log.is_code(RAM), "outside RAM nothing is recorded");
     }
@@ -438,5 +494,80 @@ mod tests {
         assert_eq!(log.write_bytes(&ram, RAM - 1, &[7; 2]), None);
         let order = log.write(0, 1, || log.is_marked(0));
         assert_eq!((order, log.is_marked(0)), ((false, false), true), "marked when it is written");
+        let order = log.write(0, 1, || log.set_code(0));
+        assert_eq!(order, (false, true), "code is looked for when it is written");
+    }
+
+    /// What the engine finds stale.
+    fn stale(log: &DirtyLog) -> Vec<u64> {
+        let mut found = Vec::new();
+        log.serve_writers(|pages| found.extend(pages.map(|at| at / PAGE_SIZE)));
+        found
+    }
+
+    #[test]
+    fn pages_with_code_that_are_written_are_stale_until_the_engine_takes_them() {
+        let (_fd, log) = log();
+        for page in [3, 63, 64, 70, 299] {
+            log.set_code(page * PAGE_SIZE);
+        }
+        assert!(!log.write(0, 3 * PAGE_SIZE, || ()).1 && !log.write(4 * PAGE_SIZE, 0, || ()).1);
+        assert!(stale(&log).is_empty());
+        assert!(log.write(3 * PAGE_SIZE - 1, 2, || ()).1);
+        assert!(log.write(63 * PAGE_SIZE, 7 * PAGE_SIZE, || ()).1);
+        assert!(log.write(299 * PAGE_SIZE + 5, u64::MAX, || ()).1);
+        assert!(!log.write(RAM, 1, || ()).1);
+        assert_eq!(stale(&log), [3, 63, 64, 299]);
+        assert!(stale(&log).is_empty(), "they are taken once");
+        assert!(log.write(0, 4 * PAGE_SIZE, || ()).1, "the code is there until the engine says otherwise");
+        assert_eq!(stale(&log), [3]);
+    }
+
+    #[test]
+    fn a_writer_sleeps_until_the_engine_has_come_to_its_ticket() {
+        let (fd, log) = log();
+        log.set_code(9 * PAGE_SIZE);
+        let rings = AtomicU64::new(0);
+        let done = AtomicU64::new(0);
+        std::thread::scope(|s| {
+            for n in 0..3 {
+                let (fd, rings, done) = (&fd, &rings, &done);
+                s.spawn(move || {
+                    let log = DirtyLog::map(fd.as_fd(), RAM).unwrap();
+                    assert!(log.write(9 * PAGE_SIZE + n, 1, || ()).1);
+                    let ring = || assert!(rings.fetch_add(1, Ordering::SeqCst) < 3);
+                    log.drop_code(ring, || true).unwrap();
+                    done.fetch_add(1, Ordering::SeqCst);
+                });
+            }
+            while rings.load(Ordering::SeqCst) < 3 {
+                std::thread::yield_now();
+            }
+            log.serve_writers(|pages| {
+                assert_eq!(pages.collect::<Vec<_>>(), [9 * PAGE_SIZE]);
+                std::thread::sleep(Duration::from_millis(5));
+                assert_eq!(done.load(Ordering::SeqCst), 0, "nothing is dropped yet");
+            });
+        });
+        assert_eq!(done.load(Ordering::SeqCst), 3);
+    }
+
+    #[test]
+    fn a_writer_gives_up_or_dies_and_nothing_is_lost() {
+        let (_fd, log) = log();
+        log.set_code(9 * PAGE_SIZE);
+        let mut looks = 3;
+        let mut patience = || {
+            looks -= 1;
+            looks > 0
+        };
+        assert!(log.write(9 * PAGE_SIZE, 1, || ()).1);
+        assert_eq!(log.drop_code(|| (), &mut patience), Err(Unheard));
+        // Another one dies without a ticket; its page goes with the next.
+        log.set_code(10 * PAGE_SIZE);
+        assert!(log.write(10 * PAGE_SIZE, 1, || ()).1);
+        let mut found = Vec::new();
+        log.drop_code(|| found = stale(&log), || false).unwrap();
+        assert_eq!(found, [9, 10]);
     }
 }

@@ -227,7 +227,7 @@ impl<A: Atomic> Rounds<'_, A> {
 
 #[cfg(test)]
 #[path = "model.rs"]
-mod model;
+pub(crate) mod model;
 
 #[cfg(test)]
 mod tests {

@@ -11,12 +11,13 @@
 //! * [`Arrangement`]: its pages once more, in any order.
 //! * [`Layout`]: which guest-physical ranges are RAM, ROM, device memory or storage keys, and where in the file.
 //! * [`DirtyLog`]: the `dirty` memfd: the vhost-compatible bitmap `D`, code pages, `B`, the write barrier, the acks, and the
-//!   harvest handshake ([`harvest`]) over them.
+//!   harvest handshake ([`harvest`]) over them; stale pages, and how their code goes ([`stale`]).
 //! * [`SharedMap`]: a typed window on any other memfd (register windows, status pages).
 
 mod arrangement;
 mod dirty;
 mod error;
+pub mod futex;
 pub mod harvest;
 mod host_x64;
 mod layout;
@@ -27,6 +28,7 @@ pub mod mutants;
 #[cfg(not(any(test, feature = "mutants")))]
 mod mutants;
 mod ram;
+pub mod stale;
 
 pub use arrangement::Arrangement;
 pub use dirty::{DirtyLayout, DirtyLog};
@@ -37,6 +39,7 @@ pub use layout::{Kind, Layout, PC_HOLE_END, PC_HOLE_START, Region};
 pub use mapping::{Shared, SharedMap};
 pub use memfd::{Memfd, PAGE_SIZE, sealed_against_shrinking};
 pub use ram::Ram;
+pub use stale::Unheard;
 
 /// What a mapping allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

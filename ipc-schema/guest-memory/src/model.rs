@@ -15,10 +15,10 @@ use super::{Atomic, Rounds, VcpuEnd, VcpuLine, VcpuState, collect, mark, write_t
 use crate::mutants::{Mutant, on, plant};
 
 /// A word of the protocol.
-struct Word(AtomicU64);
+pub(crate) struct Word(AtomicU64);
 
 impl Word {
-    fn new(value: u64) -> Word {
+    pub(crate) fn new(value: u64) -> Word {
         Word(AtomicU64::new(value))
     }
 }
@@ -275,7 +275,7 @@ fn two() {
 
 /// Runs every interleaving of `model` (of those with at most `bound` preemptions, two more in a long run) in a thread of its
 /// own, with this bug; what the checker says if it fails.
-fn check(mutant: Option<Mutant>, bound: Option<usize>, model: fn()) -> Result<(), String> {
+pub(crate) fn check(mutant: Option<Mutant>, bound: Option<usize>, model: fn()) -> Result<(), String> {
     let text = |e: Box<dyn Any + Send>| match e.downcast::<String>() {
         Ok(text) => *text,
         Err(e) => e.downcast_ref::<&str>().map_or_else(String::new, |t| (*t).to_owned()),

@@ -1,4 +1,5 @@
-//! Planted bugs: each is a way in which dirty tracking loses a page, and a test must notice it.
+//! Planted bugs: each is a way in which dirty tracking loses a page, or in which code is run that a device has replaced, and a test
+//! must notice it.
 //!
 //! The idea: a bug is asked for by name where it would be, by a function that is a constant outside of tests. With the feature
 //! `mutants`, which only tests of other crates turn on, one may be planted for the current thread.
@@ -32,6 +33,15 @@ mutants! {
     NoFenceInRound: "a harvester may see what vCPUs do before they can see the harvest number",
     NotReread: "a vCPU that goes on does not read the harvest number",
     NotMarked: "a page is not marked before it gets a write tag",
+    LookFirst: "a writer looks for translated code only before it writes",
+    NoFenceInWrite: "a writer may look for translated code before others can see the data",
+    NoFenceInLift: "a vCPU may compare the bytes of a block before others can see that it has one",
+    NotAsked: "a writer does not care for translated code",
+    NotAwaited: "a writer does not wait until the engine has dropped the code",
+    TicketBeforeBits: "a writer takes its ticket before it says which pages are stale",
+    TicketAfterBits: "the engine reads the last ticket when it has taken the stale pages",
+    SaidFirst: "the engine says that it is done before the code is dropped",
+    NotCompared: "bytes are not compared again when others can see that they became a block",
 }
 
 #[cfg(any(test, feature = "mutants"))]

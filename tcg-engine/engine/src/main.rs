@@ -2,11 +2,12 @@
 //! answers the supervisor while the vCPU threads run the guest.
 //!
 //! Descriptors by name in `setup`: `ram` and `dirty` (memfds), `windows`, `status` (memfds), the devices' `kick`s, the lines'
-//! eventfds, the board's `notify`, `state`, where its saved state lies, and if somebody wants to look on, `translation-log` and
+//! eventfds, the board's `notify`, `stale` for devices that write to code, `state`, where its saved state lies, and if somebody wants to look on, `translation-log` and
 //! `perf-map`.
 
 mod bus;
 mod control;
+mod dma;
 mod error;
 mod harvest;
 mod huge;
@@ -199,6 +200,9 @@ fn start(
     keep.extend(files.iter().flat_map(Files::descriptors));
     let serving = (machine.clone(), bells.clone());
     gate.spawn("interrupts", move || serving.1.serve(&serving.0))?;
+    keep.push(prepared.stale.as_fd().as_raw_fd());
+    let (serving, bell) = (machine.clone(), prepared.stale);
+    gate.spawn("dma", move || dma::thread(&serving, &bell))?;
     // While RAM comes on demand there is nothing to do for it: a huge page would cover pages that are still to come.
     let serving = machine.clone();
     let whole = prepared.faults.is_none();

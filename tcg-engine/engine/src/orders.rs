@@ -1,4 +1,5 @@
-//! What vCPUs have each other do before they go on: drop write tags, drop blocks, stand still.
+//! What vCPUs have each other do before they go on: drop write tags, drop blocks, stand still; and what the engine has them do for
+//! devices.
 //!
 //! The idea: an order is left in the other one's box, and followed by its own thread at the next safe point: between blocks, and
 //! wherever it has waited for somebody else. Whoever gives it waits until it has been followed, or until the other one is *quiet*:
@@ -19,8 +20,11 @@ const SPINS: u32 = 2000;
 /// Looks between two cuts into the other one's budget.
 const SPINS_PER_CUT: u32 = 64;
 
+/// Who is no vCPU.
+const NOBODY: usize = usize::MAX;
+
 /// What waits in a box.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Item {
     Order(Order),
     /// Stand still until [`Orders::split`] is free.
@@ -87,17 +91,29 @@ impl Orders {
 
     /// Have each of `others` follow `order`.
     pub fn give(&self, gate: &Gate, me: usize, others: Vcpus, order: Order) {
-        self.put(gate, me, others, Item::Order(order));
+        self.put(gate, me, [(others, Item::Order(order))]);
     }
 
-    fn put(&self, gate: &Gate, me: usize, others: Vcpus, item: Item) {
+    /// Have vCPUs follow `orders`, as somebody who is no vCPU: comes back when each has, or is quiet.
+    pub fn tell(&self, gate: &Gate, orders: impl IntoIterator<Item = (Vcpus, Order)>) {
+        self.put(gate, NOBODY, orders.into_iter().map(|(vcpus, order)| (vcpus, Item::Order(order))));
+    }
+
+    fn put(&self, gate: &Gate, me: usize, items: impl IntoIterator<Item = (Vcpus, Item)>) {
         let mut tickets = [0u64; Vcpus::BITS as usize];
-        let others = || self.boxes.iter().enumerate().filter(|(n, _)| *n != me && others >> n & 1 != 0);
-        for (n, b) in others() {
-            let mut items = b.items();
-            items.push_back(item);
-            tickets[n] = b.given.fetch_add(1, Ordering::SeqCst) + 1;
-            drop(items);
+        for (others, item) in items {
+            for (n, b) in self.boxes.iter().enumerate().filter(|(n, _)| *n != me && others >> n & 1 != 0) {
+                let mut items = b.items();
+                // One that still waits is as good as a new one, and the box of a vCPU that does not run does not grow for ever.
+                if !items.contains(&item) {
+                    items.push_back(item);
+                    b.given.fetch_add(1, Ordering::SeqCst);
+                }
+                tickets[n] = b.given.load(Ordering::SeqCst);
+            }
+        }
+        let others = || self.boxes.iter().enumerate().filter(|(n, _)| tickets[*n] != 0);
+        for (n, _) in others() {
             if let Some(r) = gate.request(n) {
                 r.ask(ORDER);
             }
@@ -148,7 +164,7 @@ impl Orders {
     /// All other vCPUs stand still until [`Orders::together`]. Orders may have come meanwhile.
     pub fn alone(&self, gate: &Gate, me: usize) {
         self.quietly(me, || *self.free(me) = Some(me));
-        self.put(gate, me, Vcpus::MAX, Item::Hold);
+        self.put(gate, me, [(Vcpus::MAX, Item::Hold)]);
     }
 
     /// The others go on.
@@ -177,6 +193,7 @@ mod tests {
 
     const PAGES: usize = 3;
     const VCPUS: usize = 3;
+    const DEVICES: u64 = 2;
 
     /// What the vCPUs share: a number in each page that stores make larger, and the largest that a complete store has written.
     struct World {
@@ -187,6 +204,9 @@ mod tests {
         bytes: [AtomicU64; PAGES],
         complete: [AtomicU64; PAGES],
         inside: AtomicU64,
+        /// vCPUs that have not done all their rounds, and devices.
+        running: AtomicU64,
+        devices: AtomicU64,
     }
 
     /// A vCPU reduced to write tags and blocks.
@@ -195,12 +215,15 @@ mod tests {
         me: usize,
         tags: [bool; PAGES],
         blocks: [Option<u64>; PAGES],
+        /// Pages that devices have written to.
+        stale: Vec<usize>,
     }
 
     /// One that has failed must not have the others wait.
     impl Drop for Toy<'_> {
         fn drop(&mut self) {
             self.w.orders.quiet(self.me);
+            self.w.running.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
@@ -214,7 +237,16 @@ mod tests {
                 match order {
                     Order::Protect(at) => self.tags[(at / 4096) as usize] = false,
                     Order::Invalidate(at, _) => self.drop_block((at / 4096) as usize),
+                    Order::Release(at) => self.stale.push((at / 4096) as usize),
                 }
+            }
+        }
+
+        /// Before a block is looked up, but not while one is made.
+        fn drop_stale(&mut self) {
+            while let Some(page) = self.stale.pop() {
+                self.blocks[page] = None;
+                self.w.code.release(&self.w.marks, at(page), self.me as u8);
             }
         }
 
@@ -273,6 +305,7 @@ mod tests {
         /// A block from bytes that a complete store has replaced is never run.
         fn execute(&mut self, page: usize) {
             let complete = self.w.complete[page].load(Ordering::SeqCst);
+            self.drop_stale();
             let value = match self.blocks[page] {
                 Some(value) => value,
                 None => self.lift(page),
@@ -290,6 +323,29 @@ mod tests {
         }
     }
 
+    /// A device that writes as long as vCPUs run.
+    fn device(w: &World, mut random: SmallRng) {
+        while w.running.load(Ordering::SeqCst) != 0 {
+            let page = random.random_range(0..PAGES);
+            let write = || w.bytes[page].fetch_add(1, Ordering::Relaxed) + 1;
+            let (value, stale) = w.marks.write(at(page), 8, write);
+            if stale {
+                w.marks.drop_code(|| (), || true).unwrap();
+            }
+            w.complete[page].fetch_max(value, Ordering::SeqCst);
+            std::thread::yield_now();
+        }
+        w.devices.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// The engine's thread for devices.
+    fn drop_stale(w: &World) {
+        while w.devices.load(Ordering::SeqCst) != 0 {
+            crate::dma::drop_stale(&w.marks, &w.code, &w.orders, &w.gate);
+            std::thread::yield_now();
+        }
+    }
+
     fn world() -> World {
         let len = 1 << 20;
         let dirty = Memfd::create("dirty", DirtyLayout::new(len).len).unwrap();
@@ -302,11 +358,13 @@ mod tests {
             bytes: Default::default(),
             complete: Default::default(),
             inside: AtomicU64::new(0),
+            running: AtomicU64::new(VCPUS as u64),
+            devices: AtomicU64::new(DEVICES),
         }
     }
 
     #[test]
-    fn no_vcpu_runs_what_another_one_has_replaced() {
+    fn no_vcpu_runs_what_another_one_or_a_device_has_replaced() {
         let seed: u64 = std::env::var("ATOLL_SEED")
             .ok()
             .and_then(|s| s.parse().ok())
@@ -315,11 +373,15 @@ mod tests {
         let rounds = if std::env::var_os("ATOLL_LONG").is_some() { 2_000_000 } else { 20_000 };
         let w = world();
         std::thread::scope(|s| {
+            let w = &w;
+            s.spawn(move || drop_stale(w));
+            for n in 0..DEVICES {
+                s.spawn(move || device(w, SmallRng::seed_from_u64(!seed.wrapping_add(n))));
+            }
             for me in 0..VCPUS {
-                let w = &w;
                 s.spawn(move || {
                     let mut random = SmallRng::seed_from_u64(seed.wrapping_add(me as u64));
-                    let mut toy = Toy { w, me, tags: [false; PAGES], blocks: [None; PAGES] };
+                    let mut toy = Toy { w, me, tags: [false; PAGES], blocks: [None; PAGES], stale: Vec::new() };
                     w.orders.loud(me);
                     toy.take();
                     for _ in 0..rounds {

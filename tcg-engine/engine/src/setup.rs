@@ -66,6 +66,8 @@ pub struct Prepared {
     pub machine: Arc<Machine>,
     /// Interrupt lines, and the board's bell.
     pub bells: Bells,
+    /// Rung by whoever is no engine and has written to pages with code.
+    pub stale: EventFd,
     /// Over RAM, if its pages come on demand.
     pub faults: Option<Faults>,
     /// One for each vCPU, unless pages come on demand: that is known of the one mapping of RAM only.
@@ -190,7 +192,8 @@ pub fn prepare(engine: engine_setup::Reader<'_>, named: &Named) -> Result<Prepar
     }
     let mirrors = mirrors(engine, named, &machine.memory)?;
     let bells = Bells { lines, notify: named.bell(engine.get_notify()?.to_str()?)?, beat: false.into() };
-    Ok(Prepared { machine: Arc::new(machine), bells, faults, mirrors })
+    let stale = named.bell(engine.get_stale()?.to_str()?)?;
+    Ok(Prepared { machine: Arc::new(machine), bells, stale, faults, mirrors })
 }
 
 fn memory(engine: engine_setup::Reader<'_>, named: &Named) -> Result<Memory> {

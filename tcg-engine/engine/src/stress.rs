@@ -6,7 +6,7 @@
 //! harvested. With ATOLL_LONG=1 the programs run for an hour in all, one after the other, and ATOLL_STRESS_SECONDS is for how long each
 //! does.
 
-mod programs;
+pub mod programs;
 pub(crate) mod user;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,21 +28,21 @@ const TABLES: u64 = 0x1000;
 /// The page that moves in [`programs::shootdown`] is the last of the table.
 const MOVING: u64 = 0x1f_f000;
 /// Where the programs of vCPU n are: a page each.
-const CODE: u64 = 0x8000;
+pub const CODE: u64 = 0x8000;
 /// What all share.
-const SHARED: u64 = 0x2_0000;
+pub const SHARED: u64 = 0x2_0000;
 /// Functions that are rewritten: a page for each vCPU.
-const FUNCTIONS: u64 = 0x3_0000;
+pub const FUNCTIONS: u64 = 0x3_0000;
 /// Two pages for [`MOVING`].
 const PLACES: u64 = 0x4_0000;
 /// Halted vCPUs.
 const DONE: u64 = SHARED + 0x3000;
 /// Things that were not as they have to be.
-const WRONG: u64 = SHARED + 0x3040;
+pub const WRONG: u64 = SHARED + 0x3040;
 /// Barriers count up here.
 const BARRIER: u64 = SHARED + 0x3080;
 /// For a halted machine.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub const PATIENCE: Duration = Duration::from_secs(600);
 /// Between two rounds of harvests.
 const BREATH: Duration = Duration::from_millis(1);
 
@@ -64,7 +64,8 @@ fn pte(va: u64) -> u64 {
     TABLES + 0x3000 + (va >> 12) * 8
 }
 
-fn tables(machine: &Machine) {
+/// The page tables.
+pub fn tables(machine: &Machine) {
     let ram = &machine.memory.ram;
     let set = |at: u64, v: u64| ram.store_u64(at, v).unwrap();
     for level in 0..3 {
@@ -77,7 +78,7 @@ fn tables(machine: &Machine) {
 }
 
 /// 64-bit mode, privilege level 0, interrupts off.
-fn state(me: u64) -> X86Core {
+pub fn state(me: u64) -> X86Core {
     let segment = |kind: u16, size: u16| Segment {
         selector: 8,
         attr: attr::P | attr::S | attr::G | size | kind,

@@ -107,11 +107,14 @@ pub trait Bus {
     fn alone(&mut self, begin: bool);
 }
 
-/// What one vCPU can have others do.
+/// What one vCPU, or the engine for a device, can have others do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Order {
     /// Drop all write tags for the page at this RAM offset: somebody is about to lift code from it.
     Protect(u64),
     /// Bytes (RAM offset, length) have changed: drop the blocks made from them.
     Invalidate(u64, u64),
+    /// A device has written to the page at this RAM offset: drop the blocks made from it, and the claim to it, since devices write to
+    /// data.
+    Release(u64),
 }

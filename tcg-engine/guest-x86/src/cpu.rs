@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cpu_model::{Facts, Model};
 use ir::{PC, Regs};
-use mem::{Bank, Memory, Tlb};
+use mem::{Bank, Memory, PAGE, Tlb};
 
 use crate::bus::{Bus, Order};
 use crate::exception::Exception;
@@ -46,6 +46,8 @@ pub struct Cpu<B: Bus> {
     pub(crate) number: u8,
     /// Ranges of RAM (offset, length) whose blocks are stale: taken by [`Cpu::drop_stale`].
     pub(crate) stale: Vec<(u64, u64)>,
+    /// Pages among them whose claims are to be given up.
+    released: Vec<u64>,
     /// The bus has asked for the run loop ([`ir::Then::FinishInstruction`]); taken by it.
     pub look: bool,
     /// Accesses reach devices; off while the CPU accesses its own tables and frames, which lie in memory.
@@ -82,6 +84,7 @@ impl<B: Bus> Cpu<B> {
             mem,
             pending: None,
             stale: Vec::new(),
+            released: Vec::new(),
             look: false,
             devices: true,
             no_step: false,
@@ -244,6 +247,9 @@ impl<B: Bus> Cpu<B> {
                 self.mem.code.empty(&self.mem.marks, page, self.number);
             }
         }
+        while let Some(page) = self.released.pop() {
+            self.mem.code.release(&self.mem.marks, page, self.number);
+        }
     }
 
     /// Begin the next of the cache's epochs, of which there are so many: the oldest blocks go, and pages that have no others are data
@@ -267,6 +273,10 @@ impl<B: Bus> Cpu<B> {
             match order {
                 Order::Protect(at) => self.tlb.protect(at),
                 Order::Invalidate(at, len) => self.stale.push((at, len)),
+                Order::Release(at) => {
+                    self.stale.push((at, PAGE));
+                    self.released.push(at);
+                }
             }
         }
     }

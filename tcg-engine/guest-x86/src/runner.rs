@@ -158,6 +158,10 @@ impl<B: Bus> Runner<B> {
             let before = std::mem::replace(&mut from, From::Anywhere);
             self.lookups += 1;
             let found = self.block(one).and_then(|id| self.warmed(id, one));
+            // A walk may have waited for others, and have been told that this very block is stale.
+            if found.is_ok() && self.cpu.has_stale() {
+                continue;
+            }
             let why = match found {
                 Ok(id) if !one && self.emitted(id, before) => {
                     let left = budget.min(1 << 20) as u32;

@@ -7,7 +7,8 @@
 //!
 //! Both sides store first and look then, with a full barrier between: the one that lifts notes the page and the lines and then
 //! looks at writers and bytes; the one that writes notes itself as a writer and then looks for code, or stores its bytes and then
-//! looks for lines. So at least one of the two always sees the other.
+//! looks for lines. So at least one of the two always sees the other. A process that is no engine does as a vCPU does that has no
+//! write tag, with `DirtyLog::write`, and has the engine ask for it ([`CodePages::owners`]).
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -156,6 +157,13 @@ impl CodePages {
         if page.lines & mask(at & PAGE_MASK, len) != 0 { page.owners } else { 0 }
     }
 
+    /// Who may have blocks of the page at `at`, or be about to: a process that is no engine has written to it, and waits until each
+    /// has dropped them and given its claim up ([`CodePages::release`]). Whoever adds a block after this finds what was written when it
+    /// compares the bytes.
+    pub fn owners(&self, at: u64) -> Vcpus {
+        self.lock().get(&(at / PAGE)).map_or(0, |page| page.owners)
+    }
+
     /// vCPU `me` has no block of the page at `at` any more, for now: where no other vCPU has, its claim stays for the next block, or
     /// until the next store ([`CodePages::hit`]).
     pub fn empty(&self, marks: &DirtyLog, at: u64, me: u8) {
@@ -226,6 +234,7 @@ mod tests {
         assert_eq!(pages.claim(&marks, 0x3000, 1), None);
         assert!(pages.add(0x3000, 16, 1));
         assert_eq!(pages.hit(&marks, 0x3000, 1, 2), 0b11, "both have blocks");
+        assert_eq!((pages.owners(0x3fff), pages.owners(0x4000)), (0b11, 0));
         pages.release(&marks, 0x3000, 0);
         assert_eq!(pages.hit(&marks, 0x3000, 1, 2), 0b10);
         assert!(marks.is_code(0x3000));
@@ -257,6 +266,7 @@ mod tests {
     fn a_claim_without_a_block_is_given_up_by_the_next_store() {
         let (pages, marks) = (CodePages::default(), marks());
         pages.claim(&marks, 0x5000, 3);
+        assert_eq!(pages.owners(0x5000), 1 << 3, "who may be about to read it");
         assert_eq!(pages.hit(&marks, 0x5000, 8, 2), 0);
         assert!(marks.is_code(0x5000), "another vCPU may be about to read it");
         assert_eq!(pages.hit(&marks, 0x5000, 8, 3), 0);

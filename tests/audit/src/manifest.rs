@@ -49,8 +49,8 @@ const fn row(kind: Kind, binary: &'static str, threads: usize, budget: usize, st
 pub const ROWS: [Row; 6] = [
     Row { kind: Kind::Keeper, binary: "keeper", threads: 2, budget: None, status: 0, arena: 0 },
     row(Kind::Supervisor, "supervisor", 1, 40, 0, 128),
-    // Control, one vCPU, interrupts, huge pages.
-    row(Kind::EngineTcg, "engine", 4, 16, 1, 704),
+    // Control, one vCPU, interrupts, code that devices write to, huge pages.
+    row(Kind::EngineTcg, "engine", 5, 16, 1, 704),
     row(Kind::Board, "board", 1, 16, 2, 4),
     row(Kind::Serial, "serial", 1, 16, 3, 4),
     row(Kind::Loader, "loader", 1, 16, 4, 8),
@@ -162,8 +162,8 @@ fn keeper(mut expected: Expectation, shape: &Shape, outside: &Outside) -> Expect
     // Each process's log and its end.
     expected =
         expected.descriptors(1 + islets, "pipe", Access::Read).descriptors(1 + islets, "pidfd", Access::ReadWrite);
-    // Doorbells of board, engine and serial port, and the interrupt of the serial port.
-    expected = expected.descriptors(4, "eventfd", Access::ReadWrite).descriptors(1, "signalfd", Access::ReadWrite);
+    // Doorbells of board, engine (two) and serial port, and the interrupt of the serial port.
+    expected = expected.descriptors(5, "eventfd", Access::ReadWrite).descriptors(1, "signalfd", Access::ReadWrite);
     expected = expected.descriptors(1, &outside.lock.display().to_string(), Access::ReadWrite);
     // Their status pages, for their last words, and the supervisor's for its heartbeat.
     for row in ROWS.iter().filter(|row| row.kind != Kind::Keeper) {
@@ -207,8 +207,8 @@ fn watched(mut expected: Expectation, shape: &Shape, outside: &Outside) -> Expec
 
 fn engine(expected: Expectation, shape: &Shape, outside: &Outside) -> Expectation {
     let expected = watched(expected, shape, outside)
-        // Two doorbells to ring, two to hear.
-        .descriptors(4, "eventfd", Access::ReadWrite)
+        // Two doorbells to ring, three to hear.
+        .descriptors(5, "eventfd", Access::ReadWrite)
         // Whose pages it puts next to each other.
         .descriptors(1, "/memfd:ram", Access::ReadWrite)
         .shared("/memfd:ram", "rw-s", 0, shape.ram)

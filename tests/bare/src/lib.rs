@@ -298,7 +298,7 @@ impl Kept {
         DirtyLog::format(dirty.as_fd(), self.layout.ram_file_len())?;
         let windows = create_windows()?;
         let bell = EventFd::new;
-        let (board_kick, serial_kick, notify, irq) = (bell()?, bell()?, bell()?, bell()?);
+        let (board_kick, serial_kick, notify, stale, irq) = (bell()?, bell()?, bell()?, bell()?, bell()?);
         let (console, theirs) = UnixStream::pair()?;
         theirs.set_nonblocking(true)?;
         let common = [("windows", windows.as_fd()), ("status", self.status.as_fd()), ("state", self.state.as_fd())];
@@ -328,6 +328,7 @@ impl Kept {
             ("kick-board", board_kick.as_fd()),
             ("kick-serial", serial_kick.as_fd()),
             ("notify", notify.as_fd()),
+            ("stale", stale.as_fd()),
             ("irq4", irq.as_fd()),
         ];
         let engine = start("engine", &engine_fds, &|mut s| {
@@ -426,6 +427,7 @@ fn engine_role(mut e: engine_setup::Builder<'_>, machine: &Machine, layout: &Lay
     e.set_ram_bytes(layout.ram_file_len());
     e.set_extint_device(BOARD);
     e.set_notify("notify");
+    e.set_stale("stale");
     let mut list = e.reborrow().init_memory(layout.regions().len() as u32);
     for (n, r) in layout.regions().iter().enumerate() {
         let mut m = list.reborrow().get(n as u32);

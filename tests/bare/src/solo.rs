@@ -29,6 +29,8 @@ pub struct World {
     state: OwnedFd,
     /// The bell of line 4.
     pub line: EventFd,
+    /// The bell of those who have written to code.
+    pub stale: EventFd,
     /// Its saved state.
     pub area: StateArea,
     /// The same, as bytes.
@@ -59,6 +61,7 @@ impl World {
             windows: create_windows()?,
             status: Memfd::create("status", 8 * STATUS_PAGE_SIZE as u64)?,
             line: EventFd::new()?,
+            stale: EventFd::new()?,
             area: StateArea::map(state.as_fd(), ROW)?,
             row: row(&state)?,
             state,
@@ -108,6 +111,7 @@ impl World {
             ("kick-board", kick.as_fd()),
             ("kick-serial", kick.as_fd()),
             ("notify", notify.as_fd()),
+            ("stale", self.stale.as_fd()),
             ("irq4", self.line.as_fd()),
         ];
         if with_state {

@@ -51,6 +51,18 @@ pub const DIRTY_PORT: u64 = 0x504;
 pub static RESTLESS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/restless.bin"));
 /// Where [`RESTLESS`] keeps the counts of its vCPUs.
 pub const RESTLESS_COUNTERS: [u64; 2] = [0x500, 0x504];
+/// Calls [`REWRITTEN_FUNCTION`] for ever; started as [`DIRTY`] is.
+pub static REWRITTEN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/rewritten.bin"));
+/// A word: the function that [`REWRITTEN`] calls returns this number, or a larger one.
+pub const REWRITTEN_SAID: u64 = 0x500;
+/// A word that a test may set: a port from which [`REWRITTEN`] reads before each call.
+pub const REWRITTEN_PORT: u64 = 0x504;
+/// Where [`REWRITTEN`] counts its calls.
+pub const REWRITTEN_CALLS: u64 = 0x508;
+/// Where it counts those that returned a smaller number than was said before.
+pub const REWRITTEN_WRONG: u64 = 0x50c;
+/// Where a test puts `mov eax, number; ret`.
+pub const REWRITTEN_FUNCTION: u64 = 0x20_0000;
 
 /// What a payload writes to the debug exit port when all was right; other values are in `src/bare/common.inc`.
 pub const PASS: u32 = 0x10;
@@ -111,7 +123,20 @@ mod tests {
         }
         let restless = include_str!("bare/restless.S");
         assert!(restless.contains(&format!(".equ COUNTERS, {:#x} ", RESTLESS_COUNTERS[0])));
-        assert!([DIRTY, RESTLESS].iter().all(|code| code.len() < 0x1000), "they would reach the FACS of tests");
+        let rewritten = include_str!("bare/rewritten.S");
+        for (name, value) in [
+            ("SAID", REWRITTEN_SAID),
+            ("PORT", REWRITTEN_PORT),
+            ("CALLS", REWRITTEN_CALLS),
+            ("WRONG", REWRITTEN_WRONG),
+            ("FUNCTION", REWRITTEN_FUNCTION),
+        ] {
+            assert!(rewritten.contains(&format!(".equ {name}, {value:#x} ")), "{name}");
+        }
+        assert!(
+            [DIRTY, RESTLESS, REWRITTEN].iter().all(|code| code.len() < 0x1000),
+            "they would reach the FACS of tests"
+        );
         for way in RESETS {
             assert!(include_str!("bare/reset.S").contains(&format!("cmp al, '{}'", char::from(way))));
         }

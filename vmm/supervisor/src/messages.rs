@@ -157,6 +157,7 @@ fn engine(config: &Config, on_demand: bool, mut to: engine_setup::Builder<'_>) {
     to.set_ram_bytes(plan::ram_length(config));
     to.set_extint_device(plan::BOARD_AREA);
     to.set_notify(plan::NOTIFY);
+    to.set_stale(plan::STALE);
     to.set_log_translation(config.log_translation);
     to.set_perf_map(config.perf_map);
     let mut filter = to.reborrow().init_log_filter(config.log_filter.len() as u32);

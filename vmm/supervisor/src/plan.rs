@@ -77,12 +77,14 @@ pub fn memfds(config: &Config) -> [MemfdRow; 7] {
 pub const BOARD_KICK: &str = "board:kick";
 /// The board rings the engine.
 pub const NOTIFY: &str = "board:notify";
+/// Whoever has written to pages with translated code rings the engine.
+pub const STALE: &str = "engine:stale";
 /// Wakes the first serial port.
 pub const SERIAL_KICK: &str = "serial0:kick";
 /// Interrupt line of the first serial port.
 pub const SERIAL_IRQ: &str = "serial0:irq";
 /// The eventfds of a VM.
-pub const EVENTFDS: [&str; 4] = [BOARD_KICK, NOTIFY, SERIAL_KICK, SERIAL_IRQ];
+pub const EVENTFDS: [&str; 5] = [BOARD_KICK, NOTIFY, STALE, SERIAL_KICK, SERIAL_IRQ];
 
 /// Under these names the keeper holds the files of a snapshot that is being written, and of the one that the VM began with.
 pub const JOB_FILE: &str = "job:";
@@ -150,6 +152,7 @@ const ENGINE: &[Given] = &[
     same(SERIAL_KICK),
     same(SERIAL_IRQ),
     same(NOTIFY),
+    same(STALE),
 ];
 const BOARD: &[Given] =
     &[same("windows"), same("status"), same("state"), given("kick", BOARD_KICK), given("notify", NOTIFY)];
@@ -315,6 +318,6 @@ mod tests {
         assert!(windows.iter().all(|(_, kick)| has(kick)));
         assert_eq!(windows.last().unwrap().0.base, 0x3f8);
         assert_eq!(lines(config.machine), [(4, SERIAL_IRQ)]);
-        assert!(has(SERIAL_IRQ) && has(NOTIFY));
+        assert!(has(SERIAL_IRQ) && has(NOTIFY) && has(STALE));
     }
 }

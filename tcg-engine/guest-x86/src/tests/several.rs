@@ -92,6 +92,35 @@ fn an_order_to_drop_blocks_is_followed_before_the_next_block() {
 }
 
 #[test]
+fn a_page_that_a_device_writes_is_data_again_and_becomes_code_when_it_runs() {
+    let mut m = long();
+    let function = asm64(|a| {
+        a.mov(eax, 1)?;
+        a.ret()
+    });
+    m.poke(DATA, &function);
+    let code = asm64(|a| {
+        a.mov(rsi, DEVICE)?;
+        a.mov(rbx, DATA)?;
+        a.call(rbx)?;
+        a.mov(edx, dword_ptr(rsi))?;
+        a.hlt()
+    });
+    let mem = m.cpu.mem.clone();
+    m.cpu.bus.at_device = Some(Box::new(move || {
+        let (done, stale) = mem.marks.write(DATA + 1, 1, || mem.ram.store_u8(DATA + 1, 7));
+        assert!(done.is_some() && stale && mem.code.owners(DATA) == 1);
+        Order::Release(DATA)
+    }));
+    assert_eq!(m.run_code(&code), Why::Halt);
+    assert!(!m.cpu.mem.marks.is_code(DATA) && m.cpu.mem.marks.is_code(CODE));
+    assert_eq!(m.cpu.mem.code.owners(DATA), 0);
+    assert_eq!(m.run_code(&code), Why::Halt);
+    assert_eq!(m.get(0), 7);
+    assert!(m.cpu.mem.marks.is_code(DATA));
+}
+
+#[test]
 fn a_locked_operation_across_lines_is_done_alone() {
     // How far behind its beginning a line ends.
     for (at, ends) in [(0xffc, 4), (0x43c, 4), (0x43f, 1), (0x439, 7), (0x438, 8), (0x403, 61)] {
