@@ -411,7 +411,8 @@ impl AluOp {
     pub const fn undefined(self) -> u64 {
         use crate::flags::x86::{AF, OF, PF, SF};
         match self {
-            AluOp::Shl | AluOp::Shr | AluOp::Sar | AluOp::Rol | AluOp::Ror => OF,
+            AluOp::Shl | AluOp::Shr | AluOp::Sar => OF | AF,
+            AluOp::Rol | AluOp::Ror => OF,
             AluOp::Andn | AluOp::Blsi | AluOp::Blsr | AluOp::Blsmsk | AluOp::Bzhi => AF | PF,
             AluOp::Bextr => AF | PF | SF,
             AluOp::Tzcnt | AluOp::Lzcnt => AF | PF | SF | OF,

@@ -165,3 +165,25 @@ fn a_configuration_file_and_what_overrides_it() {
     let done = rig.atoll(["run".as_ref(), kernel.as_os_str(), "--memory".as_ref(), "16M".as_ref()]);
     assert_eq!((done.status, done.output.as_str()), (1, "configured"), "{}", done.error);
 }
+
+/// Each block of emitted code that the interpreter can run on the side does the same, and how many those are is shown.
+#[test]
+fn emitted_code_is_compared_block_by_block() {
+    let rig = Rig::new("check");
+    let mut arguments = payload(&rig, Payload::new().print("ready\n").echo(64).print("up").spin());
+    arguments.extend(["--engine", "tcg-check"].map(Into::into));
+    let mut vm = rig.start("vm", arguments);
+    vm.expect("ready\n", SOON);
+    vm.send([b'x'; 64]);
+    vm.expect("up", SOON);
+    let seen = vm.wait_state(&["running"]);
+    let counters = seen["statistics"]["counters"].as_array().unwrap();
+    let [compared, skipped, different] = ["compared", "skipped", "different"].map(|what| {
+        let counter = counters.iter().find(|row| row["name"] == format!("check-{what}"));
+        counter.unwrap()["value"].as_u64().unwrap()
+    });
+    println!("{compared} blocks compared, {skipped} skipped, {different} different");
+    assert_eq!(different, 0, "{}", vm.said.text());
+    // Accesses to devices have consequences, so their blocks are skipped.
+    assert!(compared > 0 && skipped > 0, "{compared} compared, {skipped} skipped");
+}

@@ -1,5 +1,5 @@
-//! Comparing two outcomes: everything, but for two reviewed lists: flags that the architecture leaves undefined, and choices
-//! that it leaves to the processor.
+//! Comparing two outcomes: everything, but for two reviewed lists: flags that the architecture leaves undefined, and, between
+//! the host and the translator, choices that it leaves to the processor.
 
 use std::fmt::Write as _;
 
@@ -13,20 +13,28 @@ const VISIBLE_FLAGS: u64 = 0x24_4cd5;
 
 /// Differences between what the host and the guest made of a case, a line each; none if they agree.
 pub fn differences(case: &Case, i: &Instruction, host: &Outcome, guest: &Outcome) -> Vec<String> {
-    let exact = lines(case, i, host, guest);
+    let exact = lines(case, i, SIDES, host, guest);
     if exact.is_empty() {
         return exact;
     }
     let mut settled = Box::new(guest.clone());
     rules::settle(case, i, host, &mut settled);
-    lines(case, i, host, &settled)
+    lines(case, i, SIDES, host, &settled)
 }
 
-fn lines(case: &Case, i: &Instruction, host: &Outcome, guest: &Outcome) -> Vec<String> {
+/// Differences between the outcomes of the two tiers: nothing is left to choose, but flags that are undefined.
+pub fn tiers(case: &Case, i: &Instruction, t0: &Outcome, t1: &Outcome) -> Vec<String> {
+    if t0 == t1 { vec![] } else { lines(case, i, ["T0", "T1"], t0, t1) }
+}
+
+const SIDES: [&str; 2] = ["host", "translator"];
+
+fn lines(case: &Case, i: &Instruction, sides: [&str; 2], host: &Outcome, guest: &Outcome) -> Vec<String> {
+    let [left, right] = sides;
     let mut out = vec![];
     let mut differ = |what: &str, h: u128, g: u128| {
         if h != g {
-            out.push(format!("{what}: host {h:#x}, translator {g:#x}"));
+            out.push(format!("{what}: {left} {h:#x}, {right} {g:#x}"));
         }
     };
     let (h, g) = (&host.state, &guest.state);
@@ -62,7 +70,7 @@ fn lines(case: &Case, i: &Instruction, host: &Outcome, guest: &Outcome) -> Vec<S
         differ(&format!("XMM{n}"), a.xmm[n], b.xmm[n]);
         differ(&format!("upper half of YMM{n}"), h.ymm_upper[n], g.ymm_upper[n]);
     }
-    memory(host, guest, &mut out);
+    memory(sides, host, guest, &mut out);
     out
 }
 
@@ -74,18 +82,18 @@ fn selector(s: u16) -> u16 {
     if s < 4 { 0 } else { s }
 }
 
-fn memory(host: &Outcome, guest: &Outcome, out: &mut Vec<String>) {
+fn memory([left, right]: [&str; 2], host: &Outcome, guest: &Outcome, out: &mut Vec<String>) {
     if host.rw == guest.rw {
         return;
     }
     let differ: Vec<usize> = (0..RW_LEN as usize).filter(|n| host.rw[*n] != guest.rw[*n]).collect();
     let (first, last) = (differ[0], differ[differ.len() - 1]);
-    let mut line = format!("memory at offset {first:#x}..={last:#x}: host");
+    let mut line = format!("memory at offset {first:#x}..={last:#x}: {left}");
     let show = first..=last.min(first + 15);
     for n in show.clone() {
         let _ = write!(line, " {:02x}", host.rw[n]);
     }
-    line.push_str(", translator");
+    let _ = write!(line, ", {right}");
     for n in show {
         let _ = write!(line, " {:02x}", guest.rw[n]);
     }

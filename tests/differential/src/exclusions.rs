@@ -2,10 +2,12 @@
 
 use iced_x86::{Code, Mnemonic};
 
+use crate::features;
+
 /// An instruction that the host cannot answer for, with the reason.
 pub type Exclusion = (Mnemonic, &'static str);
 
-/// Instructions that are left out, in every form.
+/// Instructions that are left out, in every form; the tiers are compared on them still.
 #[rustfmt::skip]
 pub static EXCLUDED: &[Exclusion] = {
     use Mnemonic::*;
@@ -30,6 +32,12 @@ pub fn reason(code: Code) -> Option<&'static str> {
     EXCLUDED.iter().find(|e| e.0 == code.mnemonic()).map(|e| e.1)
 }
 
+/// Whether a code of a feature that is not advertised has an older meaning.
+pub fn older(code: Code) -> bool {
+    let name = features::name(code);
+    OLDER_MEANING.iter().any(|o| o.0 == name)
+}
+
 /// Features that the model does not advertise, but whose encodings have an older meaning that the model gives them.
 #[rustfmt::skip]
 pub static OLDER_MEANING: &[(&str, &str)] = &[
@@ -42,6 +50,5 @@ pub static OLDER_MEANING: &[(&str, &str)] = &[
     ("CLDEMOTE", "0F 1C is reserved for hints that do nothing"),
     ("CET_SS", "RDSSP is reserved for hints that do nothing"),
     ("CET_IBT", "ENDBR is reserved for hints that do nothing"),
-    ("MPX", "0F 1A and 0F 1B are reserved for hints that do nothing"),
     ("CLWB", "66 0F AE /6 is not CLWB"),
 ];

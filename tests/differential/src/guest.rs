@@ -3,21 +3,21 @@
 //! The idea: what Linux gives a user program (four-level paging, its GDT, CR0 and CR4) is a small table here; a case is loaded
 //! into the vCPU, and instructions are lifted, verified and interpreted one at a time until an INT3 or an exception.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use code::CodeMemory;
 use cpu_model::Model;
 use emit_x64::{Left, T1};
-use guest_memory::{Access, DirtyLayout, DirtyLog, Kind, Layout, Memfd, Ram, Region};
+use guest_memory::{Access, Arrangement, DirtyLayout, DirtyLog, Kind, Layout, Memfd, Ram, Region};
 use guest_x86::state::{
     self, CODE_BASE, FPU_CW, FPU_DP, FPU_IP, FPU_OP, FPU_SW, FPU_TAG, attr, cr0, cr4, efer, fpr, gpr, xmm, ymm_upper,
 };
 use guest_x86::{Cpu, Lift, Seg, Segment, Table};
 use ir::t0::{self, Exit};
 use ir::{Block, PC, Regs, op::FPC, verify};
-use mem::Memory;
+use mem::{MIRROR, Memory, Mirror};
 
 use crate::bus::NoBus;
 use crate::case::{
@@ -91,11 +91,20 @@ pub type Tamper<'a> = &'a mut dyn FnMut(&mut Block);
 
 /// Code memory of a guest.
 const CODE_MEMORY: usize = 1 << 20;
+/// Pages that a guest's mirror may map.
+const PLACES: u64 = 1 << 10;
 
-/// Whether cases run by emitted code: they do, unless `ATOLL_TIER` is `t0`.
-fn emit_code() -> bool {
-    std::env::var_os("ATOLL_TIER").is_none_or(|t| t != "t0")
+/// What runs the blocks of a guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tier {
+    /// The interpreter.
+    T0,
+    /// Emitted code.
+    T1,
 }
+
+/// The vector of a [`Stop`] in the kernel, but in none of its handlers: where SYSCALL leads.
+const ELSEWHERE: u32 = 256;
 
 /// Run a block by emitted code.
 fn emitted(t1: &mut T1, cache: &mut code::Cache, lift: Lift, regs: &mut Regs, cpu: &mut Cpu<NoBus>) -> Result<Exit> {
@@ -105,10 +114,15 @@ fn emitted(t1: &mut T1, cache: &mut code::Cache, lift: Lift, regs: &mut Regs, cp
     }
     let id = cache.insert(lift.key, lift.len, lift.second, lift.block);
     t1.remove(&cache.take_gone());
-    // Every second block as a hot one of user mode.
+    // Every second block as a hot one of user mode, half of these with accesses that remember runs of pages.
     t1.set_hot((id.number() % 2) as u8);
+    t1.set_runs(id.number().is_multiple_of(4) && cpu.mirror.is_some());
     ensure!(t1.translate(cache, id.number(), true, false, 0), "a block cannot be emitted");
-    Ok(match t1.run(cache, id.number(), regs, cpu, 0).0 {
+    let (left, done) = t1.run(cache, id.number(), regs, cpu, 0);
+    if let Some(mirror) = &mut cpu.mirror {
+        mirror.earn(done);
+    }
+    Ok(match left {
         Left::Outcome(out) => out.exit,
         Left::Direct(_) | Left::Jump | Left::Budget => Exit::Indirect,
     })
@@ -132,9 +146,14 @@ impl Guest {
     ///
     /// # Errors
     /// No memory.
-    pub fn new(model: &'static Model) -> Result<Guest> {
-        let mem = Arc::new(memory()?);
+    pub fn new(model: &'static Model, tier: Tier) -> Result<Guest> {
+        let (mem, file) = memory()?;
+        let mem = Arc::new(mem);
         let mut cpu = Cpu::new(model, Arc::clone(&mem), NoBus);
+        if tier == Tier::T1 {
+            // Some hosts have no room for one.
+            cpu.mirror = Arrangement::new(file, physical::LEN, MIRROR).ok().map(|map| Mirror::new(map, PLACES));
+        }
         let mut regs = Box::new(Regs::default());
         cpu.reset(&mut regs);
         let mut g = Guest {
@@ -142,13 +161,18 @@ impl Guest {
             regs,
             mem,
             cache: code::Cache::default(),
-            t1: emit_code().then(|| T1::new::<Cpu<NoBus>>(CodeMemory::new(CODE_MEMORY)?)).transpose()?,
+            t1: (tier == Tier::T1).then(|| T1::new::<Cpu<NoBus>>(CodeMemory::new(CODE_MEMORY)?)).transpose()?,
             next_table: physical::TABLES + 0x1000,
             placed: (0, 0),
         };
         g.tables()?;
         g.system();
         Ok(g)
+    }
+
+    /// Pages that were put next to each other for runs; `None` if the guest has no mirror.
+    pub fn mirrored(&self) -> Option<u64> {
+        self.cpu.mirror.as_ref().map(Mirror::put)
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
@@ -358,7 +382,7 @@ impl Guest {
     fn trap(&mut self) -> Result<Result<Stop, String>> {
         let vector = self.regs.get(PC).wrapping_sub(HANDLERS) / 16;
         if vector > 255 {
-            return Ok(Err("it runs in the kernel, but not in a handler".into()));
+            return Ok(Ok(Stop { vector: ELSEWHERE, ..Stop::default() }));
         }
         let sp = self.regs.get(state::RSP).wrapping_sub(KERNEL);
         let mut frame = [0; 5];
@@ -401,14 +425,14 @@ impl Guest {
     }
 }
 
-fn memory() -> Result<Memory> {
+fn memory() -> Result<(Memory, Arc<OwnedFd>)> {
     let len = physical::LEN;
     let layout = Layout::new(vec![Region { base: 0, len, offset: 0, kind: Kind::Ram }])?;
-    let fd = Memfd::create("ram", len)?;
+    let fd = Arc::new(Memfd::create("ram", len)?);
     let ram = Ram::map(fd.as_fd(), len, Access::ReadWrite)?;
     let dirty = Memfd::create("dirty", DirtyLayout::new(len).len)?;
     DirtyLog::format(dirty.as_fd(), len)?;
-    Ok(Memory::new(ram, layout, DirtyLog::map(dirty.as_fd(), len)?))
+    Ok((Memory::new(ram, layout, DirtyLog::map(dirty.as_fd(), len)?), fd))
 }
 
 /// Selectors that the two sides must mean the same by.

@@ -27,8 +27,8 @@ fn main() -> Result<ExitCode> {
             "--mutants" => hunt = Some(Hunt::of(MUTANTS)),
             "--mutants-v3" => hunt = Some(Hunt::of(MUTANTS_V3)),
             "--model" => model = cpu_model::by_name(&value()?)?,
-            "--unadvertised" => {
-                let found = differential::unadvertised::check(model)?;
+            "--alone" => {
+                let found = differential::alone::check(model, states)?;
                 println!("{found:#?}");
                 return Ok(ExitCode::SUCCESS);
             }

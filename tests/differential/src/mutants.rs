@@ -65,8 +65,8 @@ pub static MUTANTS: &[Mutant] = &[
     ("LOOP goes on at zero", |i| when(i, i.op == Op::ExitIf, |i| i.op = Op::Exit)),
     ("string direction ignored", |i| when(i, i.op == Op::Bulk && BulkRef::unpack(i.imm).backward, |i| i.imm &= !(1 << 20))),
     ("REPE compares for less", |i| when(i, i.op == Op::SetRel && i.aux == Rel::Eq as u8, |i| i.aux = Rel::Ltu as u8)),
-    ("operands of a vector operation swapped", |i| when(i, i.op == Op::Vec, |i| std::mem::swap(&mut i.a, &mut i.b))),
-    ("operands of a floating-point operation swapped", |i| when(i, i.op == Op::Fp, |i| std::mem::swap(&mut i.a, &mut i.b))),
+    ("operands of a vector operation swapped", |i| when(i, i.op == Op::Vec && i.b != NONE, |i| std::mem::swap(&mut i.a, &mut i.b))),
+    ("operands of a floating-point operation swapped", |i| when(i, i.op == Op::Fp && i.b != NONE, |i| std::mem::swap(&mut i.a, &mut i.b))),
     ("MMX does not mark the registers used", |i| when(i, i.op == Op::MovI && i.d == FPU_TAG, nop)),
     ("#UD reported as #GP", |i| when(i, i.op == Op::Raise && i.aux == 6, |i| i.aux = 13)),
 ];

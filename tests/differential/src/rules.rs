@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use crate::case::{Case, Outcome};
+use crate::host;
 
 const CF: u64 = 1;
 const PF: u64 = 1 << 2;
@@ -21,6 +22,8 @@ const OF: u64 = 1 << 11;
 pub enum When {
     /// Always.
     Always,
+    /// With a masked count other than 0.
+    Shifted,
     /// With a masked count other than 0 and 1.
     ManyShifts,
     /// With a masked count above the operand size.
@@ -41,6 +44,7 @@ pub static UNDEFINED: &[Undefined] = {
         (&[Andn, Blsi, Blsr, Blsmsk, Bzhi], When::Always, AF | PF, "AF and PF flags are undefined"),
         (&[Bextr], When::Always, AF | SF | PF, "AF, SF, and PF are undefined"),
         (&[Shl, Sal, Shr, Sar, Rol, Ror, Rcl, Rcr], When::ManyShifts, OF, "OF is affected only on 1-bit shifts, otherwise undefined"),
+        (&[Shl, Sal, Shr, Sar, Shld, Shrd], When::Shifted, AF, "for a non-zero count, the AF flag is undefined"),
         (&[Shld, Shrd], When::ManyShifts, OF, "for shifts greater than 1 bit, OF is undefined"),
         (&[Shld, Shrd], When::BeyondSize, CF | OF | SF | ZF | AF | PF, "if the count is greater than the operand size, the flags are undefined"),
     ]
@@ -68,6 +72,7 @@ fn bits(i: &Instruction) -> u64 {
 pub fn undefined_flags(case: &Case, i: &Instruction) -> u64 {
     let holds = |w: When| match w {
         When::Always => true,
+        When::Shifted => count(case, i) > 0,
         When::ManyShifts => count(case, i) > 1,
         When::BeyondSize => count(case, i) > bits(i),
     };
@@ -82,6 +87,7 @@ pub type Choice = (&'static str, &'static str, fn(&Case, &Instruction, &Outcome,
 pub static CHOICES: &[Choice] = &[
     ("present bit of kernel addresses", "Linux hides from programs whether an address of its own half is mapped (arch/x86/mm/fault.c)", kernel_addresses),
     ("data pointer without exception", "a CPU with CPUID.7.EBX bit 6 moves the x87 data pointer with unmasked exceptions only; the model has not", data_pointer),
+    ("x87 pointers without exception", "AMD's processors save zeros for opcode and pointers unless an unmasked exception is pending (APM vol. 5, FXSAVE)", idle_pointers),
     ("width of canonical addresses", "FXRSTOR64 and XRSTOR64 make the x87 pointers canonical, for as many bits as the processor's addresses have", canonical),
     ("address of a fault in a long operand", "the manual gives no order of the accesses to an operand of many words, nor which of its bytes CR2 names", fault_address),
     ("#AC or #GP", "a misaligned operand of FXSAVE and its family may raise either where alignment is checked (SDM vol. 2A, FXSAVE), and which comes first is not said", alignment),
@@ -117,6 +123,13 @@ fn data_pointer(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcom
     let unmoved = host.state.fx.dp == case.state.fx.dp;
     if *LAZY_DATA_POINTER && unmoved && offset(case, i) == Some(guest.state.fx.dp) {
         guest.state.fx.dp = host.state.fx.dp;
+    }
+}
+
+fn idle_pointers(_: &Case, _: &Instruction, host: &Outcome, guest: &mut Outcome) {
+    let (h, g) = (&host.state.fx, &mut guest.state.fx);
+    if !host::reviewed() && h.sw >> 7 & 1 == 0 && (h.op, h.ip, h.dp) == (0, 0, 0) {
+        (g.op, g.ip, g.dp) = (0, 0, 0);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The run: forms times states, in batches that host and guest work on at the same time, and the report.
+//! The run: forms times states, in batches that host and guests work on at the same time, and the report.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,11 +10,13 @@ use iced_x86::Code;
 
 use crate::build::{self, Made};
 use crate::case::Outcome;
+use crate::census::{Census, Fate};
 use crate::compare;
 use crate::forms::{Form, Shape};
 use crate::guest::Guest;
 use crate::host::{BATCH, Host};
 use crate::random::Pool;
+use crate::tiers::Tiers;
 use crate::{exclusions, features};
 
 /// States of each form in the sample that runs every time.
@@ -50,6 +52,8 @@ pub struct Failure {
     pub text: String,
     /// What differs.
     pub lines: Vec<String>,
+    /// The translator cannot run it, or not in the same way by both tiers.
+    pub translators: bool,
 }
 
 impl fmt::Display for Failure {
@@ -66,15 +70,17 @@ impl fmt::Display for Failure {
 #[derive(Clone, Debug, Default)]
 pub struct Count {
     /// Codes that the model advertises, in each mode.
-    pub advertised: BTreeSet<(u32, u32)>,
+    pub advertised: BTreeSet<(Code, u32)>,
     /// Of these, those that the host cannot answer for.
-    pub excluded: BTreeSet<(u32, u32)>,
+    pub excluded: BTreeSet<(Code, u32)>,
     /// Of these, those that ran.
-    pub covered: BTreeSet<(u32, u32)>,
+    pub covered: BTreeSet<(Code, u32)>,
     /// Cases.
     pub cases: u64,
     /// Cases that differ.
     pub differ: u64,
+    /// Of these, those that the translator cannot run, or not in the same way by both tiers.
+    pub failed: u64,
 }
 
 /// What came of a run.
@@ -86,6 +92,8 @@ pub struct Report {
     pub failures: Vec<Failure>,
     /// Forms of which not one case could be made.
     pub empty: Vec<Form>,
+    /// Pages that were put next to each other for accesses by T1; `None` if a worker's guest has no mirror.
+    pub mirrored: Option<u64>,
 }
 
 /// Failures kept of one code.
@@ -102,15 +110,31 @@ impl Report {
         self.features.values().map(|c| c.differ).sum()
     }
 
+    /// The codes that ran, on both sides.
+    pub fn census(&self) -> Census {
+        let mut census = Census::default();
+        for (code, bits) in self.features.values().flat_map(|c| &c.covered) {
+            census.add(*code, *bits, Fate::Compared);
+        }
+        census
+    }
+
+    /// Of these, those that the translator cannot run, or not in the same way by both tiers.
+    pub fn failed(&self) -> u64 {
+        self.features.values().map(|c| c.failed).sum()
+    }
+
     fn merge(&mut self, other: Report) {
         for (k, v) in other.features {
             let c = self.features.entry(k).or_default();
             c.covered.extend(v.covered);
             c.cases += v.cases;
             c.differ += v.differ;
+            c.failed += v.failed;
         }
         self.failures.extend(other.failures);
         self.empty.extend(other.empty);
+        self.mirrored = self.mirrored.zip(other.mirrored).map(|(a, b)| a + b);
     }
 
     fn count(&mut self, code: Code) -> &mut Count {
@@ -149,7 +173,7 @@ struct Batch {
 struct Worker<'a> {
     plan: &'a Plan,
     host: Host,
-    guest: Guest,
+    tiers: Tiers,
     report: Report,
     kept: BTreeMap<Code, usize>,
     extra: Extra<'a>,
@@ -165,13 +189,13 @@ pub type Extra<'a> = &'a (dyn Fn(&(Form, u64), &Made, &Outcome, &mut Guest) -> R
 pub fn run(plan: &Plan, model: &'static Model, extra: Extra<'_>) -> Result<Report> {
     let pool = Pool::default();
     let next = AtomicUsize::new(0);
-    let mut report = Report::default();
+    let mut report = Report { mirrored: Some(0), ..Report::default() };
     for bits in [64, 32] {
         for code in Code::values().filter(|c| features::has(model, *c) && features::exists(*c, bits)) {
             let count = report.count(code);
-            count.advertised.insert((code as u32, bits));
+            count.advertised.insert((code, bits));
             if exclusions::reason(code).is_some() {
-                count.excluded.insert((code as u32, bits));
+                count.excluded.insert((code, bits));
             }
         }
     }
@@ -183,13 +207,13 @@ pub fn run(plan: &Plan, model: &'static Model, extra: Extra<'_>) -> Result<Repor
                     let mut w = Worker {
                         plan,
                         host: Host::new()?,
-                        guest: Guest::new(model)?,
+                        tiers: Tiers::new(model)?,
                         report: Report::default(),
                         kept: BTreeMap::new(),
                         extra,
                     };
                     w.work(pool, next, model)?;
-                    Ok(w.report)
+                    Ok(Report { mirrored: w.tiers.t1.mirrored(), ..w.report })
                 })
             })
             .collect();
@@ -232,7 +256,7 @@ impl Worker<'_> {
         b.guests.resize(BATCH, Outcome::default());
         let mut ran = Vec::with_capacity(b.made.len());
         for ((made, name), out) in b.made.iter().zip(&b.names).zip(&mut b.guests) {
-            ran.push(self.guest.run(&made.case, most(&name.0), out, &mut |_| {})?);
+            ran.push(self.tiers.run(made, most(&name.0), out)?);
         }
         let hosts = self.host.finish(b.made.len())?;
         for (i, (host, guest)) in hosts.into_iter().zip(ran).enumerate() {
@@ -251,20 +275,28 @@ impl Worker<'_> {
         let count = self.report.count(form.code);
         count.cases += 1;
         if host.is_ok() && form.shape != Shape::Sequence {
-            count.covered.insert((form.code as u32, form.bits));
+            count.covered.insert((form.code, form.bits));
         }
         if lines.is_empty() {
             if let Ok(o) = host {
-                (self.extra)(name, made, o, &mut self.guest)?;
+                (self.extra)(name, made, o, &mut self.tiers.t1)?;
             }
             return Ok(());
         }
         count.differ += 1;
+        count.failed += u64::from(guest.is_err());
         let kept = self.kept.entry(form.code).or_default();
         *kept += 1;
         if *kept <= KEEP {
             let text = describe(made);
-            self.report.failures.push(Failure { form, seed: self.plan.seed, state: name.1, text, lines });
+            self.report.failures.push(Failure {
+                form,
+                seed: self.plan.seed,
+                state: name.1,
+                text,
+                lines,
+                translators: guest.is_err(),
+            });
         }
         Ok(())
     }
@@ -286,7 +318,8 @@ pub fn verdict(made: &Made, host: &Side<'_>, guest: &Side<'_>) -> Vec<String> {
     }
 }
 
-fn describe(made: &Made) -> String {
+/// The bytes of a case and the instruction that they are.
+pub fn describe(made: &Made) -> String {
     let bytes: Vec<String> = made.case.code().iter().map(|b| format!("{b:02x}")).collect();
     format!("[{}] {:?}", bytes.join(" "), made.instruction.code())
 }
@@ -304,7 +337,7 @@ pub fn replay(form: Form, seed: u64, state: u64, model: &'static Model) -> Resul
     child.start([&made.case].into_iter())?;
     let host = child.finish(1)?.remove(0);
     child.outcome(0, &mut h);
-    let guest = Guest::new(model)?.run(&made.case, most(&form), &mut g, &mut |b| {
+    let guest = Tiers::new(model)?.run_tampered(&made, most(&form), &mut g, &mut |b| {
         let _ = write!(blocks, "{b}");
     })?;
     let (host, guest) = (host.map(|()| &*h), guest.map(|()| &*g));

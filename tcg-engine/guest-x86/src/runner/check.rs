@@ -1,15 +1,16 @@
-//! Both tiers side by side: every block of emitted code is compared with the interpreter.
+//! Both tiers side by side: blocks of emitted code are compared with the interpreter, wherever that can tell.
 //!
 //! The block is interpreted first, on a copy of the words and with stores that go to a list; what has consequences beyond
-//! (helpers, devices, pages that the TLB does not have) ends the attempt, and the block just runs. Then it runs by emitted
-//! code, and words, flags and stored bytes must be the same.
+//! (helpers, devices, strings, faults, pages that the TLB does not have) ends the attempt, and the block just runs, which is
+//! counted. Then it runs by emitted code, and words, flags and stored bytes must be the same.
 
 use std::collections::BTreeMap;
 
 use code::Id;
+use ir::flags::Kind;
 use ir::op::{FIRST_TEMP, FLAG_KIND, FLAG_R, TIER_BUDGET, TIER_TAG};
 use ir::t0::{self, Exit};
-use ir::{AluRef, AtomicOp, BulkOp, BulkRef, Env, MemRef, Op, PC, Regs, Slot, Stop, Then, flags};
+use ir::{AluOp, AluRef, AtomicOp, BulkOp, BulkRef, Env, Inst, MemRef, Op, PC, Regs, Slot, Stop, Then, flags};
 
 use super::{From, Runner, Why};
 use crate::bus::Bus;
@@ -23,6 +24,8 @@ pub struct Check {
     pub compared: u64,
     /// Blocks that could not be compared.
     pub skipped: u64,
+    /// Blocks that were different, of those that were compared.
+    pub different: u64,
     /// Descriptions of differences, at most a few.
     pub differences: Vec<String>,
 }
@@ -118,6 +121,16 @@ fn compared(n: u16) -> bool {
     !(FLAG_KIND.0..=FLAG_R.0).contains(&n) && ![TIER_TAG, TIER_BUDGET, CODE_BASE].contains(&Slot(n))
 }
 
+/// Flags that an operation leaves to the host.
+fn undefined(i: &Inst) -> u64 {
+    let shift = [Kind::X86Shl, Kind::X86Shr, Kind::X86Sar].map(|kind| kind as u8).contains(&i.aux);
+    match i.op {
+        Op::Alu => AluRef::unpack(i.aux).op.undefined(),
+        Op::Flags if shift => AluOp::Shl.undefined(),
+        _ => 0,
+    }
+}
+
 impl<B: Bus> Runner<B> {
     /// Run the block by both tiers.
     pub(super) fn execute_checked(&mut self, id: Id) -> (From, u64, Option<Why>) {
@@ -139,11 +152,8 @@ impl<B: Bus> Runner<B> {
                     }
                 }
                 let (a, b) = (flags::materialise(&regs), flags::materialise(&self.regs.0));
-                let arithmetic = |b: &ir::Block| -> u64 {
-                    let list = b.insts.iter().filter(|x| x.op == Op::Alu);
-                    list.fold(0, |all, x| all | AluRef::unpack(x.aux).op.undefined())
-                };
-                let defined = !self.cache.block(id).map_or(0, arithmetic);
+                let undefined = |b: &ir::Block| b.insts.iter().fold(0, |all, x| all | undefined(x));
+                let defined = !self.cache.block(id).map_or(0, undefined);
                 if (a ^ b) & defined != 0 {
                     wrong.push(format!("flags: T0 {a:#x}, T1 {b:#x}"));
                 }
@@ -156,6 +166,7 @@ impl<B: Bus> Runner<B> {
                 if done != u64::from(instructions) {
                     wrong.push(format!("instructions: T0 {instructions}, T1 {done}, {left:?}"));
                 }
+                check.different += u64::from(!wrong.is_empty());
                 if !wrong.is_empty() && check.differences.len() < 16 {
                     let block = self.cache.block(id).map_or_else(String::new, |b| format!("{b}"));
                     check.differences.push(format!("{}\n{block}", wrong.join("\n")));

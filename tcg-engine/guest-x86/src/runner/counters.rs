@@ -7,7 +7,7 @@ use crate::bus::Bus;
 use crate::memory::Miss;
 
 /// Names of the values of [`Runner::counters`], in their order. `docs/translator.md` says what each of them counts.
-pub const COUNTERS: [&str; 26] = [
+pub const COUNTERS: [&str; 29] = [
     "code-blocks",
     "code-instructions",
     "code-guest-bytes",
@@ -34,6 +34,9 @@ pub const COUNTERS: [&str; 26] = [
     "tlb-faulted",
     "tlb-device",
     "pages-mirrored",
+    "check-compared",
+    "check-skipped",
+    "check-different",
 ];
 
 impl<B: Bus> Runner<B> {
@@ -42,6 +45,7 @@ impl<B: Bus> Runner<B> {
         let s = self.t1.as_ref().map(T1::stats).unwrap_or_default();
         let (used, size) = self.t1.as_ref().map(T1::memory_use).unwrap_or_default();
         let misses = self.cpu.misses;
+        let check = self.check.as_ref().map_or([0; 3], |c| [c.compared, c.skipped, c.different]);
         [
             s.blocks,
             s.instructions,
@@ -69,6 +73,9 @@ impl<B: Bus> Runner<B> {
             misses.of(Miss::Faulted),
             misses.of(Miss::Device),
             self.cpu.mirror.as_ref().map_or(0, mem::Mirror::put),
+            check[0],
+            check[1],
+            check[2],
         ]
     }
 }

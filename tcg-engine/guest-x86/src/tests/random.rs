@@ -49,7 +49,8 @@ impl Random {
     }
 }
 
-fn prepare(m: &mut Runner<TestBus>, r: &mut Random) {
+/// Random registers, flags, and bytes as code.
+pub fn prepare(m: &mut Runner<TestBus>, r: &mut Random) {
     for n in 0..16 {
         let v = r.value();
         m.set(n, v);
@@ -63,6 +64,17 @@ fn prepare(m: &mut Runner<TestBus>, r: &mut Random) {
     m.set_pc(at);
     let f = r.next() & flags::ALL & !flags::VM & !(if r.below(4) != 0 { flags::TF } else { 0 });
     m.set_flags(f);
+}
+
+/// Have a machine run 16-bit code, with segments anywhere.
+pub fn sixteen(mut m: Runner<TestBus>, r: &mut Random) -> Runner<TestBus> {
+    for s in Seg::ALL {
+        m.cpu.sys.seg[s as usize].base = if s == Seg::Cs { 0 } else { r.value() & 0xff_ffff };
+        m.cpu.sys.seg[s as usize].attr &= !crate::state::attr::DB;
+    }
+    m.cpu.sys.seg[Seg::Cs as usize].limit = u32::MAX;
+    m.cpu.refresh(&mut m.regs.0);
+    m
 }
 
 fn run(mut make: impl FnMut(&mut Random) -> Runner<TestBus>, seed: u64, programs: u32) {
@@ -135,14 +147,8 @@ fn in_protected_mode() {
 fn in_16_bit_code_and_real_mode() {
     run(
         |r| {
-            let mut m = if r.below(2) == 0 { machine() } else { protected() };
-            for s in Seg::ALL {
-                m.cpu.sys.seg[s as usize].base = if s == Seg::Cs { 0 } else { r.value() & 0xff_ffff };
-                m.cpu.sys.seg[s as usize].attr &= !crate::state::attr::DB;
-            }
-            m.cpu.sys.seg[Seg::Cs as usize].limit = u32::MAX;
-            m.cpu.refresh(&mut m.regs.0);
-            m
+            let m = if r.below(2) == 0 { machine() } else { protected() };
+            sixteen(m, r)
         },
         4,
         programs(),

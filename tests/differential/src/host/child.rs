@@ -146,6 +146,12 @@ pub fn lacks(model: &cpu_model::Model) -> Option<&'static str> {
     .find_map(|(name, there)| (!there).then_some(name))
 }
 
+/// Whether this CPU is of the maker whose choices, and undefined flags, the lists of [`crate::rules`] are of. Others differ in
+/// some hundred forms, which is no fault of the translator's.
+pub fn reviewed() -> bool {
+    std::arch::x86_64::__cpuid(0).ecx == u32::from_le_bytes(*b"ntel")
+}
+
 /// Whether this host can serve: an instruction set and a system that the handler relies on.
 pub fn usable() -> Result<()> {
     // SAFETY: reads the auxiliary vector.

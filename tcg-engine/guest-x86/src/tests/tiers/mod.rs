@@ -5,6 +5,7 @@
 //! another on the same pair of machines, with code taken away in between. `ATOLL_SEED` gives a run again; with `ATOLL_LONG=1`
 //! it takes half an hour (`ATOLL_TIERS_SECONDS` says otherwise).
 
+mod checked;
 pub mod code;
 mod instructions;
 mod mutants;
