@@ -176,7 +176,9 @@ fn emitted_code_is_compared_block_by_block() {
     vm.expect("ready\n", SOON);
     vm.send([b'x'; 64]);
     vm.expect("up", SOON);
-    let seen = vm.wait_state(&["running"]);
+    // A vCPU that goes on says what it has counted now and then.
+    rig.atoll(["pause", "vm"]).ok();
+    let seen = vm.wait_state(&["paused"]);
     let counters = seen["statistics"]["counters"].as_array().unwrap();
     let [compared, skipped, different] = ["compared", "skipped", "different"].map(|what| {
         let counter = counters.iter().find(|row| row["name"] == format!("check-{what}"));
