@@ -16,26 +16,7 @@
     .equ DATA, 0x200000          /* 511 pages, and one that their last may straddle into */
     .equ PAGES, 511
 
-    .code16
-    .globl start
-start:
-    cli
-    cld
-    lgdt [gdt_pointer]
-    mov eax, cr0
-    or al, 1
-    mov cr0, eax
-    .byte 0x66
-    .byte 0xea
-    .long protected
-    .word 8
-
-    .code32
-protected:
-    mov ax, 0x10
-    mov ds, ax
-    mov es, ax
-    mov ss, ax
+#include "flat.inc"
     mov esp, 0x3000
     mov ebp, MAPPINGS - 1
 1:  call make_table

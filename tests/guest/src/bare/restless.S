@@ -21,26 +21,7 @@
     .equ PAGES, 511
     .equ CALL, 0x80
 
-    .code16
-    .globl start
-start:
-    cli
-    cld
-    lgdt [gdt_pointer]
-    mov eax, cr0
-    or al, 1
-    mov cr0, eax
-    .byte 0x66
-    .byte 0xea
-    .long protected
-    .word 8
-
-    .code32
-protected:
-    mov ax, 0x10
-    mov ds, ax
-    mov es, ax
-    mov ss, ax
+#include "flat.inc"
     mov ebx, 1
     lock xadd [BEGUN], ebx       /* EBX: the number of the vCPU */
     test ebx, ebx

@@ -11,25 +11,7 @@
     .equ WRONG, 0x50c            /* those that returned an older number */
     .equ FUNCTION, 0x200000      /* mov eax, number; ret */
 
-    .code16
-    .globl start
-start:
-    cli
-    lgdt [gdt_pointer]
-    mov eax, cr0
-    or al, 1
-    mov cr0, eax
-    .byte 0x66
-    .byte 0xea
-    .long protected
-    .word 8
-
-    .code32
-protected:
-    mov ax, 0x10
-    mov ds, ax
-    mov es, ax
-    mov ss, ax
+#include "flat.inc"
     mov esp, 0x8000
 again:
     mov dx, [PORT]

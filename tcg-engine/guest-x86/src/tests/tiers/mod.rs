@@ -17,6 +17,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use ::code::CodeMemory;
+use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use ir::Slot;
 use ir::op::{FIRST_TEMP, FLAG_KIND, FLAG_R, TIER_BUDGET, TIER_TAG};
@@ -70,24 +71,19 @@ fn hosts_own() -> u64 {
             let code = asm64(|a| {
                 a.mov(eax, 0x8000_0003u32 as i32)?;
                 a.mov(ecx, 0x2000)?;
-                a.andn(ebx, ecx, eax)?;
-                a.pushfq()?;
-                a.pop(r8)?;
-                a.blsr(ebx, eax)?;
-                a.pushfq()?;
-                a.pop(r9)?;
-                a.bextr(ebx, eax, ecx)?;
-                a.pushfq()?;
-                a.pop(r10)?;
-                a.bzhi(ebx, eax, ecx)?;
-                a.pushfq()?;
-                a.pop(r11)?;
-                a.tzcnt(ebx, eax)?;
-                a.pushfq()?;
-                a.pop(r12)?;
-                a.lzcnt(ebx, eax)?;
-                a.pushfq()?;
-                a.pop(r13)?;
+                let kinds: [fn(&mut CodeAssembler) -> Result<(), IcedError>; 6] = [
+                    |a| a.andn(ebx, ecx, eax),
+                    |a| a.blsr(ebx, eax),
+                    |a| a.bextr(ebx, eax, ecx),
+                    |a| a.bzhi(ebx, eax, ecx),
+                    |a| a.tzcnt(ebx, eax),
+                    |a| a.lzcnt(ebx, eax),
+                ];
+                for (kind, to) in kinds.into_iter().zip([r8, r9, r10, r11, r12, r13]) {
+                    kind(a)?;
+                    a.pushfq()?;
+                    a.pop(to)?;
+                }
                 a.hlt()
             });
             assert_eq!(m.run_code(&code), Why::Halt);
@@ -120,7 +116,7 @@ fn handlers() -> (Vec<u8>, Vec<u64>) {
     (result.inner.code_buffer, at)
 }
 
-fn note(a: &mut CodeAssembler, common: &mut CodeLabel, stop: &mut CodeLabel) -> Result<(), iced_x86::IcedError> {
+fn note(a: &mut CodeAssembler, common: &mut CodeLabel, stop: &mut CodeLabel) -> Result<(), IcedError> {
     a.set_label(common)?;
     a.push(rax)?;
     a.push(rbx)?;
