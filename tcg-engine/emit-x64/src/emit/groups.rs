@@ -51,8 +51,10 @@ pub(super) struct Values {
 }
 
 impl Values {
-    fn new() -> Self {
-        Values { known: (0..1 << 10).map(|n| (n, 0)).collect(), fresh: 1 << 10 }
+    /// Unknown ones, from this number on.
+    fn from(first: u32) -> Self {
+        let fresh = first + (1 << 10);
+        Values { known: (first..fresh).map(|n| (n, 0)).collect(), fresh }
     }
 
     fn of(&self, s: Slot) -> Value {
@@ -71,7 +73,11 @@ impl Values {
             _ => None,
         };
         let value = value.filter(|v| x.a != NONE && v.1.unsigned_abs() < 1 << 20);
-        for w in effects(x).writes {
+        let effects = effects(x);
+        if effects.writes_state {
+            *self = Values::from(self.fresh + 1);
+        }
+        for w in effects.writes {
             if let Some(known) = self.known.get_mut(usize::from(w.0)) {
                 self.fresh += 1;
                 *known = value.unwrap_or((self.fresh, 0));
@@ -98,7 +104,7 @@ impl Emitter {
     pub(super) fn find_groups(&mut self, block: &Block) {
         self.parts.clear();
         let Some(hot) = self.hot.as_deref().filter(|hot| hot.memos.is_some()) else { return };
-        let (mut values, mut open, mut done) = (Values::new(), Vec::<Group>::new(), Vec::new());
+        let (mut values, mut open, mut done) = (Values::from(0), Vec::<Group>::new(), Vec::new());
         let mut landings: Vec<usize> = Vec::new();
         for (i, x) in block.insts.iter().enumerate() {
             if matches!(x.op, Op::SkipIfZero | Op::SkipUnless) {

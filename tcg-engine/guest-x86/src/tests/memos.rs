@@ -235,6 +235,23 @@ fn crossing(mirror: bool) -> u64 {
     m.0.t1.as_ref().unwrap().stats().hot
 }
 
+/// A division of bytes is interpreted, and changes AX without being asked for a result.
+#[test]
+fn a_register_that_an_interpreted_operation_changes_begins_another_group() {
+    let mut m = Access::new(|a| {
+        a.mov(rax, rdi)?;
+        a.mov(rcx, qword_ptr(rax))?;
+        a.mov(edx, 0x41)?;
+        a.div(dl)?;
+        a.mov(rax, qword_ptr(rax))
+    });
+    m.0.poke64(pte(DATA), 0);
+    for _ in 0..4 {
+        assert_eq!(m.at(DATA + 0x2008).0, Some(14));
+        assert_eq!(m.0.cpu.sys.cr2, DATA + (0x2008 % 0x41) * 0x100 + 0x2008 / 0x41);
+    }
+}
+
 #[test]
 fn a_group_across_two_pages_remembers_a_run_or_is_taken_apart() {
     let usual = {
