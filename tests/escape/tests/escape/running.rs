@@ -149,9 +149,10 @@ fn an_attempt_in_a_running_vm_is_told_as_an_attack() {
     let mut told = 0;
     for (index, (kind, binary)) in islets.iter().enumerate() {
         let trapped: Vec<_> = TABLE.iter().filter(|item| !item.kills && item.name != "x32-entry").collect();
+        // Others for each kind, from all over the table; each at most once.
+        let step = if each < trapped.len() { 61 } else { 1 };
         for nth in 0..each.min(trapped.len()) {
-            // Others for each kind, from all over the table.
-            let item = trapped[(index * 17 + nth * 61) % trapped.len()];
+            let item = trapped[(index * 17 + nth * step) % trapped.len()];
             // A supervisor has its status page from its keeper after a while; until then an attack is told without the call.
             let call = syscalls::describe(item.calls[0]);
             let call = if *kind == Kind::Supervisor { "supervisor[1] made a forbidden system call" } else { &call };

@@ -59,6 +59,8 @@ const UNDEFINED: u64 = 0x810;
 /// Which flags are compared, for handlers.
 const COMPARED: u64 = LOG_END + 8;
 
+type Kind = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+
 /// Of SF and PF those that are not the interpreter's behind bit manipulation: there they are undefined, and this host's.
 fn hosts_own() -> u64 {
     static FLAGS: OnceLock<u64> = OnceLock::new();
@@ -71,7 +73,7 @@ fn hosts_own() -> u64 {
             let code = asm64(|a| {
                 a.mov(eax, 0x8000_0003u32 as i32)?;
                 a.mov(ecx, 0x2000)?;
-                let kinds: [fn(&mut CodeAssembler) -> Result<(), IcedError>; 6] = [
+                let kinds: [Kind; 6] = [
                     |a| a.andn(ebx, ecx, eax),
                     |a| a.blsr(ebx, eax),
                     |a| a.bextr(ebx, eax, ecx),
