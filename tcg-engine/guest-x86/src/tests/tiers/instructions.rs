@@ -28,7 +28,7 @@ impl Gen<'_> {
             20 => self.scan(),
             21..24 => self.vector(),
             24 | 25 => self.vex(),
-            26 if self.any_bits => self.bits(),
+            26 if super::has_bits() => self.bits(),
             27 => self.segments(),
             _ => self.moves(),
         }
@@ -424,7 +424,6 @@ impl Gen<'_> {
         let (reg, second, rm, w) = (self.dst(), self.any(), self.source(), self.r.below(2) == 0);
         let ins = |op| Ins { size: if w { 8 } else { 4 }, prefixes: &[], op, reg, rm, imm: &[], rex: false };
         let vex = |map, prefix, second| Vex { map, prefix, w, wide: false, second };
-        self.bits = true;
         match self.r.below(7) {
             0 => self.c.vex(ins(&[0xf2]), vex(2, 0, second)),
             // BZHI, PEXT, PDEP.

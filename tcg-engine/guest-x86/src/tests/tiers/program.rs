@@ -20,8 +20,6 @@ pub struct Program {
     pub flags: u64,
     /// At privilege level 3.
     pub user: bool,
-    /// Whether bit manipulation may be among it.
-    pub bits: bool,
 }
 
 /// Whether OF and AF may be undefined.
@@ -31,10 +29,6 @@ pub(super) struct Gen<'a> {
     pub(super) r: &'a mut Random,
     pub(super) c: Code,
     pub(super) tainted: Tainted,
-    /// Whether SF and PF may be undefined too, behind bit manipulation.
-    pub(super) bits: bool,
-    /// Whether there may be any.
-    pub(super) any_bits: bool,
     /// Registers that are pointers.
     pub(super) pointers: [u8; 2],
     /// Register that is a small number.
@@ -60,8 +54,6 @@ pub fn program(r: &mut Random) -> Program {
     let mut g = Gen {
         c: Code::new(CODE + offset),
         tainted: false,
-        bits: false,
-        any_bits: r.below(2) == 0,
         pointers: [order[0], order[1]],
         small: order[2],
         counter: order[3],
@@ -81,7 +73,7 @@ pub fn program(r: &mut Random) -> Program {
     }
     let flags = g.r.next() & 0x8d5 | 2;
     let code = std::mem::take(&mut g.c);
-    Program { code, regs, flags, user, bits: g.any_bits }
+    Program { code, regs, flags, user }
 }
 
 impl Gen<'_> {
@@ -96,7 +88,7 @@ impl Gen<'_> {
         let mut made = 0;
         while let Some(f) = self.functions.pop() {
             self.c.place(f);
-            self.many_ways();
+            self.tainted = true;
             made += 1;
             if made < 6 {
                 for _ in 0..self.r.below(6) {
@@ -236,28 +228,23 @@ impl Gen<'_> {
         }
     }
 
-    /// Which flags are defined here depends on the way that led here.
-    fn many_ways(&mut self) {
-        (self.tainted, self.bits) = (true, self.any_bits);
-    }
-
     /// Flags that are defined, if they may not be.
     pub(super) fn define(&mut self) {
-        if self.tainted || self.bits {
+        if self.tainted {
             let (a, b) = (self.any(), self.any());
             self.c.ins(Ins { size: 8, prefixes: &[], op: &[0x39], reg: a, rm: Operand::Reg(b), imm: &[], rex: false });
-            (self.tainted, self.bits) = (false, false);
+            self.tainted = false;
         }
     }
 
     /// A condition that can be asked for now.
     pub(super) fn cond(&mut self) -> u8 {
         let c = self.r.below(16) as u8;
-        if self.tainted && matches!(c, 0 | 1 | 12..) || self.bits && matches!(c, 0 | 1 | 8..) {
+        if self.tainted && matches!(c, 0 | 1 | 12..) {
             if self.r.below(2) == 0 {
                 self.define();
             } else {
-                return 2 + self.r.below(if self.bits { 6 } else { 10 }) as u8;
+                return 2 + self.r.below(10) as u8;
             }
         }
         c
@@ -302,7 +289,7 @@ impl Gen<'_> {
         let (counter, head) = (self.counter, self.c.label());
         self.mov_imm(counter, n);
         self.c.place(head);
-        self.many_ways();
+        self.tainted = true;
         for _ in 0..1 + self.r.below(if n > 100 { 3 } else { 8 }) {
             self.inner();
         }
@@ -335,7 +322,7 @@ impl Gen<'_> {
             self.one();
         }
         self.c.place(l);
-        self.many_ways();
+        self.tainted = true;
     }
 
     pub(super) fn call(&mut self) {
@@ -354,7 +341,7 @@ impl Gen<'_> {
         } else {
             self.c.towards(&[0xe8], f);
         }
-        self.many_ways();
+        self.tainted = true;
     }
 
     /// The address of a label in a register, sometimes where the same memory is mapped again.
@@ -392,7 +379,7 @@ impl Gen<'_> {
             self.one();
         }
         self.c.place(l);
-        self.many_ways();
+        self.tainted = true;
     }
 
     /// An instruction with an immediate, and a store into an immediate.
@@ -425,7 +412,7 @@ impl Gen<'_> {
                 let at = if self.r.below(4) == 0 { FLIP - 0x100 } else { FLIP + 0x20 * self.r.below(4) };
                 self.mov_imm(d, at);
                 self.put(4, &[], &[0xff], 2, Operand::Reg(d), &[]);
-                self.many_ways();
+                self.tainted = true;
             }
         }
     }
