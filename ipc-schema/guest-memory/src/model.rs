@@ -290,6 +290,7 @@ pub(crate) fn check(mutant: Option<Mutant>, bound: Option<usize>, model: fn()) -
     std::thread::spawn(run).join().unwrap()
 }
 
+/// A test for each model, with its bound.
 macro_rules! models {
     ($($test:ident $model:ident $bound:expr;)*) => {$(
         #[test]
@@ -298,6 +299,7 @@ macro_rules! models {
         }
     )*};
 }
+pub(crate) use models;
 
 models! {
     no_store_of_a_vcpu_is_lost running None;

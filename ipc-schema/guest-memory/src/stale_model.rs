@@ -11,7 +11,7 @@ use loom::thread;
 
 use super::{Tickets, note, take, write_then_look};
 use crate::harvest::Atomic;
-use crate::harvest::model::{Word, check};
+use crate::harvest::model::{Word, check, models};
 use crate::mutants::{Mutant, on};
 
 /// The page's bit.
@@ -295,15 +295,6 @@ fn dies() {
         world.device(0, 1);
     };
     beside(runs, [dies]);
-}
-
-macro_rules! models {
-    ($($test:ident $model:ident $bound:expr;)*) => {$(
-        #[test]
-        fn $test() {
-            check(None, $bound, $model).unwrap();
-        }
-    )*};
 }
 
 models! {

@@ -2,8 +2,8 @@
 //! answers the supervisor while the vCPU threads run the guest.
 //!
 //! Descriptors by name in `setup`: `ram` and `dirty` (memfds), `windows`, `status` (memfds), the devices' `kick`s, the lines'
-//! eventfds, the board's `notify`, `stale` for devices that write to code, `state`, where its saved state lies, and if somebody wants to look on, `translation-log` and
-//! `perf-map`.
+//! eventfds, the board's `notify`, `stale` for devices that write to code, `state`, where its saved state lies, and if somebody
+//! wants to look on, `translation-log` and `perf-map`.
 
 mod bus;
 mod control;

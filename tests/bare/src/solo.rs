@@ -16,6 +16,8 @@ use crate::{BOARD, Islet, Said};
 
 /// Bytes of RAM.
 pub const RAM: u64 = 5 << 20;
+/// Where tests put the FACS.
+pub const FACS: u64 = 0x2000;
 /// Row of the state area.
 const ROW: u16 = 3;
 
@@ -100,6 +102,19 @@ impl World {
         Ok(DirtyLog::map(self.dirty.as_fd(), RAM)?)
     }
 
+    /// An engine whose vCPU 0 runs `program`, which is in RAM at `at`.
+    pub fn running(&self, program: &[u8], at: u32) -> Result<Islet> {
+        let ram = self.ram()?;
+        for (place, bytes) in [(FACS, &facs(at)[..]), (at.into(), program)] {
+            ram.write(place, bytes).context("outside of RAM")?;
+        }
+        let mut engine = self.engine(false, true)?;
+        engine.suspend()?;
+        engine.must(wake(FACS))?;
+        engine.must(|mut m| m.set_run(()))?;
+        Ok(engine)
+    }
+
     /// An engine of it, which waits for `run`.
     pub fn engine(&self, on_demand: bool, with_state: bool) -> Result<Islet> {
         let (kick, notify) = (EventFd::new()?, EventFd::new()?);
@@ -181,6 +196,15 @@ impl Islet {
     pub fn suspend(&mut self) -> Result<()> {
         self.must(|m| m.init_engine().set_suspend(()))
     }
+}
+
+/// A FACS with this waking vector.
+pub fn facs(vector: u32) -> [u8; 64] {
+    let mut facs = [0; 64];
+    facs[..4].copy_from_slice(b"FACS");
+    facs[4] = 64;
+    facs[12..16].copy_from_slice(&vector.to_le_bytes());
+    facs
 }
 
 /// The request to start vCPU 0 where the FACS at `facs` says.

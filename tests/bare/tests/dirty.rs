@@ -10,15 +10,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bare::Islet;
-use bare::solo::{RAM, World, wake};
+use bare::solo::{RAM, World};
 use guest::bare::{DIRTY, DIRTY_AT, DIRTY_COUNTER, DIRTY_PORT, RESTLESS, RESTLESS_COUNTERS};
 use guest_memory::mutants::{Mutant, plant};
 use guest_memory::{DirtyLog, PAGE_SIZE, Ram, VcpuState};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-/// Where the FACS is.
-const FACS: u64 = 0x2000;
 /// Pages that the foreign writer has for itself.
 const FOREIGN: Range<u64> = 0x40_0000..0x48_0000;
 /// Those of them that it takes its time for, so that nothing else marks them.
@@ -51,16 +49,7 @@ impl Rig {
     fn of(program: &[u8], counters: &'static [u64]) -> Result<Rig> {
         let world = World::of(counters.len() as u16)?;
         let (ram, log) = (world.ram()?, world.dirty()?);
-        let mut facs = [0; 64];
-        facs[..4].copy_from_slice(b"FACS");
-        facs[4] = 64;
-        facs[12..16].copy_from_slice(&(DIRTY_AT as u32).to_le_bytes());
-        ram.write(FACS, &facs).context("outside of RAM")?;
-        ram.write(DIRTY_AT, program).context("outside of RAM")?;
-        let mut engine = world.engine(false, true)?;
-        engine.suspend()?;
-        engine.must(wake(FACS))?;
-        engine.must(|mut m| m.set_run(()))?;
+        let engine = world.running(program, DIRTY_AT as u32)?;
         Ok(Rig { engine, ram, log, copy: vec![0; RAM as usize], pages: 0, world, counters })
     }
 

@@ -5,15 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bare::Islet;
-use bare::solo::{World, wake};
+use bare::solo::World;
 use guest::bare::{
     DIRTY_AT, REWRITTEN, REWRITTEN_CALLS, REWRITTEN_FUNCTION, REWRITTEN_PORT, REWRITTEN_SAID, REWRITTEN_WRONG,
 };
 use guest_memory::mutants::{Mutant, plant};
 use guest_memory::{DirtyLog, Ram, VcpuState};
 
-/// Where the FACS is.
-const FACS: u64 = 0x2000;
 /// A port of the serial port, which has no process here.
 const NOBODY: u32 = 0x3f8;
 /// For something to happen that must.
@@ -33,18 +31,9 @@ impl Rig {
     fn new() -> Result<Rig> {
         let world = World::new()?;
         let (ram, log) = (world.ram()?, world.dirty()?);
-        let mut facs = [0; 64];
-        facs[..4].copy_from_slice(b"FACS");
-        facs[4] = 64;
-        facs[12..16].copy_from_slice(&(DIRTY_AT as u32).to_le_bytes());
         // mov eax, 0; ret
-        for (at, bytes) in [(FACS, &facs[..]), (DIRTY_AT, REWRITTEN), (REWRITTEN_FUNCTION, &[0xb8, 0, 0, 0, 0, 0xc3])] {
-            ram.write(at, bytes).context("outside of RAM")?;
-        }
-        let mut engine = world.engine(false, true)?;
-        engine.suspend()?;
-        engine.must(wake(FACS))?;
-        engine.must(|mut m| m.set_run(()))?;
+        ram.write(REWRITTEN_FUNCTION, &[0xb8, 0, 0, 0, 0, 0xc3]).context("outside of RAM")?;
+        let engine = world.running(REWRITTEN, DIRTY_AT as u32)?;
         Ok(Rig { engine, ram, log, world, number: 0 })
     }
 

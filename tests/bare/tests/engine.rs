@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bare::solo::{RAM, World, wake};
+use bare::solo::{FACS, RAM, World, facs, wake};
 use bare::{Islet, Said};
 use guest_memory::Ram;
 use state::StateError;
@@ -11,8 +11,6 @@ use uffd::Uffd;
 use wire::saved_capnp::{engine_state, saved_state};
 use wire::state_capnp::RunState;
 
-/// Where the FACS is.
-const FACS: u64 = 0x2000;
 /// Where the guest begins.
 const CODE: u64 = 0x1000;
 /// Its counter.
@@ -39,15 +37,6 @@ const TOUCHES: &[u8] = &[
     0x8a, 0x1e, 0x00, 0x80, // mov bl, [0x8000]
     0xeb, 0xf4, // to the inc
 ];
-
-/// A FACS with this waking vector.
-fn facs(vector: u32) -> [u8; 64] {
-    let mut facs = [0; 64];
-    facs[..4].copy_from_slice(b"FACS");
-    facs[4] = 64;
-    facs[12..16].copy_from_slice(&vector.to_le_bytes());
-    facs
-}
 
 fn write(ram: &Ram, at: u64, bytes: &[u8]) -> Result<()> {
     ram.write(at, bytes).context("outside of RAM")

@@ -48,8 +48,8 @@ impl Emitter {
             if !self.needed[j] {
                 return true;
             }
-            let effects = effects(&block.insts[j]);
-            let written = effects.writes_state || effects.writes.iter().any(|w| of.contains(w) && *w != NONE);
+            // Calls that write any word see the flags themselves, and so none is among these.
+            let written = effects(&block.insts[j]).writes.iter().any(|w| of.contains(w) && *w != NONE);
             if written && self.needed[j + 1] && !on(Mutant::Ingredient) {
                 return false;
             }
