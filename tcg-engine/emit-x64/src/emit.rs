@@ -398,7 +398,7 @@ impl Emitter {
             if form & forms::SHOWS != 0 {
                 (want, strong) = (true, true);
             } else if form & forms::ACCESS != 0 {
-                want = true;
+                want |= !self.cannot_fail(i, x);
             } else if form & forms::FLAGS != 0 {
                 (want, strong) = self.wanted_before(x, i, want, strong);
             }
@@ -470,6 +470,7 @@ impl Emitter {
 
     fn general(&mut self, block: &Block, x: &Inst) {
         match x.op {
+            Op::Mov | Op::Zext32 if self.copy_and_select(block, x) => {}
             Op::Mov => {
                 if let Some(v) = self.constant(x.a) {
                     return self.mov_imm(x.d, v);
@@ -608,27 +609,13 @@ impl Emitter {
                 None => self.interpret(x),
             },
             Op::FlagsGet => {
-                self.save_now();
+                self.save_all();
                 self.flags = Flags::Memory;
                 self.a.mov(Sz::D, RAX, word(FLAG_R));
                 self.saved_to_eflags(RCX);
                 self.set(x.d, RAX);
             }
-            Op::SelectCond => match self.condition(x.aux) {
-                Some(c) => {
-                    if x.b == x.d
-                        && let Some(d) = self.pins.get(x.d)
-                    {
-                        let a = self.rm(x.a, RCX);
-                        return self.a.cmov(c, Sz::Q, d, a);
-                    }
-                    self.load_into(RAX, x.b);
-                    let a = self.rm(x.a, RCX);
-                    self.a.cmov(c, Sz::Q, RAX, a);
-                    self.set(x.d, RAX);
-                }
-                None => self.interpret(x),
-            },
+            Op::SelectCond => self.select(block, x),
             Op::Load => self.load(x),
             Op::Store => self.store(x),
             Op::Atomic => self.atomic(x),
@@ -650,7 +637,7 @@ impl Emitter {
                 }
             }
             Op::ExitIf => {
-                self.save_now();
+                self.save_all();
                 self.flags = Flags::Memory;
                 let a = self.reg(x.a, RAX);
                 self.a.test(Sz::Q, a, a);
@@ -659,14 +646,14 @@ impl Emitter {
             Op::ExitCond => match self.condition(x.aux) {
                 Some(c) => {
                     if block.insts.get(self.i + 1).is_some_and(|next| next.op == Op::Exit) {
-                        self.save_now();
+                        self.save_all();
                     }
                     self.leave_direct(block, x.imm, Some(c));
                 }
                 None => self.resume_here(),
             },
             Op::Exit => {
-                self.save_now();
+                self.save_all();
                 if x.aux & hint::CALL != 0 {
                     self.leave_word(block, x.a);
                 }

@@ -6,6 +6,8 @@
 //! the host's of the same numbers, but only from the first block on that uses any: [`VECTORS`] says so. So do their upper halves, from
 //! the first block on that names one.
 
+use std::ops::Range;
+
 use ir::Slot;
 use ir::op::PRIVATE;
 
@@ -16,6 +18,8 @@ pub const BIAS: u16 = 16;
 /// Guest words that live in host registers: the first nine that compilers use.
 pub const PINNED: [(u16, Reg); 9] =
     [(8, RBX), (9, RDI), (10, RSI), (11, R8), (12, R13), (13, R12), (14, R9), (15, R10), (20, R11)];
+/// The guest's general registers.
+pub const GENERAL: Range<u16> = 8..24;
 /// What program counters of blocks are counted from that can be run wherever their code is mapped: where the page of the running
 /// block's first byte begins.
 pub const CODE_BASE: Slot = Slot(25);

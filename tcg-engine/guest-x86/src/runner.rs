@@ -18,7 +18,7 @@ pub use watch::Watch;
 use crate::bus::Bus;
 use crate::cpu::{Cpu, event};
 use crate::deliver::Delivered;
-use crate::lift::MAX_INSTRUCTIONS;
+use crate::lift::{HOT_INSTRUCTIONS, MAX_INSTRUCTIONS};
 use crate::mode::Mode;
 use crate::state::{CODE_BASE, Shadow};
 
@@ -316,8 +316,12 @@ impl<B: Bus> Runner<B> {
             self.cache.confirm(linear, context, id);
             return Ok(id);
         }
-        let max = if mode.contains(Mode::ONE) { 1 } else { MAX_INSTRUCTIONS };
         let far = self.t1.as_ref().is_some_and(T1::all_hot);
+        let max = match far {
+            _ if mode.contains(Mode::ONE) => 1,
+            true => HOT_INSTRUCTIONS,
+            false => MAX_INSTRUCTIONS,
+        };
         self.lift(linear, max, far)
     }
 
@@ -348,7 +352,7 @@ impl<B: Bus> Runner<B> {
             return Ok(id);
         }
         let linear = self.cpu.linear_pc(&self.regs.0);
-        let id = self.lift(linear, MAX_INSTRUCTIONS, true)?;
+        let id = self.lift(linear, HOT_INSTRUCTIONS, true)?;
         self.hot = Some(id.number());
         Ok(id)
     }

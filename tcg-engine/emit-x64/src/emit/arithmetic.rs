@@ -6,7 +6,7 @@ use ir::{AluOp, AluRef, Block};
 
 use super::{Emitter, Flags, Reload};
 use crate::asm::{Alu, Mem, RAX, RCX, RDX, Rm, Shift, Sz, at, cc, indexed};
-use crate::layout::word;
+use crate::layout::{GENERAL, word};
 use crate::mutants::{Mutant, on};
 
 impl Emitter {
@@ -166,6 +166,8 @@ impl Emitter {
                 self.host_flags()
             }
             AluOp::Bt | AluOp::Rol | AluOp::Ror if wanted => self.host_flags(),
+            AluOp::Adc | AluOp::Sbb if self.recipe.is_some() => self.host_flags(),
+            AluOp::Inc | AluOp::Dec if wanted && self.recipe.is_some() => self.host_flags(),
             _ => {}
         }
         if x.a == x.b
@@ -177,8 +179,7 @@ impl Emitter {
             // Nothing of it is left.
             self.a.alu(if r.op == AluOp::Xor { Alu::Xor } else { Alu::Sub }, Sz::D, RAX, RAX);
             self.set(x.d, RAX);
-            self.flags = Flags::Host;
-            return;
+            return self.made_flags();
         }
         // The operand that is changed.
         let in_place = x.a == x.d || r.op.compares();
@@ -195,19 +196,14 @@ impl Emitter {
             self.load_into(RAX, x.a);
             Rm::R(RAX)
         };
-        let before = self.flags;
         self.alu_host(r.op, sz, dest, x.b, imm, wanted);
         if dest == Rm::R(RAX) && !r.op.compares() {
             self.set(x.d, RAX);
         }
-        self.flags = match r.op {
-            AluOp::Shl | AluOp::Shr | AluOp::Sar | AluOp::Rol | AluOp::Ror
-                if imm.is_some_and(|v| v & if sz == Sz::Q { 63 } else { 31 } == 0) =>
-            {
-                before
-            }
-            _ => Flags::Host,
-        };
+        let shifts = matches!(r.op, AluOp::Shl | AluOp::Shr | AluOp::Sar | AluOp::Rol | AluOp::Ror);
+        if !(shifts && imm.is_some_and(|v| v & if sz == Sz::Q { 63 } else { 31 } == 0)) {
+            self.made_flags();
+        }
     }
 
     pub(super) fn alu_host(&mut self, op: AluOp, sz: Sz, dest: Rm, b: Slot, imm: Option<u64>, wanted: bool) {
@@ -342,7 +338,7 @@ impl Emitter {
                 self.a.alu_imm(Alu::And, Sz::D, RCX, 1);
                 self.a.alu(Alu::Or, Sz::D, RAX, RCX);
                 self.a.store(Sz::D, word(FLAG_R), RAX);
-                self.flags = Flags::Memory;
+                (self.flags, self.recipe) = (Flags::Memory, None);
                 return;
             }
             Kind::X86Mul => {
@@ -364,11 +360,11 @@ impl Emitter {
             kind @ (Kind::X86Shl | Kind::X86Shr) if x.imm >= 32 => return self.record_shift(x, kind, sz),
             _ => {
                 // Whatever was before is overwritten.
-                self.flags = Flags::Memory;
+                (self.flags, self.recipe) = (Flags::Memory, None);
                 return self.interpret(x);
             }
         }
-        self.flags = Flags::Host;
+        self.made_flags();
     }
 
     /// The flags of a shift of `a` by `b`, which is below the size, with result `d`: not what the host makes of `a`, where that is one half
@@ -448,6 +444,48 @@ impl Emitter {
             _ => self.a.movsx(Sz::D, d, a),
         }
         self.done(x.d, d);
+    }
+
+    /// A conditional move.
+    pub(super) fn select(&mut self, block: &Block, x: &Inst) {
+        let Some(c) = self.condition(x.aux) else { return self.interpret(x) };
+        let sz = self.select_size(block, self.i, x.d);
+        self.fused = u8::from(sz == Sz::D);
+        let d = match self.pins.get(x.d) {
+            Some(d) if x.a != x.d => d,
+            _ => RAX,
+        };
+        self.load_into(d, x.b);
+        let a = self.rm(x.a, RCX);
+        self.a.cmov(c, sz, d, a);
+        if d == RAX {
+            self.set(x.d, RAX);
+        }
+    }
+
+    /// Of 32 bits if operation `i`, a conditional move to `d`, is followed by the extension of that, which the host's has in it.
+    fn select_size(&self, block: &Block, i: usize, d: Slot) -> Sz {
+        let extended = block.insts.get(i + 1).is_some_and(|x| x.op == Op::Zext32 && x.d == d && x.a == d);
+        if extended && !self.landing[i + 1] { Sz::D } else { Sz::Q }
+    }
+
+    /// A copy to a guest's word in memory, if the next operation is a conditional move to the same: the word is written once.
+    pub(super) fn copy_and_select(&mut self, block: &Block, x: &Inst) -> bool {
+        let Some(next) = block.insts.get(self.i + 1) else { return false };
+        let general = GENERAL.contains(&x.d.0) && self.pins.get(x.d).is_none();
+        let same = next.op == Op::SelectCond && next.d == x.d && next.b == x.d && next.a != x.d;
+        if !general || !same || next.aux >= 16 || self.landing[self.i + 1] {
+            return false;
+        }
+        let Some(c) = self.condition(next.aux) else { return false };
+        let a = self.rm(x.a, RAX);
+        self.a.mov(if x.op == Op::Zext32 { Sz::D } else { Sz::Q }, RAX, a);
+        let sz = self.select_size(block, self.i + 1, x.d);
+        let other = self.rm(next.a, RCX);
+        self.a.cmov(c, sz, RAX, other);
+        self.done(x.d, RAX);
+        self.fused = 1 + u8::from(sz == Sz::D);
+        true
     }
 
     /// Replace a field: low bytes by a partial move, others by masks.

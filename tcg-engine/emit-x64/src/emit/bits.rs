@@ -46,7 +46,10 @@ impl Emitter {
             }
             self.done(x.d, d);
         }
-        self.flags = if on(Mutant::BitFlags) { Flags::Memory } else { Flags::Host };
+        self.made_flags();
+        if on(Mutant::BitFlags) {
+            self.flags = Flags::Memory;
+        }
     }
 
     /// PDEP and PEXT.

@@ -175,7 +175,7 @@ impl Emitter {
 
     /// An indirect jump, a call or a return.
     pub(super) fn leave_indirect(&mut self, block: &Block, x: &Inst) {
-        self.save_now();
+        self.save_all();
         if x.aux & hint::CALL != 0 {
             self.leave_word(block, x.b);
         }

@@ -2,7 +2,8 @@
 //!
 //! The idea: what a program does to a structure or to its stack goes by one register and small distances. The first access of
 //! such a group makes sure that all of it lies in one page that it may be done to; the others use what it has found, with no
-//! question asked. If it cannot make sure, the interpreter runs the rest of the block.
+//! question asked. If it cannot make sure, the interpreter runs the rest of the block. What it makes sure of are the rights of all of
+//! them: where one stores, the page is one that may be stored to, though the first may be a load.
 
 use ir::effects::effects;
 use ir::op::{Inst, MemRef, NONE, Op, Slot};
@@ -18,11 +19,12 @@ const LONG_REACH: i64 = 8192;
 /// What an access is in its group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Part {
-    /// It finds the page: from its own first byte to that of the group, and bytes of the group.
+    /// It finds the page: from its own first byte to that of the group, bytes of the group, and whether any of it stores.
     First {
         /// Zero or less.
         distance: i32,
         bytes: u32,
+        write: bool,
     },
     /// It uses what that operation has found.
     Other(u16),
@@ -124,13 +126,12 @@ impl Emitter {
                 let run = matches!(hot.instead(i as u16), Some(Instead::Run { .. }));
                 let fits = |g: &&mut Group| {
                     let reach = if run && g.run { LONG_REACH } else { REACH };
-                    (g.base, g.index) == (base, index)
-                        && (g.write || !write)
-                        && high.max(g.high) - low.min(g.low) <= reach
+                    (g.base, g.index) == (base, index) && high.max(g.high) - low.min(g.low) <= reach
                 };
                 match open.iter_mut().find(fits) {
                     Some(g) => {
                         (g.low, g.high) = (g.low.min(low), g.high.max(high));
+                        g.write |= write;
                         g.members.push((i as u16, low));
                     }
                     None => open.push(Group { base, index, write, run, low, high, members: vec![(i as u16, low)] }),
@@ -144,7 +145,8 @@ impl Emitter {
             if matches!(hot.instead(first), Some(Instead::Large | Instead::Page)) {
                 continue;
             }
-            self.parts.push((first, Part::First { distance: (g.low - low) as i32, bytes: (g.high - g.low) as u32 }));
+            let (distance, bytes) = ((g.low - low) as i32, (g.high - g.low) as u32);
+            self.parts.push((first, Part::First { distance, bytes, write: g.write }));
             self.parts.extend(g.members.iter().skip(1).map(|(op, _)| (*op, Part::Other(first))));
         }
     }
@@ -165,6 +167,12 @@ impl Emitter {
             Some(Part::First { .. }) => self.part_of(self.i + 1) == Some(Part::Other(self.i as u16)),
             other => self.part_of(self.i + 1) == other,
         }
+    }
+
+    /// Whether an access is certain to succeed, since another one has made sure of that.
+    pub(super) fn cannot_fail(&self, i: usize, x: &Inst) -> bool {
+        let simple = matches!(x.op, Op::Load | Op::Store) && MemRef::unpack(x.aux, x.imm).log2 <= 3;
+        simple && matches!(self.part_of(i), Some(Part::Other(_)))
     }
 
     /// The memo of the operation at hand if another one has made sure that it may be done.

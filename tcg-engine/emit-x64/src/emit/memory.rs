@@ -143,9 +143,10 @@ impl Emitter {
         };
         let memo = first + self.memos.len() * memo::MEMO;
         let part = self.part();
-        let (distance, bytes) = match part {
-            Some(Part::First { distance, bytes }) if !on(Mutant::Apart) => (distance, bytes),
-            _ => (0, bytes as u32),
+        let (distance, bytes, write) = match part {
+            Some(Part::First { distance, bytes, .. }) if on(Mutant::GroupRight) => (distance, bytes, write),
+            Some(Part::First { distance, bytes, write }) if !on(Mutant::Apart) => (distance, bytes, write),
+            _ => (0, bytes as u32, write),
         };
         let must = matches!(part, Some(Part::First { .. }));
         if must {

@@ -44,16 +44,27 @@ impl Emitter {
         self.flags = Flags::Memory;
     }
 
-    /// The host's flags are the guest's.
+    /// The host's flags are the guest's. Changes RAX and RCX.
     pub(super) fn host_flags(&mut self) {
-        if self.flags == Flags::Memory {
+        if self.flags != Flags::Memory {
+            return;
+        }
+        if let Some(recipe) = self.recipe.filter(|_| !on(Mutant::Again)) {
+            self.make(recipe);
+            self.flags = Flags::Host;
+        } else {
             self.a.mov(Sz::D, RAX, word(FLAG_R));
             self.a.restore_flags();
             self.flags = Flags::Both;
         }
     }
 
-    /// The host's carry is the guest's; the other host flags are nobody's.
+    /// The operation at hand has made flags of its own, which are the host's.
+    pub(crate) fn made_flags(&mut self) {
+        (self.flags, self.recipe) = (Flags::Host, None);
+    }
+
+    /// The host's carry is the guest's; the other host flags are nobody's. There is no recipe.
     pub(super) fn host_carry(&mut self) {
         if self.flags == Flags::Memory && !on(Mutant::Carry) {
             self.a.bt_imm(Sz::D, word(FLAG_R), 8);

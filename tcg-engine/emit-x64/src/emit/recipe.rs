@@ -1,8 +1,9 @@
 //! Recipes: how to make flags again that were not saved.
 //!
 //! The idea: between two comparisons there is often an access that may fault, and a fault shows the flags. It hardly ever comes. So
-//! where nothing but that wants the flags, and what they were made from is still there until others take their place, they are
-//! not saved; the code behind the block, which an access takes when it fails, makes them again.
+//! where what flags were made from is still there until others take their place, they are not saved; the code behind the block,
+//! which an access takes when it fails, makes them again. So does a condition that comes behind something that destroys the host's: a
+//! comparison is one instruction, and to save flags and bring them back is six.
 
 use ir::effects::effects;
 use ir::flags::Kind;
@@ -10,7 +11,7 @@ use ir::op::{FIRST_TEMP, FLAG_A, FLAG_R, Inst, NONE, Op, Rel, Slot};
 use ir::{AluOp, AluRef, Block};
 
 use super::arithmetic::host_alu;
-use super::{Emitter, Flags, temp_index};
+use super::{Emitter, Flags, forms, temp_index};
 use crate::asm::{Alu, Map, RAX, RCX, RDX, Rm, Shift, Sz, cc};
 use crate::layout::{upper, word, xmm};
 use crate::mutants::{Mutant, on};
@@ -39,22 +40,36 @@ fn lasting(s: Slot) -> bool {
 }
 
 impl Emitter {
-    /// Whether the flags that the operation before `i` has made are wanted by faults alone, and `of` are written by nobody for as long.
-    fn only_for_faults(&self, block: &Block, i: usize, of: [Slot; 2]) -> bool {
-        if self.hot.is_none() || !self.needed[i] || self.strong[i] || !self.skips.is_empty() {
+    /// Whether flags that the operation before `i` has made need not be saved: `of`, which they were made from, are written by nobody
+    /// for as long as somebody wants them, and that is faults alone, or (`again`) who can have them made again.
+    fn need_not_be_saved(&self, block: &Block, i: usize, of: [Slot; 2], again: bool) -> bool {
+        if self.hot.is_none() || !self.needed[i] || self.strong[i] && !again || !self.skips.is_empty() {
             return false;
         }
-        for j in i..block.insts.len() {
+        // Flags that are shown by exits alone are better off saved.
+        let mut read = !self.strong[i];
+        for (j, x) in block.insts.iter().enumerate().skip(i) {
             if !self.needed[j] {
-                return true;
+                return read;
+            }
+            if self.strong[j] {
+                match x.op {
+                    _ if self.landing[j] => return false,
+                    Op::Cond | Op::SelectCond | Op::ExitCond => read = true,
+                    // Its flags take their place, though it looks at them.
+                    Op::Alu => return true,
+                    _ if forms::of(x.op) & (forms::SHOWS | forms::FLAGS) == 0 => {}
+                    Op::Exit | Op::ExitReg => {}
+                    _ => return false,
+                }
             }
             // Calls that write any word see the flags themselves, and so none is among these.
-            let written = effects(&block.insts[j]).writes.iter().any(|w| of.contains(w) && *w != NONE);
+            let written = effects(x).writes.iter().any(|w| of.contains(w) && *w != NONE);
             if written && self.needed[j + 1] && !on(Mutant::Ingredient) {
                 return false;
             }
         }
-        false
+        read
     }
 
     /// For arithmetic: the recipe for its flags, if they are not to be saved.
@@ -82,7 +97,7 @@ impl Emitter {
             None => return None,
         };
         let second = if let Operand::Slot(s) = b { s } else { NONE };
-        self.only_for_faults(block, self.i + 1, [x.a, second]).then_some(Recipe::Alu(r.op, sz, x.a, b))
+        self.need_not_be_saved(block, self.i + 1, [x.a, second], true).then_some(Recipe::Alu(r.op, sz, x.a, b))
     }
 
     /// The same for shifts by constants, whose operand is gone then: it is to be kept.
@@ -95,7 +110,7 @@ impl Emitter {
             AluOp::Shr => Shift::Shr,
             _ => Shift::Sar,
         };
-        (n != 0 && in_register && self.only_for_faults(block, self.i + 1, [NONE; 2]))
+        (n != 0 && in_register && self.need_not_be_saved(block, self.i + 1, [NONE; 2], true))
             .then_some(Recipe::Shift(op, sz, n))
     }
 
@@ -115,55 +130,68 @@ impl Emitter {
         if !moved || !self.needed[self.i + 1] || self.strong[self.i + 1] {
             return None;
         }
-        self.only_for_faults(block, self.i + 2, [next.d, NONE]).then_some(Recipe::Product(sz, next.d))
+        self.need_not_be_saved(block, self.i + 2, [next.d, NONE], false).then_some(Recipe::Product(sz, next.d))
     }
 
     /// Make flags and put them into memory. Changes RAX, RCX and the host's.
     pub(super) fn follow(&mut self, recipe: Recipe) {
+        self.make(recipe);
         match recipe {
+            Recipe::Product(..) => self.overflowed(),
+            _ => self.a.save_flags(),
+        }
+        self.a.store(Sz::D, word(FLAG_R), RAX);
+    }
+
+    /// Make flags: the host's, and for those of a product what [`Emitter::overflowed`] wants to know. Changes RAX and RCX.
+    pub(super) fn make(&mut self, recipe: Recipe) {
+        match recipe {
+            Recipe::Alu(AluOp::Test, sz, a, b) => {
+                let a = self.rm(a, RAX);
+                match b {
+                    Operand::Imm(v) => self.a.test_imm(sz, a, v),
+                    Operand::Slot(s) => {
+                        let b = self.reg(s, RCX);
+                        self.a.test(sz, a, b);
+                    }
+                }
+            }
+            Recipe::Alu(AluOp::And | AluOp::Or | AluOp::Xor, sz, a, _) => {
+                let a = self.reg(a, RAX);
+                self.a.test(sz, a, a);
+            }
             Recipe::Alu(op, sz, a, b) => {
-                self.load_into(RAX, a);
-                match op {
-                    AluOp::And | AluOp::Or | AluOp::Xor => self.a.test(sz, RAX, RAX),
-                    AluOp::Test => match b {
-                        Operand::Imm(v) => self.a.test_imm(sz, RAX, v),
+                let undo = match op {
+                    AluOp::Add => Some(Alu::Sub),
+                    AluOp::Sub => Some(Alu::Add),
+                    _ => None,
+                };
+                let first = if undo.is_some() {
+                    self.load_into(RAX, a);
+                    RAX
+                } else {
+                    self.reg(a, RAX)
+                };
+                for h in undo.into_iter().chain(host_alu(op)) {
+                    match b {
+                        Operand::Imm(v) => self.a.alu_imm(h, sz, first, v),
                         Operand::Slot(s) => {
-                            let b = self.reg(s, RCX);
-                            self.a.test(sz, RAX, b);
-                        }
-                    },
-                    _ => {
-                        let undo = match op {
-                            AluOp::Add => Some(Alu::Sub),
-                            AluOp::Sub => Some(Alu::Add),
-                            _ => None,
-                        };
-                        for h in undo.into_iter().chain(host_alu(op)) {
-                            match b {
-                                Operand::Imm(v) => self.a.alu_imm(h, sz, RAX, v),
-                                Operand::Slot(s) => {
-                                    let b = self.rm(s, RCX);
-                                    self.a.alu(h, sz, RAX, b);
-                                }
-                            }
+                            let b = self.rm(s, RCX);
+                            self.a.alu(h, sz, first, b);
                         }
                     }
                 }
-                self.a.save_flags();
             }
             Recipe::Shift(op, sz, n) => {
                 self.a.mov(Sz::Q, RAX, word(FLAG_A));
                 self.a.shift_imm(op, sz, RAX, n);
-                self.a.save_flags();
             }
             Recipe::Product(sz, low) => {
                 self.load_into(RAX, low);
                 self.a.test(sz, RAX, RAX);
                 self.a.movzx(Sz::B, RCX, word(FLAG_A));
-                self.overflowed();
             }
         }
-        self.a.store(Sz::D, word(FLAG_R), RAX);
     }
 
     /// The host's flags are those of a product: RAX = these, with what ECX (0 or 1) says for CF and OF.

@@ -1,15 +1,15 @@
-//! Loops of one block: which guest words are in host registers while they run.
+//! Which guest words are in host registers while a hot block runs.
 //!
-//! The idea: nine words are in registers everywhere, and code that runs long uses others. A hot block that leads back to itself takes
-//! those that it names most often into the registers of those that it names least, when it is entered, and puts everything back
-//! wherever it is left or calls out. Its way back to itself does neither.
+//! The idea: nine words are in registers everywhere, and code that runs long uses others. A hot block takes those that it names
+//! often into the registers of those that it names least, when it is entered, and puts everything back wherever it is left or calls out.
+//! The way of a loop back to its own head does neither, so a loop does it for little.
 
 use ir::Block;
 use ir::op::{Inst, Op, Slot, TIER_BUDGET};
 
 use super::Emitter;
 use crate::asm::{Alu, Hole, RAX, Reg, Sz, at, cc};
-use crate::layout::{PINNED, Pins, word};
+use crate::layout::{GENERAL, PINNED, Pins, word};
 use crate::mutants::{Mutant, on};
 
 /// A register that holds another word than usual.
@@ -33,12 +33,9 @@ pub(super) struct Renamed {
     spent: Vec<Hole>,
 }
 
-/// Guest words that may have registers: general ones.
-const FIRST: u16 = 8;
-const WORDS: usize = 16;
-
-/// A word that is named so much more often is worth the exchange.
+/// A word that is named so much more often is worth the exchange, in a loop, and where it is made for each time.
 const GAIN: u32 = 1;
+const GAIN_ONCE: u32 = 6;
 
 fn named(x: &Inst) -> [Slot; 3] {
     [x.d, x.a, x.b]
@@ -67,23 +64,20 @@ impl Emitter {
         }
         let back =
             block.insts.iter().any(|x| matches!(x.op, Op::Exit | Op::ExitCond | Op::ExitIf) && x.imm == block.pc);
-        if !back {
-            return;
-        }
-        let mut times = [0_u32; WORDS];
+        let gain = if back { GAIN } else { GAIN_ONCE };
+        let mut times = [0_u32; GENERAL.end as usize - GENERAL.start as usize];
         for s in block.insts.iter().flat_map(named) {
-            if let Some(n) = s.0.checked_sub(FIRST).and_then(|n| times.get_mut(usize::from(n))) {
+            if let Some(n) = s.0.checked_sub(GENERAL.start).and_then(|n| times.get_mut(usize::from(n))) {
                 *n += 1;
             }
         }
-        let of = |s: Slot| times[usize::from(s.0 - FIRST)];
+        let of = |s: Slot| times[usize::from(s.0 - GENERAL.start)];
         let mut usual = PINNED.map(|(s, reg)| (Slot(s), reg));
         usual.sort_by_key(|(s, _)| of(*s));
-        let mut others: Vec<Slot> =
-            (FIRST..FIRST + WORDS as u16).map(Slot).filter(|s| Pins::USUAL.get(*s).is_none()).collect();
+        let mut others: Vec<Slot> = GENERAL.map(Slot).filter(|s| Pins::USUAL.get(*s).is_none()).collect();
         others.sort_by_key(|s| std::cmp::Reverse(of(*s)));
         for ((usual, reg), instead) in usual.into_iter().zip(others) {
-            if of(instead) > of(usual) + GAIN {
+            if of(instead) > of(usual) + gain {
                 self.pins.give(usual, instead);
                 self.renamed.swaps.push(Swap { reg, usual, instead });
             }

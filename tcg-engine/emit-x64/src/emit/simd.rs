@@ -12,7 +12,7 @@ use ir::effects::effects;
 use ir::op::{FPC, FpRef, Inst, MemRef, NONE, Op, Slot, call_flags};
 
 use super::guard::writes_control;
-use super::{Emitter, Flags, temp_index};
+use super::{Emitter, temp_index};
 use crate::asm::{Hole, Map, Mem, RAX, RCX, RDX, Reg, Rm, Sz, Vex, cc};
 use crate::layout::{XMM, XMM_PINNED, XMM_STEP, XS, XT, upper, word, xmm};
 use crate::mutants::{Mutant, on};
@@ -302,7 +302,7 @@ impl Emitter {
 
     /// The host's flags are what the next operation makes the guest's.
     pub(crate) fn flags_are_there(&mut self) {
-        self.flags = Flags::Host;
+        self.made_flags();
         self.fused = 1;
     }
 

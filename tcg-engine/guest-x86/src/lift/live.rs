@@ -5,7 +5,7 @@
 
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
 
-use super::MAX_INSTRUCTIONS;
+use super::HOT_INSTRUCTIONS;
 
 /// Everything is visible.
 pub(super) const ALL: u32 = u32::MAX;
@@ -82,8 +82,8 @@ fn kills(i: &Instruction) -> u32 {
 }
 
 /// For each instruction, the flags that are visible behind it.
-pub(super) fn after(list: &[Instruction]) -> [u32; MAX_INSTRUCTIONS] {
-    let mut out = [ALL; MAX_INSTRUCTIONS];
+pub(super) fn after(list: &[Instruction]) -> [u32; HOT_INSTRUCTIONS] {
+    let mut out = [ALL; HOT_INSTRUCTIONS];
     let mut live = ALL;
     for (i, out) in list.iter().zip(out.iter_mut()).rev() {
         let leaves = leaves(i);

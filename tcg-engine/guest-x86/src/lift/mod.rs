@@ -48,6 +48,8 @@ use operand::Ea;
 
 /// Most guest instructions in a block.
 pub const MAX_INSTRUCTIONS: usize = 32;
+/// The same if it is hot: many a loop is longer, and only one of one block keeps its words in registers.
+pub const HOT_INSTRUCTIONS: usize = 64;
 /// Longest instruction (SDM vol. 2A, 2.3.11).
 const MAX_LENGTH: usize = 15;
 /// Bytes fetched for a block that needs them.
@@ -90,14 +92,14 @@ pub struct Lift {
 #[derive(Debug)]
 pub(crate) struct Scratch {
     builder: Builder,
-    decoded: [Instruction; MAX_INSTRUCTIONS],
+    decoded: [Instruction; HOT_INSTRUCTIONS],
     window: Window,
 }
 
 impl Default for Scratch {
     fn default() -> Self {
         let window = Window { bytes: [0; WINDOW], len: 0, more: 0, at: 0, second: None };
-        Scratch { builder: Builder::default(), decoded: [Instruction::default(); MAX_INSTRUCTIONS], window }
+        Scratch { builder: Builder::default(), decoded: [Instruction::default(); HOT_INSTRUCTIONS], window }
     }
 }
 
@@ -307,7 +309,7 @@ impl<B: Bus> Cpu<B> {
         self.fetch(window, self.linear_pc(regs), pc)?;
         let pc = mode.counted(pc);
         let mut so_far = SoFar { n: 0, position: 0, sides: if far { SIDES } else { 0 } };
-        let room = &mut list[..max.clamp(1, MAX_INSTRUCTIONS)];
+        let room = &mut list[..max.clamp(1, HOT_INSTRUCTIONS)];
         if decode(window, pc, mode, room, &mut so_far) == Decoded::Short {
             self.fetch_more(window)?;
             decode(window, pc, mode, room, &mut so_far);

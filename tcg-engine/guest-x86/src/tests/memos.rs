@@ -221,6 +221,51 @@ fn a_group_across_pages_faults_where_it_should() {
     assert_ne!(found.0.0, Some(14));
 }
 
+/// A load, and a store beside it: one group.
+fn load_and_store(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.mov(rax, qword_ptr(rdi))?;
+    a.mov(qword_ptr(rdi + 8), rdi)
+}
+
+#[test]
+fn a_load_makes_sure_of_the_right_to_store_for_its_group() {
+    let kept = || {
+        let mut m = Access::new(load_and_store);
+        for _ in 0..3 {
+            assert_eq!(m.at(DATA + 8), (Some(13), 0x1111));
+        }
+        m.0.poke64(DATA + 0x10, 0x77);
+        m.0.poke64(pte(DATA), DATA | 5);
+        m.0.cpu.tlb.flush_page(DATA);
+        let ended: Vec<Ended> = (0..3).map(|_| m.at(DATA + 8)).collect();
+        (ended, m.0.peek64(DATA + 0x10))
+    };
+    assert_eq!(kept(), (vec![(Some(14), 0x1111); 3], 0x77));
+    plant(Some(Mutant::GroupRight));
+    let found = kept();
+    plant(None);
+    assert_ne!(found.1, 0x77);
+}
+
+/// One that has no right to store is not asked again and again.
+#[test]
+fn a_group_that_never_stores_is_taken_apart() {
+    let mut m = Access::new(|a| {
+        let mut out = a.create_label();
+        a.mov(rax, qword_ptr(rdi))?;
+        a.test(rax, rax)?;
+        a.jnz(out)?;
+        a.mov(qword_ptr(rdi + 8), rdi)?;
+        a.set_label(&mut out)?;
+        a.nop()
+    });
+    m.0.poke64(pte(DATA), DATA | 5);
+    for _ in 0..200 {
+        assert_eq!(m.at(DATA + 8), (Some(13), 0x1111));
+    }
+    assert_eq!(m.counted(DATA + 8).1, Access::new(load).settle(DATA + 8).1);
+}
+
 /// How many hot blocks are emitted while two accesses lie across two pages again and again.
 fn crossing(mirror: bool) -> u64 {
     let mut m = Access::new(two);

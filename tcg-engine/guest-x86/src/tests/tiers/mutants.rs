@@ -32,6 +32,7 @@ fn planted_bugs_are_found() {
         Mutant::WideEnd,
         Mutant::Shrunk,
         Mutant::Apart,
+        Mutant::GroupRight,
         Mutant::TakenOver,
         Mutant::ReturnContext,
         Mutant::ReturnGone,
