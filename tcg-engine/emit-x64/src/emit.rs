@@ -24,12 +24,12 @@ mod ymm;
 use ir::op::{FIRST_TEMP, FLAG_R, FPC, FpRef, Inst, MemRef, NONE, Op, PRIVATE, Slot, call_flags, hint};
 use ir::{AluOp, AluRef, Block};
 
-use crate::asm::{Alu, Asm, Hole, Mem, Piece, RAX, RCX, RDX, Shift, Sz, cc};
+use crate::asm::{Alu, Asm, Hole, Mem, Piece, RAX, RCX, RDX, Reg, Shift, Sz, at, cc};
 use crate::features::Features;
 use crate::layout::{CODE_BASE, Pins, word};
 use crate::mutants::{Mutant, on};
 use crate::stubs::Stubs;
-use groups::Part;
+use groups::{Base, Part};
 use guard::Guard;
 pub use hot::{Hot, Instead, Restless};
 use recipe::Recipe;
@@ -98,6 +98,8 @@ struct Cold {
     site: u32,
     /// Operations that follow it there, each a site.
     more: u32,
+    /// What R15 holds.
+    base: Base,
     /// What to take from memory afterwards.
     reload: Reload,
     /// Constants to put into memory first: a range of the emitter's list.
@@ -112,7 +114,18 @@ struct Leave {
     chain: bool,
     undone: i32,
     save: bool,
+    /// R15 is the TLB's bank.
+    bank: bool,
     way: Way,
+}
+
+/// A check of a jump's target that is left out.
+#[derive(Clone, Copy)]
+struct Unchecked {
+    site: u32,
+    constants: (usize, usize),
+    /// What has been added to a register behind it.
+    moved: Option<(Reg, i32)>,
 }
 
 /// What an exit is beside that.
@@ -193,10 +206,10 @@ pub struct Emitter {
     fused: u8,
     /// How to make the guest's flags, which are not in memory, if a fault wants them.
     recipe: Option<Recipe>,
-    /// The check of a jump's target that is to be made up for where the jump is not known: site, and constants.
-    unchecked: Option<(u32, (usize, usize))>,
+    /// The check of a jump's target that is to be made up for where the jump is not known.
+    unchecked: Option<Unchecked>,
     /// Where it is not known, and the same.
-    unknown: Option<([Hole; 2], u32, (usize, usize))>,
+    unknown: Option<([Option<Hole>; 2], Unchecked)>,
     /// Where guest words are in this block.
     pins: Pins,
     renamed: Renamed,
@@ -211,6 +224,11 @@ pub struct Emitter {
     /// What operations are in their groups, and memos of those that are the first of theirs.
     parts: Vec<(u16, Part)>,
     firsts: Vec<(u16, usize)>,
+    base: Base,
+    /// What it was before the last lookup, whose cold code is still to come.
+    before: Option<Base>,
+    /// Where the bytes of the last access are that was looked up.
+    there: Mem,
 }
 
 impl std::fmt::Debug for Emitter {
@@ -274,6 +292,9 @@ impl Emitter {
             runs: false,
             parts: Vec::new(),
             firsts: Vec::new(),
+            base: Base::Bank,
+            before: None,
+            there: at(RAX, 0),
         }
     }
 
@@ -292,6 +313,7 @@ impl Emitter {
         self.memos.clear();
         self.retry = None;
         self.firsts.clear();
+        (self.base, self.before) = (Base::Bank, None);
         self.find_groups(block);
         self.recipe = None;
         (self.unchecked, self.unknown) = (None, None);
@@ -398,7 +420,7 @@ impl Emitter {
             if form & forms::SHOWS != 0 {
                 (want, strong) = (true, true);
             } else if form & forms::ACCESS != 0 {
-                want |= !self.cannot_fail(i, x);
+                want |= !self.cannot_fail(block, i);
             } else if form & forms::FLAGS != 0 {
                 (want, strong) = self.wanted_before(x, i, want, strong);
             }

@@ -2,7 +2,7 @@
 //!
 //! RBP points into the register file, so that the first 32 words (program counter, flags, general registers, segment bases)
 //! are one byte of displacement away. Nine guest words live in host registers while emitted code runs; R14 holds one
-//! temporary; RAX, RCX and RDX belong to single operations; R15 is the TLB's current bank. Fourteen guest XMM registers live in
+//! temporary; RAX, RCX and RDX belong to single operations; R15 is the TLB's current bank, but within hot blocks. Fourteen guest XMM registers live in
 //! the host's of the same numbers, but only from the first block on that uses any: [`VECTORS`] says so. So do their upper halves, from
 //! the first block on that names one.
 
@@ -47,6 +47,9 @@ pub const DEFAULT_MXCSR: u64 = 0x1f80;
 pub const RETURNS: Slot = Slot(PRIVATE + 10);
 /// The exit that leads to another page, while its jump is looked up.
 pub const ACROSS: Slot = Slot(PRIVATE + 11);
+
+/// What R15 held of a group of accesses, on a slow path.
+pub const NEAR: Slot = Slot(PRIVATE + 12);
 
 /// Bits of [`VECTORS`].
 pub mod live {

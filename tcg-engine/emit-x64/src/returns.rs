@@ -17,8 +17,8 @@ const PLACES: usize = 1 << PLACES_LOG2;
 pub const PLACE_MASK: i32 = (PLACES as i32 - 1) << 3;
 /// From a return address to the address of its code.
 pub const CODE: i32 = 8 * PLACES as i32;
-/// No return address: 64-bit code never jumps to one that is not canonical, and other code to none above 4 GiB.
-const NOWHERE: u64 = 1 << 63;
+/// No return address: the code that belongs to it finds out where that leads, if anybody returns there.
+const NOWHERE: u64 = u64::MAX;
 /// No context.
 const NEVER: u64 = u64::MAX;
 
@@ -28,11 +28,13 @@ pub(crate) struct Returns {
     words: Box<[u64]>,
     /// What its entries were made under.
     contexts: [u64; BANKS],
+    /// The address of the code that looks a jump up.
+    pub(crate) jump: u64,
 }
 
 impl Returns {
-    pub(crate) fn new() -> Returns {
-        Returns { words: vec![0; BANKS * 2 * PLACES].into(), contexts: [NEVER; BANKS] }
+    pub(crate) fn new(jump: u64) -> Returns {
+        Returns { words: vec![0; BANKS * 2 * PLACES].into(), contexts: [NEVER; BANKS], jump }
     }
 
     /// The address of the table for `bank`, as it may be used in `context`.
@@ -41,7 +43,9 @@ impl Returns {
         let at = bank as usize * 2 * PLACES;
         let old = self.contexts[bank as usize];
         if old == NEVER || old != context && !on(Mutant::ReturnContext) {
-            self.words[at..at + PLACES].fill(NOWHERE);
+            let (addresses, codes) = self.words[at..at + 2 * PLACES].split_at_mut(PLACES);
+            addresses.fill(NOWHERE);
+            codes.fill(self.jump);
             self.contexts[bank as usize] = context;
         }
         self.words.as_ptr().wrapping_add(at) as u64

@@ -347,6 +347,7 @@ impl T1 {
         let start = a.here().next_multiple_of(64);
         let parts = Parts::new(start, memory.len());
         memos.divide(parts.count());
+        let returns = Returns::new(memory.exec() as u64 + stubs.jump as u64);
         Ok(T1 {
             memory,
             memos,
@@ -358,7 +359,7 @@ impl T1 {
             blocks: Vec::new(),
             jumps: vec![NO_JUMP; 1 << JUMP_LOG2].into(),
             budget: Arc::default(),
-            returns: Returns::new(),
+            returns,
             charged: 0,
             stats: Stats::default(),
             hot: HOT,
@@ -420,6 +421,7 @@ impl T1 {
             // They are a little smaller if the stubs are larger.
             self.parts.move_to(self.start, self.memory.len());
             self.emitter.fit(self.stubs, tlb.shape());
+            self.returns.jump = self.memory.exec() as u64 + self.stubs.jump as u64;
             self.clear();
         }
     }

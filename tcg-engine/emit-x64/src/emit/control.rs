@@ -3,9 +3,9 @@
 use ir::Block;
 use ir::op::{FLAG_R, Inst, NONE, Op, Slot, TIER_BUDGET, call_flags, hint};
 
-use super::{Cold, DirectExit, Emitter, Flags, Leave, Refill, Reload, Retry, Way, temp_index};
-use crate::asm::{Alu, Asm, Hole, Map, R14, RAX, RCX, RDX, Rm, Shift, Sz, at, cc};
-use crate::layout::{CODE_BASE, CONTEXT, GLOBAL_CONTEXT, Pins, RETURNS, word};
+use super::{Base, Cold, DirectExit, Emitter, Flags, Leave, Refill, Reload, Retry, Unchecked, Way, temp_index};
+use crate::asm::{Alu, Asm, Hole, Map, R14, R15, RAX, RCX, RDX, Reg, Rm, Shift, Sz, at, cc};
+use crate::layout::{BANK, CODE_BASE, CONTEXT, GLOBAL_CONTEXT, NEAR, Pins, RETURNS, word};
 use crate::mutants::{Mutant, on};
 use crate::returns;
 use crate::stubs;
@@ -81,6 +81,7 @@ impl Emitter {
     /// Before a skip and where it lands everything is in memory.
     pub(super) fn settle(&mut self) {
         self.pair_evict(self.i);
+        self.take_bank();
         if self.flags == Flags::Host && self.needed[self.i] {
             self.a.save_flags();
             self.a.store(Sz::D, word(FLAG_R), RAX);
@@ -126,6 +127,10 @@ impl Emitter {
     /// A conditional (`cond`) or unconditional direct exit.
     pub(super) fn leave_direct(&mut self, block: &Block, pc: u64, cond: Option<u8>) {
         let chain = self.may_chain(block);
+        let way = if chain && self.leads_back(block, pc) { Way::Again } else { Way::Out };
+        if cond.is_none() && way == Way::Out {
+            self.take_bank();
+        }
         let hole = match cond {
             Some(c) => self.a.jcc(c),
             None if chain => self.a.jmp(),
@@ -138,8 +143,8 @@ impl Emitter {
         };
         let undone = (block.points.len() - block.point_of(self.i) - 1) as i32;
         let save = self.flags == Flags::Host && !on(Mutant::SideFlags);
-        let way = if chain && self.leads_back(block, pc) { Way::Again } else { Way::Out };
-        self.leaves.push(Leave { hole, pc, chain, undone, save, way });
+        let bank = self.base == Base::Bank;
+        self.leaves.push(Leave { hole, pc, chain, undone, save, bank, way });
     }
 
     /// Behind a call, hot blocks leave where it will come back to.
@@ -150,12 +155,26 @@ impl Emitter {
             return;
         }
         self.place_of_return(sp, 0);
-        target(&mut self.a, block.end_pc, self.relative);
-        self.a.store(Sz::Q, at(RAX, 0), RDX);
+        let address = if self.holds_return_address(block) {
+            R14
+        } else {
+            target(&mut self.a, block.end_pc, self.relative);
+            RDX
+        };
+        self.a.store(Sz::Q, at(RAX, 0), address);
         let hole = self.a.lea_near(RCX);
         self.a.store(Sz::Q, at(RAX, returns::CODE), RCX);
         let chain = self.may_chain(block);
-        self.leaves.push(Leave { hole, pc: block.end_pc, chain, undone: 0, save: false, way: Way::Behind });
+        let way = Way::Behind;
+        self.leaves.push(Leave { hole, pc: block.end_pc, chain, undone: 0, save: false, bank: true, way });
+    }
+
+    /// Whether R14 has it, which has just been pushed.
+    fn holds_return_address(&self, block: &Block) -> bool {
+        let made = block.insts[..self.i].iter().rev().find(|x| x.d == self.held && x.op != Op::Store);
+        self.held != NONE
+            && self.relative
+            && made.is_some_and(|x| x.op == Op::Add64I && x.a == CODE_BASE && x.imm == block.end_pc)
     }
 
     /// RAX: where a table has the return address that is on the stack at `sp` less `moved`.
@@ -181,6 +200,7 @@ impl Emitter {
         }
         self.load_into(RDX, x.a);
         self.put_back();
+        self.take_bank();
         let renamed = std::mem::replace(&mut self.pins, Pins::USUAL);
         self.jump(x);
         self.pins = renamed;
@@ -204,7 +224,7 @@ impl Emitter {
                 self.a.jmp_indirect(at(RAX, stubs::JUMP_CODE));
             }
             match self.unchecked.take() {
-                Some((site, constants)) => self.unknown = Some(([other, elsewhere], site, constants)),
+                Some(target) => self.unknown = Some(([Some(other), Some(elsewhere)], target)),
                 None => [other, elsewhere].into_iter().for_each(|hole| self.a.fill(hole, to)),
             }
             return;
@@ -218,7 +238,10 @@ impl Emitter {
             not = cc::E;
         }
         let other = self.a.jcc(not);
-        self.a.fill(other, to);
+        match self.unchecked.take() {
+            Some(target) => self.unknown = Some(([Some(other), None], target)),
+            None => self.a.fill(other, to),
+        }
         if self.relative && !on(Mutant::ReturnBase) {
             self.a.alu_imm(Alu::And, Sz::Q, RDX, -0x1000);
             self.a.store(Sz::Q, word(CODE_BASE), RDX);
@@ -228,8 +251,8 @@ impl Emitter {
 
     /// A jump that is not known, whose target was not looked at.
     fn finish_unknown(&mut self) {
-        let Some((holes, site, constants)) = self.unknown.take() else { return };
-        for hole in holes {
+        let Some((holes, Unchecked { site, constants, moved })) = self.unknown.take() else { return };
+        for hole in holes.into_iter().flatten() {
             self.a.fill_here(hole);
         }
         self.a.mov(Sz::Q, RAX, RDX);
@@ -239,6 +262,9 @@ impl Emitter {
         let to = self.stubs.jump;
         let good = self.a.jcc(if on(Mutant::Unchecked) { cc::O ^ 1 } else { cc::E });
         self.a.fill(good, to);
+        if let Some((sp, bytes)) = moved.filter(|_| !on(Mutant::Moved)) {
+            self.a.lea(Sz::Q, sp, at(sp, -bytes));
+        }
         self.put_marked(constants);
         self.a.mov_imm(RAX, u64::from(site));
         let to = self.stubs.resume;
@@ -258,15 +284,35 @@ impl Emitter {
     pub(super) fn finish(&mut self, block: &Block, spent: Hole) -> usize {
         let cold = std::mem::take(&mut self.cold);
         for cold in &cold {
-            let Cold { from: [miss, other], ref refill, ref retry, ref recipe, back, site, more, reload, constants } =
-                *cold;
+            let Cold {
+                from: [miss, other],
+                ref refill,
+                ref retry,
+                ref recipe,
+                back,
+                site,
+                more,
+                base,
+                reload,
+                constants,
+            } = *cold;
+            let near = matches!(base, Base::Group { .. });
             if let Some(miss) = miss {
                 self.a.fill_here(miss);
             }
             if let &Some(Retry { memo, write, run, back, .. }) = retry {
+                if near {
+                    self.a.store(Sz::Q, word(NEAR), R15);
+                }
+                if base != Base::Bank {
+                    self.a.mov(Sz::Q, R15, word(BANK));
+                }
                 self.a.near(0x8d, RAX, memo);
                 let to = if run { self.stubs.recall_run } else { self.stubs.recall };
                 self.a.call_to(to[usize::from(write)]);
+                if near {
+                    self.a.mov(Sz::Q, R15, word(NEAR));
+                }
                 let found = self.a.jcc(cc::E);
                 self.a.fill(found, back);
             }
@@ -299,9 +345,18 @@ impl Emitter {
                 self.a.jmp_to(to);
                 continue;
             }
+            if near {
+                self.a.store(Sz::Q, word(NEAR), R15);
+            }
             let to = self.op_stub();
             for site in site..=site + more {
                 self.a.call_with(site, to);
+            }
+            if near {
+                self.a.mov(Sz::Q, R15, word(NEAR));
+                if on(Mutant::Near) {
+                    self.a.lea(Sz::Q, R15, at(R15, 8));
+                }
             }
             self.call_take();
             match reload {
@@ -319,7 +374,7 @@ impl Emitter {
         self.finish_guards();
         self.finish_unknown();
         for n in 0..self.leaves.len() {
-            let Leave { mut hole, pc, chain, undone, save, way } = self.leaves[n];
+            let Leave { mut hole, pc, chain, undone, save, bank, way } = self.leaves[n];
             self.a.fill_here(hole);
             if save {
                 self.a.save_flags();
@@ -337,7 +392,10 @@ impl Emitter {
             if way == Way::Out {
                 self.put_back();
             }
-            if chain && (save || undone != 0 || way == Way::Out && self.is_renamed()) {
+            if !bank {
+                self.a.mov(Sz::Q, R15, word(BANK));
+            }
+            if chain && (save || undone != 0 || !bank || way == Way::Out && self.is_renamed()) {
                 hole = self.a.jmp();
                 self.a.fill_here(hole);
             }
@@ -363,14 +421,32 @@ impl Emitter {
         returns
     }
 
+    /// Whether the operation at hand is followed by the jump to where `target` says, with nothing between them but what a call or a
+    /// return adds to the stack pointer.
+    fn jump_follows(&self, block: &Block, target: Slot) -> Option<Option<(Reg, i32)>> {
+        let [next, behind] = [1, 2].map(|n| block.insts.get(self.i + n));
+        let jumps = |x: Option<&Inst>| x.is_some_and(|x| x.op == Op::ExitReg && x.a == target);
+        if jumps(next) {
+            return Some(None);
+        }
+        let next = next.filter(|x| x.a == x.d && x.d != target && jumps(behind))?;
+        let sp = Pins::USUAL.get(next.d)?;
+        let bytes = i32::try_from(next.imm.cast_signed()).ok()?;
+        match next.op {
+            Op::Add64I => Some(Some((sp, bytes))),
+            Op::Sub64I => Some(Some((sp, bytes.checked_neg()?))),
+            _ => None,
+        }
+    }
+
     pub(super) fn canonical(&mut self, block: &Block, x: &Inst) {
         self.save_now();
         let site = self.site(self.i);
-        let next = block.insts.get(self.i + 1);
-        let jump = next.is_some_and(|next| next.op == Op::ExitReg && next.a == x.a && next.aux & hint::RETURN == 0);
-        if jump && self.hot.is_some() {
+        if self.hot.is_some()
+            && let Some(moved) = self.jump_follows(block, x.a)
+        {
             // No jump that is known leads to an address that is not.
-            self.unchecked = Some((site, self.cold_mark));
+            self.unchecked = Some(Unchecked { site, constants: self.cold_mark, moved });
             return;
         }
         let a = self.reg(x.a, RCX);

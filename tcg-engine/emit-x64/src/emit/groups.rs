@@ -4,12 +4,16 @@
 //! such a group makes sure that all of it lies in one page that it may be done to; the others use what it has found, with no
 //! question asked. If it cannot make sure, the interpreter runs the rest of the block. What it makes sure of are the rights of all of
 //! them: where one stores, the page is one that may be stored to, though the first may be a load.
+//!
+//! R15, the TLB's bank for everything else, then has the host's address of the first one, and the others are that and a distance.
 
+use ir::Block;
 use ir::effects::effects;
 use ir::op::{Inst, MemRef, NONE, Op, Slot};
-use ir::{AluOp, Block};
 
 use super::{Emitter, Instead};
+use crate::asm::{Mem, R15, Sz, at};
+use crate::layout::{BANK, word};
 
 /// Bytes from the first to the last of a group at most: seldom across two pages.
 const REACH: i64 = 256;
@@ -19,15 +23,29 @@ const LONG_REACH: i64 = 8192;
 /// What an access is in its group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Part {
-    /// It finds the page: from its own first byte to that of the group, bytes of the group, and whether any of it stores.
+    /// It finds the page: from its own first byte to that of the group, bytes of the group, and whether any of it stores. So many
+    /// others follow, the last one at that operation.
     First {
         /// Zero or less.
         distance: i32,
         bytes: u32,
         write: bool,
+        others: usize,
+        last: u16,
     },
-    /// It uses what that operation has found.
-    Other(u16),
+    /// It uses what that operation has found, so far ahead of the first byte of that.
+    Other { first: u16, ahead: i32 },
+}
+
+/// What R15 holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Base {
+    /// The TLB's bank, as wherever a block begins and ends.
+    Bank,
+    /// Something that nobody wants.
+    Nothing,
+    /// The host's address of the first byte of a group's first access, until that operation, the last one of the group.
+    Group { first: u16, last: u16 },
 }
 
 /// What a word holds: something unknown, by number, and a distance from it.
@@ -94,7 +112,7 @@ fn access(x: &Inst) -> Option<(MemRef, bool)> {
     let write = match x.op {
         Op::Load | Op::Load128 => m.write_intent,
         Op::Store | Op::Store128 => true,
-        Op::AluMem if MemRef::alu_op(x.imm) != AluOp::Cmp => true,
+        Op::AluMem if Emitter::on_memory(MemRef::alu_op(x.imm)) => true,
         _ => return None,
     };
     let near = m.disp.unsigned_abs() < 1 << 30;
@@ -146,8 +164,11 @@ impl Emitter {
                 continue;
             }
             let (distance, bytes) = ((g.low - low) as i32, (g.high - g.low) as u32);
-            self.parts.push((first, Part::First { distance, bytes, write: g.write }));
-            self.parts.extend(g.members.iter().skip(1).map(|(op, _)| (*op, Part::Other(first))));
+            let others = g.members.len() - 1;
+            let last = g.members[others].0;
+            self.parts.push((first, Part::First { distance, bytes, write: g.write, others, last }));
+            let other = |(op, at): &(u16, i64)| (*op, Part::Other { first, ahead: (at - low) as i32 });
+            self.parts.extend(g.members.iter().skip(1).map(other));
         }
     }
 
@@ -162,22 +183,64 @@ impl Emitter {
 
     /// Whether what is made sure for the operation at hand goes for the next one too.
     pub(super) fn with_next(&self) -> bool {
-        match self.part() {
-            None => true,
-            Some(Part::First { .. }) => self.part_of(self.i + 1) == Some(Part::Other(self.i as u16)),
-            other => self.part_of(self.i + 1) == other,
+        let group = |i| match self.part_of(i) {
+            Some(Part::First { .. }) => Some(i as u16),
+            Some(Part::Other { first, .. }) => Some(first),
+            None => None,
+        };
+        group(self.i).is_none() || group(self.i) == group(self.i + 1)
+    }
+
+    /// R15 is the bank.
+    pub(super) fn take_bank(&mut self) {
+        if self.base != Base::Bank {
+            self.a.mov(Sz::Q, R15, word(BANK));
+        }
+        self.base = Base::Bank;
+    }
+
+    /// Where the access at hand is, if R15 says so.
+    pub(super) fn near(&self) -> Option<Mem> {
+        match (self.base, self.part()) {
+            (Base::Group { first, .. }, Some(Part::Other { first: own, ahead })) if first == own => {
+                Some(at(R15, ahead))
+            }
+            _ => None,
         }
     }
 
-    /// Whether an access is certain to succeed, since another one has made sure of that.
-    pub(super) fn cannot_fail(&self, i: usize, x: &Inst) -> bool {
-        let simple = matches!(x.op, Op::Load | Op::Store) && MemRef::unpack(x.aux, x.imm).log2 <= 3;
-        simple && matches!(self.part_of(i), Some(Part::Other(_)))
+    /// The access at hand, whose addend is in RAX, is the first of a group: R15 says from now on where that is, if it is free, and
+    /// it is worth it. The access itself does not wait for that.
+    pub(super) fn come_near(&mut self) {
+        let Some(Part::First { others, last, .. }) = self.part() else { return };
+        let least = if self.renamed.repeats { 1 } else { 2 };
+        if others >= least && !matches!(self.base, Base::Group { .. }) && self.skips.is_empty() {
+            self.a.lea(Sz::Q, R15, self.there);
+            self.base = Base::Group { first: self.i as u16, last };
+        }
+    }
+
+    /// What R15 holds before the access at hand, as far as anybody wants it.
+    pub(super) fn wanted_base(&self) -> Base {
+        match self.base {
+            Base::Group { last, .. } if usize::from(last) <= self.i => Base::Nothing,
+            base => base,
+        }
+    }
+
+    /// Whether an access is certain to succeed, since another one makes sure of that. Halves of accesses of 256 bits are sometimes put
+    /// together before they could do so.
+    pub(super) fn cannot_fail(&self, block: &Block, i: usize) -> bool {
+        let simple = |i: usize| {
+            let op = block.insts.get(i).map(|x| (x.op, MemRef::unpack(x.aux, x.imm).log2));
+            op.is_some_and(|(op, log2)| matches!(op, Op::Load | Op::Store | Op::AluMem) && log2 <= 3)
+        };
+        matches!(self.part_of(i), Some(Part::Other { first, .. }) if simple(first.into())) && simple(i)
     }
 
     /// The memo of the operation at hand if another one has made sure that it may be done.
     pub(super) fn found(&self) -> Option<usize> {
-        let Some(Part::Other(first)) = self.part() else { return None };
+        let Some(Part::Other { first, .. }) = self.part() else { return None };
         self.firsts.iter().find(|(op, _)| *op == first).map(|(_, memo)| *memo)
     }
 }

@@ -5,7 +5,7 @@ use ir::{AluOp, AtomicOp};
 use mem::tlb::Shape;
 
 use super::arithmetic::host_alu;
-use super::{Emitter, Flags, Instead, Part, Refill, Reload, Retry};
+use super::{Base, Emitter, Flags, Instead, Part, Refill, Reload, Retry};
 use crate::asm::{Alu, Asm, Hole, Map, Mem, Piece, R14, R15, RAX, RBX, RCX, RDX, Shift, Sz, at, cc, indexed};
 use crate::layout::word;
 use crate::memo;
@@ -47,6 +47,9 @@ fn look_up_end(a: &mut Asm, table: i32, shift: u8, mask: u32) -> Hole {
 impl Emitter {
     /// The address of a memory operation as an operand on registers; may use RDX.
     pub(super) fn address(&mut self, x: &Inst, m: MemRef, slack: i32) -> Mem {
+        if let Some(near) = self.near() {
+            return near;
+        }
         let disp = m.disp;
         let wide = disp.checked_add(slack).is_none();
         let sz = if m.wrap == 1 { Sz::D } else { Sz::Q };
@@ -86,18 +89,27 @@ impl Emitter {
         at(RDX, 0)
     }
 
-    /// The TLB's lookup of `bytes` at `m`: RAX = the entry's addend; a miss jumps to the answer, if there can be one: then the
-    /// flags are destroyed, and the cold code that is noted next asks the second level.
+    /// The TLB's lookup of `bytes` at `m`, after which [`Emitter::there`] says where they are, by RAX; a miss jumps to the answer, if there
+    /// can be one: then the flags are destroyed, and the cold code that is noted next asks the second level.
     pub(super) fn lookup(&mut self, m: Mem, bytes: u64, write: bool) -> Option<Hole> {
+        if let Some(near) = self.near() {
+            self.there = near;
+            return None;
+        }
+        self.there = indexed(m.base.unwrap_or(RDX), RAX, 0, m.disp);
         if let Some(memo) = self.found() {
             self.a.near(0x8b, RAX, memo + memo::ADDEND);
             return None;
         }
+        self.base = self.wanted_base();
+        self.before = Some(self.base);
         if let Some(miss) = self.remembered(m, bytes, write) {
             return Some(miss);
         }
         let write = write && !on(Mutant::WriteCheck);
         let op = self.i as u16;
+        self.take_bank();
+        self.before = Some(Base::Bank);
         let wide = !write && self.hot.as_ref().is_some_and(|hot| hot.instead(op) == Some(Instead::Large));
         let miss = if wide { self.look_up(m, bytes, Table::Wide) } else { self.look_up_small(m, bytes, write) };
         self.flags = Flags::Memory;
@@ -145,7 +157,7 @@ impl Emitter {
         let part = self.part();
         let (distance, bytes, write) = match part {
             Some(Part::First { distance, bytes, .. }) if on(Mutant::GroupRight) => (distance, bytes, write),
-            Some(Part::First { distance, bytes, write }) if !on(Mutant::Apart) => (distance, bytes, write),
+            Some(Part::First { distance, bytes, write, .. }) if !on(Mutant::Apart) => (distance, bytes, write),
             _ => (0, bytes as u32, write),
         };
         let must = matches!(part, Some(Part::First { .. }));
@@ -164,12 +176,8 @@ impl Emitter {
         self.a.near(0x8b, RAX, memo + memo::ADDEND);
         self.flags = Flags::Memory;
         self.retry = Some(Retry { memo, write, run, back: self.a.here(), must });
+        self.come_near();
         Some(miss)
-    }
-
-    /// Where the bytes are after a lookup.
-    pub(super) fn bytes_at(m: Mem) -> Mem {
-        indexed(m.base.unwrap_or(RDX), RAX, 0, m.disp)
     }
 
     pub(super) fn plain(m: MemRef) -> bool {
@@ -184,7 +192,7 @@ impl Emitter {
         self.save_for_access();
         let place = self.address(x, m, 8);
         let miss = self.lookup(place, m.bytes(), m.write_intent);
-        let from = Self::bytes_at(place);
+        let from = self.there;
         // The interpreter would run with the temporary of before.
         let site = self.site(self.i);
         let d = self.target(x.d, RAX);
@@ -209,7 +217,7 @@ impl Emitter {
         self.save_for_access();
         let place = self.address(x, m, 8);
         let miss = self.lookup(place, m.bytes(), true);
-        let to = Self::bytes_at(place);
+        let to = self.there;
         let sz = Sz::log2(m.log2);
         match self.constant(x.d) {
             Some(v) if m.log2 < 3 || i32::try_from(v as i64).is_ok() => self.a.store_imm(sz, to, v as i32),
@@ -222,24 +230,26 @@ impl Emitter {
         self.cold([miss, None], Reload::Nothing, site);
     }
 
+    /// Whether arithmetic on memory is one instruction of the host.
+    pub(super) fn on_memory(op: AluOp) -> bool {
+        op != AluOp::Cmp && (matches!(op, AluOp::Inc | AluOp::Dec | AluOp::Neg) || host_alu(op).is_some())
+    }
+
     /// Arithmetic on memory.
     pub(super) fn alu_mem(&mut self, x: &Inst) {
         let m = MemRef::unpack(x.aux, x.imm);
         let op = MemRef::alu_op(x.imm);
-        let host = match op {
-            AluOp::Inc | AluOp::Dec | AluOp::Neg => None,
-            _ => match host_alu(op) {
-                Some(h) if op != AluOp::Cmp => Some(h),
-                _ => return self.interpret(x),
-            },
-        };
+        if !Self::on_memory(op) {
+            return self.interpret(x);
+        }
+        let host = host_alu(op);
         if !Self::plain(m) {
             return self.interpret(x);
         }
         self.save_for_access();
         let place = self.address(x, m, 8);
         let miss = self.lookup(place, m.bytes(), true);
-        let there = Self::bytes_at(place);
+        let there = self.there;
         let sz = Sz::log2(m.log2);
         let carry = op.reads_flags();
         match host {
@@ -303,7 +313,7 @@ impl Emitter {
         let place = self.address(&Inst { b: NONE, ..*x }, m, 8);
         let odd = self.odd(place, m);
         let miss = self.lookup(place, m.bytes(), true);
-        let there = Self::bytes_at(place);
+        let there = self.there;
         let sz = Sz::log2(m.log2);
         let site = self.site(self.i);
         self.load_into(RCX, x.b);
@@ -347,7 +357,7 @@ impl Emitter {
         let place = self.address(&Inst { b: NONE, ..*x }, m, 8);
         let odd = self.odd(place, m);
         let miss = self.lookup(place, m.bytes(), true);
-        self.a.lea(Sz::Q, RDX, Self::bytes_at(place));
+        self.a.lea(Sz::Q, RDX, self.there);
         let sz = Sz::log2(m.log2);
         let site = self.site(self.i);
         self.load_into(RAX, expected);
@@ -384,7 +394,7 @@ impl Emitter {
         let odd = self.unaligned(place, 15);
         let miss = self.lookup(place, 16, true);
         let site = self.site(self.i);
-        self.a.lea(Sz::Q, RDX, Self::bytes_at(place));
+        self.a.lea(Sz::Q, RDX, self.there);
         self.evict();
         self.a.mov(Sz::Q, R14, RDX);
         self.a.push(RBX);

@@ -3,7 +3,7 @@
 
 use ir::op::{FLAG_R, Inst, NONE, Op, Slot};
 
-use super::{Cold, Emitter, Flags, Reload, Site, temp_index};
+use super::{Base, Cold, Emitter, Flags, Reload, Site, temp_index};
 use crate::asm::{Alu, Hole, R14, RAX, RCX, Reg, Rm, Shift, Sz};
 use crate::layout::word;
 use crate::mutants::{Mutant, on};
@@ -212,6 +212,7 @@ impl Emitter {
         self.call_put_back();
         let to = self.op_stub();
         self.a.call_with(site, to);
+        self.base = Base::Bank;
         self.call_take();
         if writes {
             self.forget_constant(x.d);
@@ -233,6 +234,7 @@ impl Emitter {
     }
 
     pub(super) fn cold(&mut self, from: [Option<Hole>; 2], reload: Reload, site: u32) {
+        let base = self.before.take().unwrap_or(self.base);
         if from == [None, None] {
             return;
         }
@@ -245,7 +247,8 @@ impl Emitter {
         let back = self.a.here();
         let (refill, retry) = (self.refill.take(), self.retry.take());
         let recipe = self.recipe.filter(|_| self.needed[self.i] && !on(Mutant::NoRecipe));
-        self.cold.push(Cold { from, refill, retry, recipe, back, site, more: 0, reload, constants: self.cold_mark });
+        let constants = self.cold_mark;
+        self.cold.push(Cold { from, refill, retry, recipe, back, site, more: 0, base, reload, constants });
     }
 
     /// The same for several operations: this one, which is `site`, and the `more` behind it.

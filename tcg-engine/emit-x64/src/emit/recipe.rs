@@ -12,7 +12,7 @@ use ir::{AluOp, AluRef, Block};
 
 use super::arithmetic::host_alu;
 use super::{Emitter, Flags, forms, temp_index};
-use crate::asm::{Alu, Map, RAX, RCX, RDX, Rm, Shift, Sz, cc};
+use crate::asm::{Alu, Map, RAX, RCX, RDX, Rm, Shift, Sz, at, cc};
 use crate::layout::{upper, word, xmm};
 use crate::mutants::{Mutant, on};
 
@@ -21,6 +21,8 @@ use crate::mutants::{Mutant, on};
 pub(super) enum Recipe {
     /// An operation whose first operand now holds its result, or is as it was if there is none.
     Alu(AluOp, Sz, Slot, Operand),
+    /// An increment, or a decrement; the word of `FLAG_A` has the carry.
+    Count(AluOp, Sz, Slot),
     /// A shift of what the word of `FLAG_A` holds by so many bits.
     Shift(Shift, Sz, u8),
     /// A product of this size; the word of `FLAG_A` says whether it does not fit.
@@ -80,6 +82,10 @@ impl Emitter {
         if let AluOp::Shl | AluOp::Shr | AluOp::Sar = r.op {
             return self.recipe_of_shift(block, x, r.op, sz);
         }
+        if let AluOp::Inc | AluOp::Dec = r.op {
+            let lasts = x.a == x.d && lasting(x.a) && self.need_not_be_saved(block, self.i + 1, [x.a, NONE], true);
+            return lasts.then_some(Recipe::Count(r.op, sz, x.a));
+        }
         let logic = matches!(r.op, AluOp::And | AluOp::Or | AluOp::Xor);
         if !(logic || matches!(r.op, AluOp::Add | AluOp::Sub | AluOp::Cmp | AluOp::Test)) {
             return None;
@@ -116,10 +122,18 @@ impl Emitter {
 
     /// Keep what a recipe needs and the operation at hand destroys.
     pub(super) fn keep(&mut self, x: &Inst, recipe: Recipe) {
-        if let (Recipe::Shift(..), Rm::R(r)) = (recipe, self.place(x.a))
-            && !on(Mutant::Kept)
-        {
-            self.a.store(Sz::Q, word(FLAG_A), r);
+        match (recipe, self.place(x.a)) {
+            _ if on(Mutant::Kept) => {}
+            (Recipe::Shift(..), Rm::R(r)) => self.a.store(Sz::Q, word(FLAG_A), r),
+            (Recipe::Count(..), _) => {
+                if self.recipe.is_some() {
+                    self.host_flags();
+                } else {
+                    self.host_carry();
+                }
+                self.a.ins(Sz::D, Map::Of, 0x90 | cc::B, 0, Rm::M(word(FLAG_A)), (false, false));
+            }
+            _ => {}
         }
     }
 
@@ -181,6 +195,13 @@ impl Emitter {
                         }
                     }
                 }
+            }
+            Recipe::Count(op, sz, a) => {
+                let down = op == AluOp::Dec;
+                let a = self.reg(a, RAX);
+                self.a.lea(Sz::Q, RAX, at(a, if down { 1 } else { -1 }));
+                self.a.bt_imm(Sz::D, word(FLAG_A), 0);
+                self.a.inc_dec(u8::from(down), sz, RAX);
             }
             Recipe::Shift(op, sz, n) => {
                 self.a.mov(Sz::Q, RAX, word(FLAG_A));

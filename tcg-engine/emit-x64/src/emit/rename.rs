@@ -7,7 +7,7 @@
 use ir::Block;
 use ir::op::{Inst, Op, Slot, TIER_BUDGET};
 
-use super::Emitter;
+use super::{Base, Emitter};
 use crate::asm::{Alu, Hole, RAX, Reg, Sz, at, cc};
 use crate::layout::{GENERAL, PINNED, Pins, word};
 use crate::mutants::{Mutant, on};
@@ -24,6 +24,8 @@ struct Swap {
 #[derive(Default)]
 pub(super) struct Renamed {
     swaps: Vec<Swap>,
+    /// The block leads back to its own head, where R15 may be anything.
+    pub(super) repeats: bool,
     /// Offset of the loop's beginning.
     beginning: usize,
     /// Calls of the routines that put everything back and take it again, which lie behind the block.
@@ -56,6 +58,7 @@ impl Emitter {
     pub(super) fn rename(&mut self, block: &Block) {
         self.pins = Pins::USUAL;
         self.renamed.swaps.clear();
+        self.renamed.repeats = false;
         self.renamed.backs.clear();
         self.renamed.agains.clear();
         self.renamed.spent.clear();
@@ -83,6 +86,10 @@ impl Emitter {
             }
         }
         self.take();
+        self.renamed.repeats = back && self.is_renamed();
+        if self.renamed.repeats && !self.parts.is_empty() {
+            self.base = Base::Nothing;
+        }
         self.renamed.beginning = self.a.here();
     }
 

@@ -435,7 +435,7 @@ impl Emitter {
         self.spill_address(x);
         let place = self.address(x, m, 8);
         let miss = self.lookup(place, m.bytes(), m.write_intent);
-        let from = Self::bytes_at(place);
+        let from = self.there;
         let site = self.site(self.i);
         // movd and movq
         let zeroed = if m.log2 == 2 { (Map::Of66, 0x6e) } else { (Map::OfF3, 0x7e) };
@@ -484,7 +484,7 @@ impl Emitter {
         self.spill_address(x);
         let place = self.address(x, m, 8);
         let miss = self.lookup(place, m.bytes(), true);
-        self.a.sse(map, op, r.0, Self::bytes_at(place).into());
+        self.a.sse(map, op, r.0, self.there.into());
         let site = self.site(self.i);
         self.cold([miss, None], Reload::Nothing, site);
         true
@@ -505,7 +505,7 @@ impl Emitter {
         let place = self.address(x, m, 16);
         let odd = (m.aligned && !on(Mutant::Aligned)).then(|| self.unaligned(place, m.low_bits()));
         let miss = self.lookup(place, 16, write || m.write_intent);
-        let there = Self::bytes_at(place);
+        let there = self.there;
         let site = self.site(self.i);
         if write {
             // movups

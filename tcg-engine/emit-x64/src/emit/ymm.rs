@@ -348,7 +348,7 @@ impl Emitter {
         let place = self.address(x, m, 32);
         let odd = (m.aligned && !on(Mutant::Aligned)).then(|| self.unaligned(place, m.low_bits()));
         let miss = self.lookup(place, bytes, write || m.write_intent);
-        (Self::bytes_at(place), [miss, odd])
+        (self.there, [miss, odd])
     }
 
     fn whole_load(&mut self, group: &[Inst]) -> Option<u8> {

@@ -266,6 +266,23 @@ fn a_group_that_never_stores_is_taken_apart() {
     assert_eq!(m.counted(DATA + 8).1, Access::new(load).settle(DATA + 8).1);
 }
 
+/// What the interpreter runs makes sure of nothing, though it lies beside what follows: that may fault, and shows its flags.
+#[test]
+fn an_interpreted_access_makes_sure_of_nothing() {
+    let mut m = Access::new(|a| {
+        a.shl(qword_ptr(rdi), 1)?;
+        a.mov(eax, 0xff)?;
+        a.add(al, 1)?;
+        a.mov(rcx, qword_ptr(rdi + 8))?;
+        a.xor(eax, eax)
+    });
+    for _ in 0..3 {
+        assert_eq!(m.at(DATA + 0xff8).0, Some(14));
+        let shown = m.0.peek64(m.0.get(4) + 24);
+        assert_eq!(shown & flags::ARITHMETIC, flags::CF | flags::PF | flags::AF | flags::ZF);
+    }
+}
+
 /// How many hot blocks are emitted while two accesses lie across two pages again and again.
 fn crossing(mirror: bool) -> u64 {
     let mut m = Access::new(two);

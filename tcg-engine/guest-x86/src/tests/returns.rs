@@ -125,23 +125,36 @@ fn calls_and_returns_stay_in_emitted_code() {
     assert_eq!(rounds(&mut m), 0);
 }
 
-/// The vector, and how far from the program's beginning, of a jump to an address that is not canonical.
-fn beyond() -> (Option<u64>, u64) {
+/// The vector, how far from the program's beginning, and RSP, of a jump or a return to an address that nobody has called from.
+fn beyond(to: u64, returns: bool) -> (Option<u64>, u64, u64) {
     let mut m = machine(|a| a.ret());
     let code = asm64(|a| {
-        a.mov(rax, 0x8000_0000_0000u64)?;
-        a.jmp(rax)
+        a.mov(rax, to)?;
+        if returns { a.push(rax).and_then(|()| a.ret()) } else { a.jmp(rax) }
     });
     m.run_code(&code);
-    (m.caught(), m.peek64(m.get(4) + 8) - CODE)
+    let frame = m.get(4) + 8;
+    (m.caught(), m.peek64(frame).wrapping_sub(CODE), m.peek64(frame + 24))
 }
 
 #[test]
 fn a_jump_beyond_canonical_addresses_is_refused() {
-    let ten = beyond();
-    assert_eq!(ten, (Some(13), 10));
+    const FIRST: u64 = 0x8000_0000_0000;
+    let (jump, back) = ((Some(13), 10, STACK), (Some(13), 11, STACK - 8));
+    for to in [FIRST, 1 << 63, u64::MAX >> 1] {
+        assert_eq!((beyond(to, false), beyond(to, true)), (jump, back));
+    }
     plant(Some(Mutant::Unchecked));
-    let found = beyond();
+    let found = beyond(FIRST, false);
+    plant(Some(Mutant::Moved));
+    let moved = beyond(FIRST, true);
     plant(None);
-    assert_ne!(found, ten);
+    assert_ne!(found, jump);
+    assert_eq!(moved, (Some(13), 11, STACK));
+}
+
+/// What says in a table that nothing is there is an address too.
+#[test]
+fn nobody_returns_to_what_stands_for_nothing() {
+    assert_eq!(beyond(u64::MAX, true), (Some(14), u64::MAX - CODE, STACK));
 }

@@ -37,6 +37,7 @@ fn planted_bugs_are_found() {
         Mutant::ReturnContext,
         Mutant::ReturnGone,
         Mutant::Unchecked,
+        Mutant::Moved,
         Mutant::LinkPlace,
         Mutant::Elsewhere,
         Mutant::Anonymous,
@@ -57,7 +58,7 @@ pub fn missing(make: fn(u64) -> Pair, most: u64, mutant: Mutant, what: &str) -> 
     let found = catch_unwind(AssertUnwindSafe(|| campaign(make, 1 << 20, Duration::MAX, most)));
     plant(None);
     let how = match found {
-        Ok(Ok((compared, long))) => return Some(format!("{what} ({compared} programs, {long} too long)")),
+        Ok(Ok((compared, unknown))) => return Some(format!("{what} ({compared} programs, {unknown} unknown)")),
         Ok(Err(text)) => text.lines().take(2).collect::<Vec<_>>().join(" "),
         Err(panic) => panic.downcast_ref::<String>().cloned().unwrap_or_default(),
     };
