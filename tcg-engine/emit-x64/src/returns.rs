@@ -17,8 +17,8 @@ const PLACES: usize = 1 << PLACES_LOG2;
 pub const PLACE_MASK: i32 = (PLACES as i32 - 1) << 3;
 /// From a return address to the address of its code.
 pub const CODE: i32 = 8 * PLACES as i32;
-/// No return address: the code that belongs to it finds out where that leads, if anybody returns there.
-const NOWHERE: u64 = u64::MAX;
+/// No return address: the code that belongs to it finds out where that leads, if anybody returns there. Its page is taken for it then.
+const NOWHERE: u64 = u64::MAX << 12;
 /// No context.
 const NEVER: u64 = u64::MAX;
 

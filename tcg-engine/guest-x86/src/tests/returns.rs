@@ -156,5 +156,25 @@ fn a_jump_beyond_canonical_addresses_is_refused() {
 /// What says in a table that nothing is there is an address too.
 #[test]
 fn nobody_returns_to_what_stands_for_nothing() {
-    assert_eq!(beyond(u64::MAX, true), (Some(14), u64::MAX - CODE, STACK));
+    for (to, of_user) in [u64::MAX, u64::MAX << 12].into_iter().flat_map(|to| [(to, false), (to, true)]) {
+        let mut m = machine(|a| a.ret());
+        m.poke(
+            CODE,
+            &asm64(|a| {
+                a.mov(rax, to)?;
+                a.push(rax)?;
+                a.ret()
+            }),
+        );
+        // The first fills the TLB, and the next the memo.
+        for _ in 0..3 {
+            if of_user {
+                user(&mut m);
+            }
+            m.set(4, STACK);
+            m.set_pc(CODE);
+            m.run_on();
+        }
+        assert_eq!((m.caught(), m.cpu.sys.cr2, m.peek64(m.get(4) + 8)), (Some(14), to, to));
+    }
 }
