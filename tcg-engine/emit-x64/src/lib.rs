@@ -6,7 +6,7 @@
 //! | `features` | which instruction sets of the host are used |
 //! | `layout` | which guest word is in which host register, private words |
 //! | `stubs` | the shared routines: into and out of emitted code, single operations, indirect jumps |
-//! | `emit`, `vector` | operations to instructions: `emit` the block, and below it operands, memory, arithmetic, control, recipes for flags, groups of accesses, and registers of loops |
+//! | `emit`, `vector` | operations to instructions: `emit` the block, and below it operands, memory, arithmetic, control, recipes for flags, groups of accesses, and registers of hot blocks |
 //! | `mutants` | planted bugs that tests must find |
 //! | `run` | code memory and its parts, linking, the jump cache, what is hot, and one stay in emitted code |
 //! | `budget` | how long such a stay may last, and how others end it |
