@@ -273,7 +273,7 @@ fn two() {
     world.finish(copy);
 }
 
-/// Runs every interleaving of `model` (of those with at most `bound` preemptions, two more in a long run) in a thread of its
+/// Runs every interleaving of `model` (of those with at most `bound` preemptions, one more in a long run) in a thread of its
 /// own, with this bug; what the checker says if it fails.
 pub(crate) fn check(mutant: Option<Mutant>, bound: Option<usize>, model: fn()) -> Result<(), String> {
     let text = |e: Box<dyn Any + Send>| match e.downcast::<String>() {
@@ -283,7 +283,7 @@ pub(crate) fn check(mutant: Option<Mutant>, bound: Option<usize>, model: fn()) -
     let run = move || {
         plant(mutant);
         let mut checker = loom::model::Builder::new();
-        let more = if std::env::var_os("ATOLL_LONG").is_some() { 2 } else { 0 };
+        let more = usize::from(std::env::var_os("ATOLL_LONG").is_some());
         checker.preemption_bound = bound.map(|n| n + more);
         catch_unwind(AssertUnwindSafe(|| checker.check(model))).map_err(text)
     };
