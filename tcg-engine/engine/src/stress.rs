@@ -234,7 +234,8 @@ struct Story {
     program: Program,
     rounds: u64,
     holds: fn(&Machine, u64, u64),
-    /// It runs in user mode; how many pages each vCPU must have in its mirror then, at least.
+    /// It runs in user mode; how many pages each vCPU must have in its mirror then, at least. Those that hold code are in no run that is
+    /// stored to.
     user: Option<u64>,
 }
 
@@ -327,7 +328,7 @@ stories! {
     memory_order_in_user_mode: in_user_mode(programs::order, 500, nothing, 1);
     code_rewritten_by_others_in_user_mode: in_user_mode(programs::rewriting, 2_000, nothing, 1);
     pages_of_programs_that_move: in_user_mode(user::moving, 300, user::moved, 128);
-    code_among_data_of_programs: in_user_mode(user::mixed, 4_000, nothing, 128);
+    code_among_data_of_programs: in_user_mode(user::mixed, 4_000, nothing, 32);
 }
 
 /// What accesses remember must be forgotten when others take pages away.
