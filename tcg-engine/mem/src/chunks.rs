@@ -1,7 +1,7 @@
 //! Which pieces of 2 MiB of RAM the guest uses, and so are worth a huge page of the host.
 //!
 //! The idea: every page that a guest uses goes through its vCPU's TLB once, so that is where pages are counted, each one once. A
-//! chunk most of whose pages have been counted is *ready*, and one thread waits for such chunks. Nothing is ever looked for.
+//! chunk a good part of whose pages have been counted is *ready*, and one thread waits for such chunks. Nothing is ever looked for.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -11,8 +11,9 @@ use crate::PAGE;
 
 /// Bytes of a chunk: a huge page of the host.
 pub const CHUNK: u64 = 2 << 20;
-/// Pages of a chunk that must be in use: the host gives the others as well, and they are at most as much again by a third.
-const READY: u16 = (CHUNK / PAGE * 3 / 4) as u16;
+/// Pages of a chunk that must be in use: the host gives the others as well, three times as many at most. A buffer of 2 MiB that lies
+/// across two chunks should have huge pages, at least where it has most of its pages.
+const READY: u16 = (CHUNK / PAGE / 4) as u16;
 /// The count of a chunk that was taken. Threads that were about to count do not reach its end.
 const TAKEN: u16 = 1 << 15;
 
@@ -92,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunks_are_ready_when_most_of_their_pages_are_used_and_are_taken_once() {
+    fn chunks_are_ready_when_enough_of_their_pages_are_used_and_are_taken_once() {
         let chunks = Chunks::new(3 * CHUNK + PAGE);
         let mut from = 0;
         for again in 0..3 {
