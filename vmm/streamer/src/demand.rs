@@ -165,7 +165,9 @@ impl<'a> Demand<'a> {
                 Err(error) => return Err(Problem::faults(error)),
             }
         }
-        Ok(())
+        // The kernel wakes who waits before it gives a mapping back, and who faults with that mapping's lock alone (since Linux 6.7)
+        // may begin to wait between the two.
+        self.wake(0, self.ram.length)
     }
 
     /// Reads and checks chunk `n` and places its pages through mapping `m`.
