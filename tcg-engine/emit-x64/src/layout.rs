@@ -2,9 +2,9 @@
 //!
 //! RBP points into the register file, so that the first 32 words (program counter, flags, general registers, segment bases)
 //! are one byte of displacement away. Nine guest words live in host registers while emitted code runs; R14 holds one
-//! temporary; RAX, RCX and RDX belong to single operations; R15 is the TLB's current bank, but within hot blocks. Fourteen guest XMM registers live in
-//! the host's of the same numbers, but only from the first block on that uses any: [`VECTORS`] says so. So do their upper halves, from
-//! the first block on that names one.
+//! temporary; RAX, RCX and RDX belong to single operations; R15 is the TLB's current bank, but within hot blocks. Fourteen
+//! guest XMM registers live in the host's of the same numbers, but only from the first block on that uses any: [`VECTORS`]
+//! says so. So do their upper halves, from the first block on that names one.
 
 use std::ops::Range;
 
