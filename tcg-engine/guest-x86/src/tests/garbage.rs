@@ -183,7 +183,7 @@ fn compare(what: &str, make: fn(&mut Random) -> Runner<TestBus>) {
     if let Some(seed) = std::env::var("ATOLL_SEED").ok().and_then(|text| text.parse().ok()) {
         return program(make, seed, &mut Came::default()).unwrap_or_else(|text| panic!("{what}: {text}"));
     }
-    let programs = if std::env::var_os("ATOLL_LONG").is_some() { 4000 } else { 16 };
+    let programs = if std::env::var_os("ATOLL_LONG").is_some() { 1000 } else { 16 };
     let mut came = Came::default();
     for n in 0..programs {
         let seed = (n + 1) * 0x9e37_79b9;
