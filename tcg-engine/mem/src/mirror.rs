@@ -20,12 +20,13 @@ const WINDOW_LOG2: u32 = 30;
 const WINDOWS: usize = 8;
 /// Bytes of addresses that a mirror wants.
 pub const MIRROR: u64 = WINDOW * WINDOWS as u64;
-/// Pages that are looked at in each direction before a run is given out; it grows each time that it is met again.
+/// Pages that are looked at in each direction before a run is given out; it grows each time that it meets another one.
 const STEPS: u64 = 64;
 /// Runs of a window that are kept.
 const RUNS: usize = 4;
-/// Stretches of a window that are noted as given out; with more of them, all from the first to the last is.
-const GIVEN: usize = 32;
+/// Stretches of a window that are noted as given out; with more of them, all from the first to the last is. More than the pages that
+/// may be put at once: a program that reads here and there has each of them given out by itself before they come together.
+const GIVEN: usize = 2 * SAVED as usize;
 /// Pages of a piece of 2 MiB.
 const PIECE: u64 = 512;
 /// Instructions that a page has to be put for.
@@ -59,10 +60,15 @@ impl Span {
         (self.first..self.end).contains(&page)
     }
 
+    /// All pages from the first to the last of both.
+    fn over(self, other: Span) -> Span {
+        Span { first: self.first.min(other.first), end: self.end.max(other.end) }
+    }
+
     /// All pages of both, if there are none between them.
     fn with(self, other: Span) -> Option<Span> {
         let near = self.first <= other.end && other.first <= self.end;
-        near.then(|| Span { first: self.first.min(other.first), end: self.end.max(other.end) })
+        near.then(|| self.over(other))
     }
 }
 
@@ -85,7 +91,7 @@ struct Window {
     /// Runs that were found, and whether they are for stores; valid while `shrinks` is the TLB's.
     runs: [(Span, bool); RUNS],
     next: usize,
-    /// All pages that runs were given out for, and more if that is easier to note.
+    /// All pages that runs were given out for, and more if there are too many of them: ascending, with others between any two.
     given: Vec<Span>,
     shrinks: u64,
     used: u64,
@@ -126,8 +132,9 @@ impl Window {
         }
     }
 
-    /// Where a run around `page` begins and ends, of pages that are where `known` says.
+    /// Where a run around `page` begins and ends, of pages that are where `known` says. It ends at runs that are known.
     fn around(&self, page: u64, write: bool, known: impl Fn(u64) -> Option<(u64, bool)>) -> Span {
+        let met = |page: u64| self.runs.iter().any(|(old, stores)| *stores == write && old.has(page));
         // A large page is as one page, but stores are known of by small ones.
         let same = |page: u64| {
             let (there, (ram, large)) = (self.page(page)?, known(page)?);
@@ -139,13 +146,44 @@ impl Window {
         // A small page may have parts of a large one for neighbours, if both ways to see it are in the TLB.
         let step = |border: u64, whole: bool| if whole && border.is_multiple_of(PIECE) { PIECE } else { 1 };
         for _ in 0..STEPS {
-            let Some(whole) = span.first.checked_sub(1).and_then(same) else { break };
+            let next = span.first.checked_sub(1).filter(|page| !met(*page));
+            let Some(whole) = next.and_then(same) else { break };
             span.first -= step(span.first, whole);
         }
         for _ in 0..STEPS {
-            let Some(whole) = Some(span.end).filter(|end| *end < WINDOW / PAGE).and_then(same) else { break };
+            let next = Some(span.end).filter(|page| *page < WINDOW / PAGE && !met(*page));
+            let Some(whole) = next.and_then(same) else { break };
             span.end += step(span.end, whole);
         }
+        span
+    }
+
+    /// The run around `page`, and all that is known of what lies next to it.
+    fn run(&mut self, page: u64, write: bool, known: impl Fn(u64) -> Option<(u64, bool)>) -> Span {
+        let found = self.runs.iter().position(|(old, stores)| *stores == write && old.has(page));
+        let mut span = match found {
+            Some(n) => self.runs[n].0,
+            None => {
+                let span = self.around(page, write, known);
+                self.give(span);
+                span
+            }
+        };
+        // Those that it meets go into it, or accesses would go from one to the next for ever.
+        let mut to = found;
+        for (n, (old, stores)) in self.runs.iter_mut().enumerate() {
+            if *stores == write
+                && let Some(both) = span.with(*old)
+            {
+                (span, *old) = (both, Span::default());
+                to = to.or(Some(n));
+            }
+        }
+        let to = to.unwrap_or_else(|| {
+            self.next = (self.next + 1) % RUNS;
+            self.next
+        });
+        self.runs[to] = (span, write);
         span
     }
 
@@ -157,20 +195,22 @@ impl Window {
     }
 
     /// `span` is given out.
-    fn give(&mut self, mut span: Span) {
-        let many = self.given.len() >= GIVEN;
-        self.given.retain(|old| match span.with(*old) {
-            Some(both) => {
-                span = both;
-                false
-            }
-            None if many => {
-                span = Span { first: span.first.min(old.first), end: span.end.max(old.end) };
-                false
-            }
-            None => true,
-        });
-        self.given.push(span);
+    fn give(&mut self, span: Span) {
+        // Those that it meets become one with it.
+        let first = self.given.partition_point(|old| old.end < span.first);
+        let met = self.given[first..].partition_point(|old| old.first <= span.end);
+        let all = self.given[first..first + met].iter().fold(span, |all, old| all.over(*old));
+        self.given.splice(first..first + met, [all]);
+        if self.given.len() > GIVEN {
+            let all = self.given.drain(..).fold(span, Span::over);
+            self.given.push(all);
+        }
+    }
+
+    /// Whether any page of these was given out.
+    fn is_given(&self, span: Span) -> bool {
+        let next = self.given.partition_point(|old| old.end <= span.first);
+        self.given.get(next).is_some_and(|old| old.first < span.end)
     }
 }
 
@@ -254,23 +294,7 @@ impl Mirror {
         let (ram, large) = known(page)?;
         let n = self.window(region, shrinks)?;
         self.put_page(n, page, ram, large)?;
-        let w = &mut self.windows[n];
-        let found = w.runs.iter().position(|(span, stores)| *stores == write && span.has(page));
-        let span = match found {
-            Some(n) => w.runs[n].0,
-            None => {
-                let span = w.around(page, write, known);
-                let near = w.runs.iter().position(|(old, stores)| *stores == write && old.with(span).is_some());
-                let to = near.unwrap_or(w.next);
-                if near.is_none() {
-                    w.next = (w.next + 1) % RUNS;
-                }
-                let span = near.and_then(|n| w.runs[n].0.with(span)).unwrap_or(span);
-                w.runs[to] = (span, write);
-                w.give(span);
-                span
-            }
-        };
+        let span = self.windows[n].run(page, write, known);
         Some(Run {
             start: region * WINDOW + span.first * PAGE,
             len: (span.end - span.first) * PAGE,
@@ -312,7 +336,7 @@ impl Mirror {
             _ => (page, 1, ram),
         };
         // What was given out may be believed to be where it is.
-        if w.given.iter().any(|given| given.first < first + len && first < given.end) {
+        if w.is_given(Span { first, end: first + len }) {
             return None;
         }
         let (word, bit) = (first as usize / 64, 1u64 << (first % 64));
@@ -496,20 +520,37 @@ mod tests {
     /// There are more stretches that were given out than are noted: what lies between them counts as given out as well, and nothing less.
     #[test]
     fn of_many_stretches_none_is_forgotten() {
-        let mut w = World::new(1000);
-        let many = 2 * GIVEN as u64;
+        let mut w = World::new(u64::MAX);
+        let many = GIVEN as u64 + 300;
         for n in 0..many {
+            w.mirror.earn(EARNED);
             w.map(VA + 2 * n * PAGE, [n]);
             assert!(w.run(VA + 2 * n * PAGE, false).is_some());
         }
         for n in 0..many {
+            w.mirror.earn(EARNED);
             w.map(VA + 2 * n * PAGE, [100 + n]);
             assert_eq!(w.run(VA + 2 * n * PAGE, false), None, "{n}");
         }
         w.shrinks += 1;
         for n in 0..many {
+            w.mirror.earn(EARNED);
             assert!(w.run(VA + 2 * n * PAGE, false).is_some(), "{n}");
         }
+    }
+
+    /// A program that reads here and there meets each page by itself at first.
+    #[test]
+    fn pages_that_are_met_in_any_order_come_together() {
+        let mut w = World::new(u64::MAX);
+        w.map(VA, 0..SAVED);
+        for n in 0..SAVED {
+            assert!(w.run(VA + n * 195 % SAVED * PAGE, false).is_some(), "{n}");
+        }
+        for n in 0..SAVED {
+            w.run(VA + n * 195 % SAVED * PAGE, false);
+        }
+        assert_eq!((w.pages(VA, false), w.mirror.put()), (Some((0, SAVED)), SAVED));
     }
 
     #[test]
