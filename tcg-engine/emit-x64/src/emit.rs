@@ -29,7 +29,7 @@ use crate::features::Features;
 use crate::layout::{CODE_BASE, Pins, word};
 use crate::mutants::{Mutant, on};
 use crate::stubs::Stubs;
-use groups::{Base, Part};
+use groups::{Base, Part, Second};
 use guard::Guard;
 pub use hot::{Hot, Instead, Restless};
 use recipe::Recipe;
@@ -116,7 +116,8 @@ struct Leave {
     save: bool,
     /// R15 is the TLB's bank.
     bank: bool,
-    way: Way,
+    /// It is not this block's: where its call comes back.
+    behind: bool,
 }
 
 /// A check of a jump's target that is left out.
@@ -126,17 +127,6 @@ struct Unchecked {
     constants: (usize, usize),
     /// What has been added to a register behind it.
     moved: Option<(Reg, i32)>,
-}
-
-/// What an exit is beside that.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// Nothing.
-    Out,
-    /// To the beginning of the loop that the block is, whose words stay in their registers.
-    Again,
-    /// Not this block's: where its call comes back.
-    Behind,
 }
 
 /// Temporaries that a block can have.
@@ -225,7 +215,8 @@ pub struct Emitter {
     parts: Vec<(u16, Part)>,
     firsts: Vec<(u16, usize)>,
     base: Base,
-    /// What it was before the last lookup, whose cold code is still to come.
+    second: Option<Second>,
+    /// What the base was before the last lookup, whose cold code is still to come.
     before: Option<Base>,
     /// Where the bytes of the last access are that was looked up.
     there: Mem,
@@ -293,6 +284,7 @@ impl Emitter {
             parts: Vec::new(),
             firsts: Vec::new(),
             base: Base::Bank,
+            second: None,
             before: None,
             there: at(RAX, 0),
         }
@@ -336,6 +328,7 @@ impl Emitter {
         let body = self.a.here();
         self.rename(block);
         self.guard_head();
+        self.begin_loop();
         for i in 0..block.insts.len() {
             self.i = i;
             if self.lands && self.landing[i] {
@@ -348,7 +341,7 @@ impl Emitter {
             self.one(block, &block.insts[i]);
         }
         self.i = block.insts.len();
-        let spent = self.finish(block, spent);
+        let spent = self.finish(spent);
         Emitted { head, body, spent }
     }
 

@@ -50,6 +50,8 @@ pub const ACROSS: Slot = Slot(PRIVATE + 11);
 
 /// What R15 held of a group of accesses, on a slow path.
 pub const NEAR: Slot = Slot(PRIVATE + 12);
+/// The word whose register a loop has for a second group.
+pub const SECOND: Slot = Slot(PRIVATE + 13);
 
 /// Bits of [`VECTORS`].
 pub mod live {
@@ -123,7 +125,14 @@ impl Pins {
     pub fn give(&mut self, from: Slot, to: Slot) {
         if let (Some(r), Some(place)) = (self.get(from), self.0.get_mut(to.0 as usize)) {
             *place = r.0;
-            self.0[from.0 as usize] = 0xff;
+            self.take(from);
+        }
+    }
+
+    /// The word has no register from now on.
+    pub fn take(&mut self, from: Slot) {
+        if let Some(place) = self.0.get_mut(from.0 as usize) {
+            *place = 0xff;
         }
     }
 }

@@ -83,6 +83,7 @@ mutants! {
     SideFlags: "flags are not saved where the middle of a block is left",
     Shrunk: "accesses rely on what the TLB has given up meanwhile",
     Near: "a group of accesses is found elsewhere after a slow path",
+    Second: "of groups of accesses, one that has no register is taken for the one that has the second",
     GroupRight: "a group of accesses asks for the right of its first one alone",
     Apart: "only the first access of a group is looked at",
     NoRecipe: "flags that were not saved are not made when a fault shows them",

@@ -3,7 +3,7 @@
 use ir::Block;
 use ir::op::{FLAG_R, Inst, NONE, Op, Slot, TIER_BUDGET, call_flags, hint};
 
-use super::{Base, Cold, DirectExit, Emitter, Flags, Leave, Refill, Reload, Retry, Unchecked, Way, temp_index};
+use super::{Base, Cold, DirectExit, Emitter, Flags, Leave, Refill, Reload, Retry, Unchecked, temp_index};
 use crate::asm::{Alu, Asm, Hole, Map, R14, R15, RAX, RCX, RDX, Reg, Rm, Shift, Sz, at, cc};
 use crate::layout::{BANK, CODE_BASE, CONTEXT, GLOBAL_CONTEXT, NEAR, Pins, RETURNS, word};
 use crate::mutants::{Mutant, on};
@@ -127,8 +127,21 @@ impl Emitter {
     /// A conditional (`cond`) or unconditional direct exit.
     pub(super) fn leave_direct(&mut self, block: &Block, pc: u64, cond: Option<u8>) {
         let chain = self.may_chain(block);
-        let way = if chain && self.leads_back(block, pc) { Way::Again } else { Way::Out };
-        if cond.is_none() && way == Way::Out {
+        let undone = (block.points.len() - block.point_of(self.i) - 1) as i32;
+        let save = self.flags == Flags::Host && !on(Mutant::SideFlags);
+        if chain && self.leads_back(block, pc) {
+            let out = cond.map(|c| self.a.jcc(c ^ 1));
+            if save {
+                self.a.save_flags();
+                self.a.store(Sz::D, word(FLAG_R), RAX);
+            }
+            self.lead_back(block.points.len() as i32 - undone);
+            if let Some(out) = out {
+                self.a.fill_here(out);
+            }
+            return;
+        }
+        if cond.is_none() {
             self.take_bank();
         }
         let hole = match cond {
@@ -141,10 +154,8 @@ impl Emitter {
                 return self.a.jmp_to(to);
             }
         };
-        let undone = (block.points.len() - block.point_of(self.i) - 1) as i32;
-        let save = self.flags == Flags::Host && !on(Mutant::SideFlags);
         let bank = self.base == Base::Bank;
-        self.leaves.push(Leave { hole, pc, chain, undone, save, bank, way });
+        self.leaves.push(Leave { hole, pc, chain, undone, save, bank, behind: false });
     }
 
     /// Behind a call, hot blocks leave where it will come back to.
@@ -165,8 +176,8 @@ impl Emitter {
         let hole = self.a.lea_near(RCX);
         self.a.store(Sz::Q, at(RAX, returns::CODE), RCX);
         let chain = self.may_chain(block);
-        let way = Way::Behind;
-        self.leaves.push(Leave { hole, pc: block.end_pc, chain, undone: 0, save: false, bank: true, way });
+        let pc = block.end_pc;
+        self.leaves.push(Leave { hole, pc, chain, undone: 0, save: false, bank: true, behind: true });
     }
 
     /// Whether R14 has it, which has just been pushed.
@@ -281,7 +292,7 @@ impl Emitter {
     }
 
     /// What lies behind the block. Answers the return address of the call that leaves it at its head.
-    pub(super) fn finish(&mut self, block: &Block, spent: Hole) -> usize {
+    pub(super) fn finish(&mut self, spent: Hole) -> usize {
         let cold = std::mem::take(&mut self.cold);
         for cold in &cold {
             let Cold {
@@ -374,28 +385,24 @@ impl Emitter {
         self.finish_guards();
         self.finish_unknown();
         for n in 0..self.leaves.len() {
-            let Leave { mut hole, pc, chain, undone, save, bank, way } = self.leaves[n];
+            let Leave { mut hole, pc, chain, undone, save, bank, behind } = self.leaves[n];
             self.a.fill_here(hole);
             if save {
                 self.a.save_flags();
                 self.a.store(Sz::D, word(FLAG_R), RAX);
-            }
-            if way == Way::Again {
-                self.lead_back(n, block.points.len() as i32);
-                continue;
             }
             if undone != 0 {
                 let undone = if on(Mutant::Budget) { undone - 1 } else { undone };
                 self.a.mov(Sz::Q, RAX, word(TIER_BUDGET));
                 self.a.alu_imm(Alu::Add, Sz::D, at(RAX, 0), undone);
             }
-            if way == Way::Out {
+            if !behind {
                 self.put_back();
             }
             if !bank {
                 self.a.mov(Sz::Q, R15, word(BANK));
             }
-            if chain && (save || undone != 0 || !bank || way == Way::Out && self.is_renamed()) {
+            if chain && (save || undone != 0 || !bank || !behind && self.is_renamed()) {
                 hole = self.a.jmp();
                 self.a.fill_here(hole);
             }
@@ -412,8 +419,7 @@ impl Emitter {
                 self.a.jmp_to(to);
             }
         }
-        self.a.fill_here(spent);
-        self.fill_spent();
+        self.fill_spent(spent);
         let to = self.stubs.budget;
         self.a.call_to(to);
         let returns = self.a.here();

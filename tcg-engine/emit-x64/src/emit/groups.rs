@@ -5,15 +5,18 @@
 //! question asked. If it cannot make sure, the interpreter runs the rest of the block. What it makes sure of are the rights of all of
 //! them: where one stores, the page is one that may be stored to, though the first may be a load.
 //!
-//! R15, the TLB's bank for everything else, then has the host's address of the first one, and the others are that and a distance.
+//! R15, the TLB's bank for everything else, then has the host's address of the first one, and the others are that and a distance. What
+//! copies has a group that it loads from and one that it stores to: a loop takes a register for the second one from a word that it does not
+//! name ([`super::rename`]).
 
 use ir::Block;
 use ir::effects::effects;
 use ir::op::{Inst, MemRef, NONE, Op, Slot};
 
 use super::{Emitter, Instead};
-use crate::asm::{Mem, R15, Sz, at};
+use crate::asm::{Mem, R15, Reg, Sz, at};
 use crate::layout::{BANK, word};
+use crate::mutants::{Mutant, on};
 
 /// Bytes from the first to the last of a group at most: seldom across two pages.
 const REACH: i64 = 256;
@@ -46,6 +49,20 @@ pub(super) enum Base {
     Nothing,
     /// The host's address of the first byte of a group's first access, until that operation, the last one of the group.
     Group { first: u16, last: u16 },
+}
+
+/// A register for a second group.
+#[derive(Clone, Copy)]
+pub(super) struct Second {
+    pub(super) reg: Reg,
+    /// The first and the last operation of the group that it has the address of.
+    group: Option<(u16, u16)>,
+}
+
+impl Second {
+    pub(super) fn new(reg: Reg) -> Self {
+        Second { reg, group: None }
+    }
 }
 
 /// What a word holds: something unknown, by number, and a distance from it.
@@ -199,25 +216,47 @@ impl Emitter {
         self.base = Base::Bank;
     }
 
-    /// Where the access at hand is, if R15 says so.
+    /// Where the access at hand is, if a register says so.
     pub(super) fn near(&self) -> Option<Mem> {
-        match (self.base, self.part()) {
-            (Base::Group { first, .. }, Some(Part::Other { first: own, ahead })) if first == own => {
-                Some(at(R15, ahead))
+        let Some(Part::Other { first: own, ahead }) = self.part() else { return None };
+        match (self.base, self.second) {
+            (Base::Group { first, .. }, _) if first == own => Some(at(R15, ahead)),
+            (_, Some(Second { reg, group: Some((first, _)) })) if first == own || on(Mutant::Second) => {
+                Some(at(reg, ahead))
             }
             _ => None,
         }
     }
 
-    /// The access at hand, whose addend is in RAX, is the first of a group: R15 says from now on where that is, if it is free, and
+    /// The access at hand, whose addend is in RAX, is the first of a group: a register says from now on where that is, if one is free, and
     /// it is worth it. The access itself does not wait for that.
     pub(super) fn come_near(&mut self) {
         let Some(Part::First { others, last, .. }) = self.part() else { return };
         let least = if self.renamed.repeats { 1 } else { 2 };
-        if others >= least && !matches!(self.base, Base::Group { .. }) && self.skips.is_empty() {
-            self.a.lea(Sz::Q, R15, self.there);
-            self.base = Base::Group { first: self.i as u16, last };
+        if others < least || !self.skips.is_empty() {
+            return;
         }
+        let first = self.i as u16;
+        if !matches!(self.base, Base::Group { .. }) {
+            self.a.lea(Sz::Q, R15, self.there);
+            self.base = Base::Group { first, last };
+        } else if let Some(second) = &mut self.second
+            && second.group.is_none_or(|(_, last)| last <= first)
+        {
+            self.a.lea(Sz::Q, second.reg, self.there);
+            second.group = Some((first, last));
+        }
+    }
+
+    /// Whether two groups overlap.
+    pub(super) fn has_two_groups(&self) -> bool {
+        let mut end = 0;
+        self.parts.iter().any(|(op, part)| {
+            let Part::First { last, .. } = *part else { return false };
+            let overlaps = *op < end;
+            end = last.max(end);
+            overlaps
+        })
     }
 
     /// What R15 holds before the access at hand, as far as anybody wants it.

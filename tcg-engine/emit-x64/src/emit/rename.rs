@@ -7,9 +7,10 @@
 use ir::Block;
 use ir::op::{Inst, Op, Slot, TIER_BUDGET};
 
+use super::groups::Second;
 use super::{Base, Emitter};
 use crate::asm::{Alu, Hole, RAX, Reg, Sz, at, cc};
-use crate::layout::{GENERAL, PINNED, Pins, word};
+use crate::layout::{GENERAL, PINNED, Pins, SECOND, word};
 use crate::mutants::{Mutant, on};
 
 /// A register that holds another word than usual.
@@ -31,7 +32,7 @@ pub(super) struct Renamed {
     /// Calls of the routines that put everything back and take it again, which lie behind the block.
     backs: Vec<Hole>,
     agains: Vec<Hole>,
-    /// Jumps from the way back to the way out at the block's head.
+    /// Jumps from the way back to the way out at the block's head, where everything has to be put back.
     spent: Vec<Hole>,
 }
 
@@ -51,12 +52,13 @@ impl Emitter {
 
     /// Whether a direct exit leads to the beginning of the loop that the block is.
     pub(super) fn leads_back(&self, block: &Block, pc: u64) -> bool {
-        self.is_renamed() && pc == block.pc
+        self.renamed.repeats && pc == block.pc
     }
 
     /// At the head of a block: choose, and take what was chosen.
     pub(super) fn rename(&mut self, block: &Block) {
         self.pins = Pins::USUAL;
+        self.second = None;
         self.renamed.swaps.clear();
         self.renamed.repeats = false;
         self.renamed.backs.clear();
@@ -79,17 +81,30 @@ impl Emitter {
         usual.sort_by_key(|(s, _)| of(*s));
         let mut others: Vec<Slot> = GENERAL.map(Slot).filter(|s| Pins::USUAL.get(*s).is_none()).collect();
         others.sort_by_key(|s| std::cmp::Reverse(of(*s)));
-        for ((usual, reg), instead) in usual.into_iter().zip(others) {
+        for (&(usual, reg), instead) in usual.iter().zip(others) {
             if of(instead) > of(usual) + gain {
                 self.pins.give(usual, instead);
                 self.renamed.swaps.push(Swap { reg, usual, instead });
             }
         }
+        let idle = usual.into_iter().find(|(s, _)| of(*s) == 0 && self.pins.get(*s).is_some());
+        if let Some((usual, reg)) = idle
+            && back
+            && self.has_two_groups()
+        {
+            self.pins.take(usual);
+            self.renamed.swaps.push(Swap { reg, usual, instead: SECOND });
+            self.second = Some(Second::new(reg));
+        }
         self.take();
-        self.renamed.repeats = back && self.is_renamed();
+        self.renamed.repeats = back;
         if self.renamed.repeats && !self.parts.is_empty() {
             self.base = Base::Nothing;
         }
+    }
+
+    /// Here the loop begins that the block is.
+    pub(super) fn begin_loop(&mut self) {
         self.renamed.beginning = self.a.here();
     }
 
@@ -131,24 +146,26 @@ impl Emitter {
         }
     }
 
-    /// The way back to the beginning.
-    pub(super) fn lead_back(&mut self, leave: usize, instructions: i32) {
-        let undone = self.leaves[leave].undone;
+    /// The way back to the beginning, from behind so many instructions.
+    pub(super) fn lead_back(&mut self, instructions: i32) {
         self.a.mov(Sz::Q, RAX, word(TIER_BUDGET));
-        self.a.alu_imm(Alu::Sub, Sz::D, at(RAX, 0), instructions - undone);
+        self.a.alu_imm(Alu::Sub, Sz::D, at(RAX, 0), instructions);
         let beginning = self.renamed.beginning;
         let go_on = self.a.jcc(cc::S ^ 1);
         self.a.fill(go_on, beginning);
-        self.put_back();
         let hole = self.a.jmp();
         self.renamed.spent.push(hole);
     }
 
-    /// Here the block is left at its head.
-    pub(super) fn fill_spent(&mut self) {
+    /// Here the block is left at its head, and at `spent` nothing has to be put back.
+    pub(super) fn fill_spent(&mut self, spent: Hole) {
         for n in 0..self.renamed.spent.len() {
             self.a.fill_here(self.renamed.spent[n]);
         }
+        if !self.renamed.spent.is_empty() {
+            self.put_back();
+        }
+        self.a.fill_here(spent);
     }
 
     /// The routines, behind everything else.
