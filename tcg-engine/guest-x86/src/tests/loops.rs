@@ -67,3 +67,62 @@ fn words_come_and_go_with_the_loop() {
         assert_ne!(found, expected(), "{bug:?}");
     }
 }
+
+/// What a program of user mode has copied and added up by three groups of accesses, of which two have registers, and its stack pointer, by
+/// whose register one of them goes.
+fn copied() -> (Vec<u64>, u64) {
+    const TO: u64 = DATA + 0x8000;
+    const ALSO: u64 = DATA + 0x4000;
+    const ROUNDS: u64 = 700;
+    let mut m = long();
+    m.t1 = None;
+    m.use_t1(code::CodeMemory::new(1 << 20).unwrap()).unwrap();
+    m.t1.as_mut().unwrap().set_hot(0);
+    for n in 0..ROUNDS + 4 {
+        m.poke64(DATA + 8 * n, 3 * n);
+        m.poke64(ALSO + 8 * n, 5 * n << 32);
+    }
+    user(&mut m);
+    let code = asm64(|a| {
+        let mut again = a.create_label();
+        a.mov(rsi, DATA)?;
+        a.mov(rdi, TO)?;
+        a.mov(r8, ALSO)?;
+        a.mov(ecx, ROUNDS as u32)?;
+        a.set_label(&mut again)?;
+        a.mov(rax, qword_ptr(rsi))?;
+        a.mov(qword_ptr(rdi), rax)?;
+        a.mov(r9, qword_ptr(r8))?;
+        a.mov(rax, qword_ptr(rsi + 8))?;
+        a.mov(qword_ptr(rdi + 8), rax)?;
+        a.add(r9, qword_ptr(r8 + 8))?;
+        a.mov(qword_ptr(rdi + 16), r9)?;
+        a.mov(rax, qword_ptr(rsi + 16))?;
+        a.mov(qword_ptr(rdi + 24), rax)?;
+        a.add(rsi, 8)?;
+        a.add(r8, 8)?;
+        a.add(rdi, 32)?;
+        a.dec(ecx)?;
+        a.jne(again)?;
+        a.hlt()
+    });
+    m.set(4, STACK);
+    m.poke(CODE, &code);
+    m.set_pc(CODE);
+    m.run_on();
+    assert_eq!(m.caught(), Some(13));
+    ((0..4 * ROUNDS).map(|n| m.peek64(TO + 8 * n)).collect(), m.peek64(m.get(4) + 32))
+}
+
+#[test]
+fn a_loop_that_copies_has_a_register_for_where_to() {
+    let expected: Vec<u64> =
+        (0..700).flat_map(|n| [3 * n, 3 * (n + 1), (5 * n << 32) + (5 * (n + 1) << 32), 3 * (n + 2)]).collect();
+    assert_eq!(copied(), (expected.clone(), STACK));
+    for bug in [Mutant::Second, Mutant::PutBack] {
+        plant(Some(bug));
+        let found = copied();
+        plant(None);
+        assert_ne!(found, (expected.clone(), STACK), "{bug:?}");
+    }
+}

@@ -34,6 +34,7 @@ fn planted_bugs_are_found() {
         Mutant::Apart,
         Mutant::GroupRight,
         Mutant::TakenOver,
+        Mutant::Second,
         Mutant::ReturnContext,
         Mutant::ReturnGone,
         Mutant::Unchecked,
