@@ -5,7 +5,8 @@
 //! something that the guest asks for by address or by address space.
 //!
 //! Two tables, for pages of 4 KiB and of 2 MiB, both of sets of four: a set is a line of the host's caches. A set is found by the
-//! page's address alone, so that a page is forgotten in every address space by looking at one set.
+//! page's address alone, so that a page is forgotten in every address space by looking at one set. The table of large pages is small,
+//! and what it has is newer than any small page there, so it is asked first: most pages of a kernel, and of much memory, are in it.
 
 use super::{ASID_SHIFT, Bank, Fill, PageSize, TAG_PAGE, page};
 use crate::PAGE_MASK;
@@ -82,8 +83,8 @@ impl Second {
     /// What is known of the page of `va` in address space `asid` or in all (`global`), with the rights of `bank`.
     #[inline]
     pub fn get(&self, va: u64, bank: Bank, asid: u64, global: u64) -> Option<Known> {
-        let small = Self::look(&self.small, page(va), asid, global);
-        let value = small.or_else(|| Self::look(&self.large, va >> LARGE, asid, global))?;
+        let large = Self::look(&self.large, va >> LARGE, asid, global);
+        let value = large.or_else(|| Self::look(&self.small, page(va), asid, global))?;
         let rights = value >> (bank as u32 * right::BITS);
         let has = |right| bank != Bank::Checked && rights & right != 0;
         Some(Known {
@@ -92,7 +93,7 @@ impl Second {
             write: has(right::WRITE),
             exec: has(right::EXEC),
             global: value & GLOBAL != 0,
-            large: small.is_none(),
+            large: large.is_some(),
         })
     }
 
@@ -121,6 +122,12 @@ impl Second {
         let value = addend | rights | if f.global { GLOBAL } else { 0 };
         let whole = f.size != PageSize::Small && f.whole;
         self.cut |= f.size != PageSize::Small && !whole;
+        if !whole {
+            // The guest has made small pages of it.
+            let page = f.va >> LARGE;
+            let (local, all) = (page | asid << ASID_SHIFT, page | global << ASID_SHIFT);
+            Self::drop_entries(&mut self.large, page, |e| e.tag == local || e.tag == all);
+        }
         let (table, page) = if whole { (&mut self.large, f.va >> LARGE) } else { (&mut self.small, page(f.va)) };
         let tag = page | if f.global { global } else { asid } << ASID_SHIFT;
         let at = find(table, page);
@@ -145,12 +152,13 @@ impl Second {
     }
 
     fn drop_page(table: &mut [Set], page: u64) {
+        Self::drop_entries(table, page, |e| e.tag & TAG_PAGE == page);
+    }
+
+    /// Forget some of what is where `page` would be.
+    fn drop_entries(table: &mut [Set], page: u64, which: impl Fn(&Entry) -> bool) {
         let at = find(table, page);
-        for e in &mut table[at].0 {
-            if e.tag & TAG_PAGE == page {
-                *e = Entry::default();
-            }
-        }
+        table[at].0.iter_mut().filter(|e| which(e)).for_each(|e| *e = Entry::default());
     }
 
     /// Forget what was cut from larger mappings than 2 MiB, or than 4 KiB, around `va`.

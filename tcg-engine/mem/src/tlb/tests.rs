@@ -180,6 +180,19 @@ fn the_second_level_knows_large_pages_by_one_of_their_pages() {
     assert_eq!(t.recall(0x4020_0000, Access::Read), None, "no piece of 2 MiB that a walk has seen");
 }
 
+/// A guest may make small pages of a large one, and a large one of small ones, and flush later.
+#[test]
+fn of_two_sizes_of_a_page_the_one_found_last_is_known() {
+    let small = page_at(0x20_5000, 0x9000);
+    let large = Fill { size: PageSize::Large, whole: true, ..page_at(0x20_5000, 0x60_5000) };
+    for order in [[&small, &large], [&large, &small]] {
+        let mut t = Tlb::new();
+        order.into_iter().for_each(|f| t.fill(f));
+        assert_eq!(t.recall(0x20_5010, Access::Read), Some(order[1].offset + 0x10));
+        assert_eq!(t.recall(0x20_6000, Access::Read).is_some(), order[1].whole, "the page behind it");
+    }
+}
+
 /// What happens to a TLB.
 type Change = (&'static str, fn(&mut Tlb));
 
