@@ -21,7 +21,7 @@ const WINDOWS: usize = 8;
 /// Bytes of addresses that a mirror wants.
 pub const MIRROR: u64 = WINDOW * WINDOWS as u64;
 /// Pages that are looked at in each direction before a run is given out; it grows each time that it meets another one.
-const STEPS: u64 = 64;
+const STEPS: u64 = 256;
 /// Runs of a window that are kept.
 const RUNS: usize = 4;
 /// Stretches of a window that are noted as given out; with more of them, all from the first to the last is. More than the pages that
@@ -31,8 +31,9 @@ const GIVEN: usize = 2 * SAVED as usize;
 const PIECE: u64 = 512;
 /// Instructions that a page has to be put for.
 const EARNED: u64 = 256 << 10;
-/// Pages that may be put at once after a while.
-const SAVED: u64 = 512;
+/// Pages that may be put at once after a while. What a program copies begins with up to 511 small pages, and so does where to; an access
+/// that finds no run there is looked up from then on, also in the large pages behind.
+const SAVED: u64 = 2048;
 
 /// What no TLB's [`crate::Tlb::shrinks`] will be.
 const NEVER: u64 = u64::MAX;
@@ -381,7 +382,7 @@ mod tests {
     use super::*;
 
     /// Pages of RAM.
-    const RAM: u64 = 2048;
+    const RAM: u64 = 4 * SAVED;
     /// Where things are mapped.
     const VA: u64 = 0x7f12_3456_7000;
 
