@@ -9,6 +9,12 @@ pub fn middle(mut numbers: Vec<f64>) -> f64 {
     numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// The smallest number.
+#[must_use]
+pub fn least(numbers: &[f64]) -> f64 {
+    numbers.iter().copied().fold(f64::NAN, f64::min)
+}
+
 /// The geometric mean: of ratios, that which does not depend on which side is the numerator.
 #[must_use]
 pub fn geometric_mean(ratios: &[f64]) -> f64 {
