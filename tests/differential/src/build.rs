@@ -695,7 +695,8 @@ impl Draft<'_> {
     }
 }
 
-fn offset(addr: u64) -> Option<usize> {
+/// Where in the memory that may be written an address leads.
+pub fn offset(addr: u64) -> Option<usize> {
     [DATA, DATA_HIGH].iter().find_map(|b| {
         let o = addr.wrapping_sub(*b);
         (o < RW_LEN).then_some(o as usize)

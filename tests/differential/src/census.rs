@@ -14,7 +14,7 @@ pub enum Fate {
     Compared,
     /// Compared with the host when the smaller model was, which has it too.
     Smaller,
-    /// Excluded from that ([`crate::exclusions::EXCLUDED`]): the tiers are compared.
+    /// Excluded from that ([`crate::exclusions::reason`]): the tiers are compared.
     Excluded,
     /// Not advertised, with an older meaning ([`crate::exclusions::OLDER_MEANING`]): the tiers are compared.
     Older,

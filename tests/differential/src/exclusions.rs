@@ -1,8 +1,10 @@
 //! What is not compared with the host, and why: reviewed line by line.
 
-use iced_x86::{Code, Mnemonic};
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic};
 
+use crate::build::Made;
 use crate::features;
+use crate::host::{self, Maker};
 
 /// An instruction that the host cannot answer for, with the reason.
 pub type Exclusion = (Mnemonic, &'static str);
@@ -29,7 +31,59 @@ pub static EXCLUDED: &[Exclusion] = {
 
 /// Why a code is not compared, if it is not.
 pub fn reason(code: Code) -> Option<&'static str> {
-    EXCLUDED.iter().find(|e| e.0 == code.mnemonic()).map(|e| e.1)
+    let o = code.op_code();
+    let listed = EXCLUDED.iter().find(|e| e.0 == code.mnemonic()).map(|e| e.1);
+    let foreign = host::maker() == Maker::Amd && !(o.amd_decoder64() || o.amd_decoder32());
+    listed.or(foreign
+        .then_some("AMD's processors have no such instruction: far pointers of REX.W, 16-bit operands of MOVSXD"))
+}
+
+/// Cases, of codes that are compared, that the processors of some maker cannot answer for: whose, which, and why.
+pub type Unanswered = (Maker, fn(&Made) -> bool, &'static str);
+
+/// These cases; the tiers are compared on them still.
+#[rustfmt::skip]
+pub static UNANSWERED: &[Unanswered] = &[
+    (Maker::Amd, other_instruction, "the bytes are another instruction: AMD's processors heed 66 before near branches of 64-bit code, and not REX.W with far pointers, and LOCK makes CR0 CR8 (APM vol. 3: each instruction; MOV CRn)"),
+    (Maker::Amd, repeated_loop, "F2 before LOOPE and F3 before LOOPNE turn one into the other; these prefixes are reserved there (SDM vol. 2A, 2.1.1; APM vol. 3, 1.2.6)"),
+    (Maker::Amd, repeated_exchange, "F3 and REX.B before 90 exchange, where Intel's processors pause; neither manual says"),
+    (Maker::Amd, locked_verw, "LOCK VERW does not raise #UD: against both manuals, seen on Zen 5"),
+];
+
+/// Why this host cannot answer for a case, if it cannot.
+pub fn unanswered(made: &Made) -> Option<&'static str> {
+    UNANSWERED.iter().find(|u| u.0 == host::maker() && u.1(made)).map(|u| u.2)
+}
+
+/// The case's bytes as a decoder with these options takes them.
+fn decode(made: &Made, options: u32) -> Instruction {
+    let bits = if made.case.long() { 64 } else { 32 };
+    Decoder::with_ip(bits, made.case.code(), made.case.at, options).decode()
+}
+
+fn other_instruction(made: &Made) -> bool {
+    let amd = decode(made, DecoderOptions::AMD).code();
+    // UD0 has no ModRM byte then, but raises #UD all the same.
+    amd != made.instruction.code() && amd != Code::Ud0
+}
+
+fn repeated_loop(made: &Made) -> bool {
+    let i = &made.instruction;
+    match i.mnemonic() {
+        Mnemonic::Loope => i.has_repne_prefix(),
+        Mnemonic::Loopne => i.has_rep_prefix(),
+        _ => false,
+    }
+}
+
+fn repeated_exchange(made: &Made) -> bool {
+    // REX is the byte before the opcode, or none.
+    made.instruction.code() == Code::Pause && matches!(made.case.code(), [.., rex, 0x90] if rex & 0xf1 == 0x41)
+}
+
+fn locked_verw(made: &Made) -> bool {
+    let i = decode(made, DecoderOptions::NO_INVALID_CHECK);
+    i.has_lock_prefix() && i.mnemonic() == Mnemonic::Verw
 }
 
 /// Whether a code of a feature that is not advertised has an older meaning.

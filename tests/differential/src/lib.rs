@@ -17,16 +17,19 @@
 //! | [`guest`], [`bus`] | a vCPU that runs them in the translator |
 //! | [`tiers`] | one for each tier, which must come to the same |
 //! | [`compare`], [`rules`] | what must be equal; undefined flags and choices of the processor, reviewed |
+//! | [`amd`] | those that are AMD's alone |
 //! | [`mutants`] | planted lifter bugs that must be noticed |
 //! | [`alone`] | what the host cannot answer for: both tiers do the same, and what is not advertised raises #UD |
 //! | [`census`] | what became of every code that there is |
 //! | [`run`] | batches, counts, reports, repeating one case |
 //!
-//! The host must be x86-64 Linux with FSGSBASE and modify_ldt. Where the two lists of [`rules`] were reviewed the host was
-//! Intel's. Another maker's sets undefined flags in more ways than they allow, and chooses otherwise in more places: there the
-//! tests say what differs from the host, but only a difference between the tiers is a failure.
+//! The host must be x86-64 Linux with FSGSBASE and modify_ldt, and its processor Intel's or AMD's: the lists are reviewed for
+//! these two makers. The translator is like Intel's, and what only AMD's do otherwise is allowed on their hosts alone. Another
+//! maker's may set undefined flags in more ways, and choose otherwise in more places: there the tests say what differs from the
+//! host, but only a difference between the tiers is a failure.
 
 pub mod alone;
+pub mod amd;
 pub mod build;
 pub mod bus;
 pub mod case;

@@ -18,6 +18,7 @@ use crate::build::Made;
 use crate::case::Outcome;
 use crate::forms::{Form, Shape};
 use crate::guest::Guest;
+use crate::host::{self, Maker};
 use crate::run;
 
 /// A bug: its name, and what it does to an operation; true if it has changed it.
@@ -88,6 +89,20 @@ pub static MUTANTS_V3: &[Mutant] = &[
     ("leading zeros counted for trailing ones", |i| when(i, is_alu(i, AluOp::Tzcnt), |i| i.aux += 1)),
     ("bits gathered where they are to be scattered", |i| op(i, Op::Pdep, Op::Pext)),
 ];
+
+/// A bug that the processors of some maker have as a property, so that a host of theirs cannot show it: its name, and why.
+pub type Shared = (&'static str, Maker, &'static str);
+
+/// These bugs; on such a host none of them may be noticed.
+#[rustfmt::skip]
+pub static SHARED: &[Shared] = &[
+    ("alignment of halves of precision checked", Maker::Amd, "AMD's processors do check it (APM vol. 4, VCVTPH2PS, VCVTPS2PH, #AC)"),
+];
+
+/// Whether this host can show a bug.
+pub fn shows(name: &str) -> bool {
+    !SHARED.iter().any(|s| s.0 == name && s.1 == host::maker())
+}
 
 fn is_alu(i: &Inst, op: AluOp) -> bool {
     i.op == Op::Alu && AluRef::unpack(i.aux).op == op

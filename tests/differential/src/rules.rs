@@ -1,21 +1,23 @@
 //! The two reviewed lists: flags that are undefined, and choices that the architecture leaves to the processor.
 //!
 //! The idea: a choice is a function that looks at both outcomes and, where the guest's is one of those allowed, takes the
-//! host's into the guest's; so a rule covers exactly what it names, and everything else is still compared.
+//! host's into the guest's; so a rule covers exactly what it names, and everything else is still compared. What is here holds on
+//! every host; [`crate::amd`] has what holds on those of AMD.
 
 use std::sync::LazyLock;
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
+use crate::amd;
 use crate::case::{Case, Outcome};
-use crate::host;
+use crate::host::{self, Maker};
 
-const CF: u64 = 1;
-const PF: u64 = 1 << 2;
-const AF: u64 = 1 << 4;
-const ZF: u64 = 1 << 6;
-const SF: u64 = 1 << 7;
-const OF: u64 = 1 << 11;
+pub(crate) const CF: u64 = 1;
+pub(crate) const PF: u64 = 1 << 2;
+pub(crate) const AF: u64 = 1 << 4;
+pub(crate) const ZF: u64 = 1 << 6;
+pub(crate) const SF: u64 = 1 << 7;
+pub(crate) const OF: u64 = 1 << 11;
 
 /// When flags are undefined.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,13 +72,18 @@ fn bits(i: &Instruction) -> u64 {
 
 /// Flags of this case that are not compared.
 pub fn undefined_flags(case: &Case, i: &Instruction) -> u64 {
+    among(UNDEFINED, case, i)
+}
+
+/// The flags that `list` says are undefined after a case.
+pub fn among(list: &[Undefined], case: &Case, i: &Instruction) -> u64 {
     let holds = |w: When| match w {
         When::Always => true,
         When::Shifted => count(case, i) > 0,
         When::ManyShifts => count(case, i) > 1,
         When::BeyondSize => count(case, i) > bits(i),
     };
-    UNDEFINED.iter().filter(|u| u.0.contains(&i.mnemonic()) && holds(u.1)).fold(0, |m, u| m | u.2)
+    list.iter().filter(|u| u.0.contains(&i.mnemonic()) && holds(u.1)).fold(0, |m, u| m | u.2)
 }
 
 /// A choice: its name, why it is one, and what applies it.
@@ -87,7 +94,6 @@ pub type Choice = (&'static str, &'static str, fn(&Case, &Instruction, &Outcome,
 pub static CHOICES: &[Choice] = &[
     ("present bit of kernel addresses", "Linux hides from programs whether an address of its own half is mapped (arch/x86/mm/fault.c)", kernel_addresses),
     ("data pointer without exception", "a CPU with CPUID.7.EBX bit 6 moves the x87 data pointer with unmasked exceptions only; the model has not", data_pointer),
-    ("x87 pointers without exception", "AMD's processors save zeros for opcode and pointers unless an unmasked exception is pending (APM vol. 5, FXSAVE)", idle_pointers),
     ("width of canonical addresses", "FXRSTOR64 and XRSTOR64 make the x87 pointers canonical, for as many bits as the processor's addresses have", canonical),
     ("address of a fault in a long operand", "the manual gives no order of the accesses to an operand of many words, nor which of its bytes CR2 names", fault_address),
     ("#AC or #GP", "a misaligned operand of FXSAVE and its family may raise either where alignment is checked (SDM vol. 2A, FXSAVE), and which comes first is not said", alignment),
@@ -99,6 +105,9 @@ pub static CHOICES: &[Choice] = &[
 
 /// Let the guest have what the processor may choose.
 pub fn settle(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
+    if host::maker() == Maker::Amd {
+        amd::settle(case, i, host, guest);
+    }
     for c in CHOICES {
         c.2(case, i, host, guest);
     }
@@ -126,13 +135,6 @@ fn data_pointer(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcom
     }
 }
 
-fn idle_pointers(_: &Case, _: &Instruction, host: &Outcome, guest: &mut Outcome) {
-    let (h, g) = (&host.state.fx, &mut guest.state.fx);
-    if !host::reviewed() && h.sw >> 7 & 1 == 0 && (h.op, h.ip, h.dp) == (0, 0, 0) {
-        (g.op, g.ip, g.dp) = (0, 0, 0);
-    }
-}
-
 fn canonical(_: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
     use Mnemonic::*;
     if matches!(i.mnemonic(), Fxrstor64 | Xrstor64) {
@@ -146,7 +148,7 @@ fn canonical(_: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
 }
 
 /// The offset of the memory operand in its segment.
-fn offset(case: &Case, i: &Instruction) -> Option<u64> {
+pub fn offset(case: &Case, i: &Instruction) -> Option<u64> {
     let operand = (0..i.op_count()).find(|n| i.op_kind(*n) == OpKind::Memory)?;
     i.virtual_address(operand, 0, |register, _, _| {
         if register.is_segment_register() {

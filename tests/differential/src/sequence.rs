@@ -12,7 +12,7 @@ use iced_x86::{Code, FlowControl, Mnemonic, OpCodeOperandKind as Kind};
 use crate::build::{self, Made};
 use crate::case::{CODE, MAX_BYTES};
 use crate::forms::{Address, Form, Shape, is_either, is_implied, is_memory};
-use crate::host;
+use crate::host::{self, Maker};
 use crate::random::{self, Pool};
 use crate::rng::Rng;
 
@@ -62,9 +62,9 @@ fn fits(code: Code) -> bool {
         )
     };
     MNEMONICS.contains(&code.mnemonic())
-        // Longer shifts leave OF undefined, and all of them AF, which Intel's processors clear as T0 does.
+        // Longer shifts leave OF undefined, and all but rotations AF, which Intel's processors clear as T0 does.
         && (!shift || kinds.contains(&Kind::imm8_const_1))
-        && (host::reviewed() || !matches!(code.mnemonic(), Mnemonic::Shl | Mnemonic::Shr | Mnemonic::Sar))
+        && (host::maker() == Maker::Intel || !matches!(code.mnemonic(), Mnemonic::Shl | Mnemonic::Shr | Mnemonic::Sar))
         && !kinds.iter().any(|k| segment(k) || is_implied(*k))
 }
 

@@ -8,6 +8,7 @@
 use std::arch::naked_asm;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use anyhow::{Result, bail, ensure};
@@ -146,10 +147,34 @@ pub fn lacks(model: &cpu_model::Model) -> Option<&'static str> {
     .find_map(|(name, there)| (!there).then_some(name))
 }
 
-/// Whether this CPU is of the maker whose choices, and undefined flags, the lists of [`crate::rules`] are of. Others differ in
-/// some hundred forms, which is no fault of the translator's.
+/// Who made the processor that this runs on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Maker {
+    /// Intel, whose processors the CPU models are like.
+    Intel,
+    /// AMD.
+    Amd,
+    /// Somebody else.
+    Other,
+}
+
+/// The maker of this CPU, by the words of CPUID leaf 0: asked once, since in a virtual machine every question is an exit.
+pub fn maker() -> Maker {
+    static MAKER: LazyLock<Maker> = LazyLock::new(|| {
+        let r = std::arch::x86_64::__cpuid(0);
+        match [r.ebx, r.edx, r.ecx].map(u32::to_le_bytes).as_flattened() {
+            b"GenuineIntel" => Maker::Intel,
+            b"AuthenticAMD" => Maker::Amd,
+            _ => Maker::Other,
+        }
+    });
+    *MAKER
+}
+
+/// Whether the lists of [`crate::rules`] and [`crate::amd`] were reviewed for this CPU's maker. Another one's may differ in some
+/// hundred forms, which is no fault of the translator's.
 pub fn reviewed() -> bool {
-    std::arch::x86_64::__cpuid(0).ecx == u32::from_le_bytes(*b"ntel")
+    maker() != Maker::Other
 }
 
 /// Whether this host can serve: an instruction set and a system that the handler relies on.

@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::case::{Case, Outcome};
-pub use child::{BATCH, lacks, reviewed};
+pub use child::{BATCH, Maker, lacks, maker, reviewed};
 
 /// How long the child may take for one batch before it counts as hung, milliseconds. It needs a thousandth of that.
 const PATIENCE: i32 = 10_000;
