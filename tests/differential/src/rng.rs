@@ -10,9 +10,10 @@ impl Rng {
         Rng(seed)
     }
 
-    /// A generator for a case: `seed` of the run, index of the form, index of the state. Any two differ.
+    /// A generator for a case: `seed` of the run, index of the form, index of the state. Any two of a form differ, as long as
+    /// seeds have less than 32 bits and states less than 32.
     pub fn of(seed: u64, form: u64, state: u64) -> Rng {
-        let mut r = Rng(seed ^ form << 20 ^ state << 52);
+        let mut r = Rng(seed ^ form << 20 ^ state << 52 ^ (state >> 12) << 32);
         let _ = r.next();
         r
     }
