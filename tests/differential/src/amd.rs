@@ -5,7 +5,7 @@
 //! what has happened before it: exceptions of one instruction's execution have no order that all processors keep (SDM vol. 3A,
 //! 6.9). Each says for which instructions it is, and what of the outcome it looks at; the rest is still compared.
 
-use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpCodeOperandKind as Kind, OpKind, Register};
+use iced_x86::{Code, CpuidFeature, Instruction, MemorySize, Mnemonic, OpCodeOperandKind as Kind, OpKind, Register};
 
 use crate::build;
 use crate::case::{CS32, Case, FS32_BASE, GS32_BASE, GS32_LIMIT, Outcome, Stop};
@@ -56,6 +56,7 @@ pub static CHOICES: &[Choice] = {
         ("result of a shift by more than the size", "is undefined (SDM vol. 2B, SHLD, SHRD)", &[Shld, Shrd], double_shift),
         ("x87 pointers without exception", "AMD's processors save zeros for opcode and pointers unless an unmasked exception is pending (APM vol. 5, FXSAVE)", &[], idle_pointers),
         ("x87 pointers and mask of MXCSR in images", "the same, and the mask has AMD's own bit (APM vol. 1, 4.2.2)", IMAGES, saved_image),
+        ("x87 pointers in environments", "where the host's kernel came between, it has saved the state, and loaded the zeros", &[Fnstenv, Fnsave], saved_image),
     ]
 };
 
@@ -187,7 +188,7 @@ impl Place {
         base.wrapping_add(self.offset) & mask(case)
     }
 
-    /// Whether an access to `size` bytes here may end like this.
+    /// Whether an access to `size` bytes here, at least one, may end like this.
     fn faults(self, case: &Case, size: u64, stop: &Stop) -> bool {
         let (first, last) = (self.linear(case), self.offset.wrapping_add(size - 1));
         let beyond = match (case.long(), self.segment) {
@@ -199,10 +200,21 @@ impl Place {
             12 => beyond && self.segment == Register::SS,
             13 => beyond && self.segment != Register::SS,
             14 => (stop.cr2.wrapping_sub(first) & mask(case)) < size,
-            17 => checked(case) && !first.is_multiple_of(size),
+            // 80 bits are to be aligned as 64 are (SDM vol. 3A, table 6-7).
+            17 => checked(case) && !first.is_multiple_of(1 << size.ilog2()),
             _ => false,
         }
     }
+}
+
+/// Whether the host's exception is one that a store to the memory operand may raise.
+fn store_faults(case: &Case, i: &Instruction, host: &Outcome) -> bool {
+    let size = i.memory_size().size() as u64;
+    let may = |place: Place| {
+        let code = !case.long() && place.segment == Register::CS && host.stop.vector == 13;
+        code || place.faults(case, size, &host.stop)
+    };
+    Place::of(case, i).is_some_and(may)
 }
 
 // ------------------------------------------------------------------------------- which exception, and what comes before it
@@ -285,16 +297,16 @@ fn far_return(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome)
     let byte = |n: u64| build::offset(top.offset.wrapping_add(n)).map_or(0, |o| u64::from(case.rw[o]));
     let word = |n: u64| (0..size).fold(0, |v, k| v | byte(n * size + k) << (8 * k));
     let (pc, cs) = (word(0), word(1) as u16);
-    // A target that 32-bit code cannot have, of which Intel's processors take the lower half.
-    let astray = !canonical(pc) || cs == CS32 && pc >> 32 != 0;
+    let otherwise = matches!(guest.stop.vector, 11..=14);
+    // Of a target that 32-bit code cannot have Intel's processors take the lower half.
+    let astray = cs == CS32 && pc >> 32 != 0 || !canonical(pc) && otherwise;
     let released = if i.op_count() == 1 { u64::from(i.immediate16()) } else { 0 };
-    let frame = 5 * size + released;
     let unread = match host.stop.vector {
-        14 => top.faults(case, frame, &host.stop),
+        14 => top.faults(case, 5 * size + released, &host.stop),
         17 => checked(case) && !(top.offset | released).is_multiple_of(size),
         _ => false,
     };
-    if astray && host.stop.vector == 13 && host.stop.error == 0 || unread && matches!(guest.stop.vector, 11..=14) {
+    if astray && host.stop.vector == 13 && host.stop.error == 0 || unread && otherwise {
         refuse(case, host, guest);
     }
 }
@@ -330,7 +342,9 @@ fn pushed_selector(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Out
 
 fn sign_extended(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
     let narrow = i.code() == Code::Movsxd_r16_rm16 && i.op1_kind() == OpKind::Memory;
-    if narrow && Place::of(case, i).is_some_and(|place| place.faults(case, 4, &host.stop)) {
+    // Alignment is checked before pages are looked at.
+    let later = guest.state.rip != case.state.rip || guest.stop.vector == 14;
+    if narrow && later && Place::of(case, i).is_some_and(|place| place.faults(case, 4, &host.stop)) {
         refuse(case, host, guest);
     }
 }
@@ -338,7 +352,7 @@ fn sign_extended(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outco
 fn long_alignment(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
     let size = i.memory_size().size() as u64;
     let halves = size == 8 && i.cpuid_features().contains(&CpuidFeature::F16C);
-    let misaligned = |place: Place| !place.linear(case).is_multiple_of(size);
+    let misaligned = |place: Place| !place.linear(case).is_multiple_of(size.min(16));
     if (matches!(size, 16 | 32) || halves)
         && checked(case)
         && host.stop.vector == 17
@@ -348,17 +362,20 @@ fn long_alignment(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outc
     }
 }
 
-fn x87_store(case: &Case, _: &Instruction, host: &Outcome, guest: &mut Outcome) {
+fn x87_store(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
     let raised = guest.state.fx.sw & !case.state.fx.sw & 0x80 != 0 && guest.state.rip != case.state.rip;
-    if raised && refused(case, host) {
+    if raised && store_faults(case, i, host) {
         refuse(case, host, guest);
     }
 }
 
-fn half_store(case: &Case, _: &Instruction, host: &Outcome, guest: &mut Outcome) {
-    if refused(case, host) && guest.stop.vector == 19 {
+fn half_store(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
+    if !store_faults(case, i, host) {
+        return;
+    }
+    if guest.stop.vector == 19 {
         refuse(case, host, guest);
-    } else if refused(case, host) && guest.stop.vector == host.stop.vector {
+    } else if guest.stop.vector == host.stop.vector {
         guest.state.fx.mxcsr = case.state.fx.mxcsr;
     }
 }
@@ -498,15 +515,25 @@ fn idle_pointers(_: &Case, _: &Instruction, host: &Outcome, guest: &mut Outcome)
 fn saved_image(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
     use Mnemonic::*;
     let Some(place) = Place::of(case, i) else { return };
-    let wide = matches!(i.mnemonic(), Fxsave64 | Xsave64 | Xsaveopt64);
-    let pointer = |v: u64| if wide { v } else { v & 0xffff_ffff };
-    let before = &case.state.fx;
-    let zeros = before.sw >> 7 & 1 == 0;
-    // Where it lies in the image, what the guest stores there, and what the host does.
-    let fields: [(u64, u64, u64); 4] =
-        [(6, before.op.into(), 0), (8, pointer(before.ip), 0), (16, pointer(before.dp), 0), (28, 0xffff, 0x2_ffff)];
-    for (n, (at, model, amd)) in fields.into_iter().enumerate().filter(|(n, _)| zeros || *n == 3) {
-        let size = [2, 8, 8, 4][n];
+    let fx = &case.state.fx;
+    // Where a field lies, how many bytes it has, what the model stores there, and what AMD's processors do.
+    type Field = (u64, u64, u64, u64);
+    let pointers = |op: u64, ip: u64, dp: u64, size: u64| -> Vec<Field> {
+        vec![(op, 2, fx.op.into(), 0), (ip, size, fx.ip, 0), (dp, size, fx.dp, 0)]
+    };
+    let mut fields = match (i.mnemonic(), i.memory_size()) {
+        (Fxsave64 | Xsave64 | Xsaveopt64, _) => pointers(6, 8, 16, 8),
+        (Fnstenv | Fnsave, MemorySize::FpuEnv14 | MemorySize::FpuState94) => pointers(0, 6, 10, 2).split_off(1),
+        (Fnstenv | Fnsave, _) => pointers(18, 12, 20, 4),
+        _ => pointers(6, 8, 16, 4),
+    };
+    if fx.sw >> 7 & 1 != 0 {
+        fields.clear();
+    }
+    if IMAGES.contains(&i.mnemonic()) {
+        fields.push((28, 4, 0xffff, 0x2_ffff));
+    }
+    for (at, size, model, amd) in fields {
         for k in 0..size {
             let [model, amd] = [model, amd].map(|v| (v >> (8 * k)) as u8);
             if let Some(o) = build::offset(place.linear(case).wrapping_add(at + k))
@@ -514,6 +541,80 @@ fn saved_image(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome
             {
                 guest.rw[o] = amd;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::{CODE, CS64, DATA, State};
+
+    fn case(bytes: &[u8], eflags: u64) -> (Case, Instruction) {
+        let mut case = Case { at: CODE, len: bytes.len() as u64, ..Case::default() };
+        case.bytes[..bytes.len()].copy_from_slice(bytes);
+        case.state = State { rip: CODE, eflags, ..State::default() };
+        case.state.sel[1] = CS64;
+        case.state.gpr[0] = DATA;
+        (case, build::decode(bytes, 64, CODE))
+    }
+
+    fn end(case: &Case, vector: u32) -> Outcome {
+        Outcome { state: case.state, stop: Stop { vector, ..Stop::default() }, rw: case.rw }
+    }
+
+    #[test]
+    fn alignment_may_be_checked_of_long_operands_where_it_is_asked_for() {
+        const MOVUPS: &[u8] = &[0x0f, 0x10, 0x40];
+        const MOVLPS: &[u8] = &[0x0f, 0x12, 0x40];
+        for (bytes, displacement, eflags, may) in [
+            (MOVUPS, 4, 1 << 18, true),
+            (MOVUPS, 0, 1 << 18, false),
+            (MOVUPS, 4, 0, false),
+            (MOVLPS, 4, 1 << 18, false),
+        ] {
+            let (case, i) = case(&[bytes, &[displacement]].concat(), eflags);
+            let (host, mut guest) = (end(&case, 17), end(&case, 3));
+            guest.state.rip += 5;
+            guest.state.fx.xmm[0] = 1;
+            settle(&case, &i, &host, &mut guest);
+            assert_eq!(guest == host, may, "{bytes:x?} {displacement} {eflags:#x}");
+        }
+    }
+
+    #[test]
+    fn only_what_a_gather_has_not_loaded_may_be_as_before() {
+        // VGATHERDPS XMM0, [RAX+XMM1], XMM2, of which element 1 faults.
+        let (mut case, i) = case(&[0xc4, 0xe2, 0x69, 0x92, 0x04, 0x08], 0);
+        case.state.fx.xmm[2] = 0x8000_0001_0000_0001_8000_0001_8000_0001;
+        case.state.ymm_upper[2] = 5;
+        let (mut host, mut guest) = (end(&case, 14), end(&case, 14));
+        host.state.fx.xmm[2] = 0x8000_0001_0000_0001_8000_0001_0000_0000;
+        guest.state.fx.xmm[2] = 0xffff_ffff_0000_0000_ffff_ffff_0000_0000;
+        guest.state.ymm_upper[2] = 0;
+        let loaded = guest.clone();
+        settle(&case, &i, &host, &mut guest);
+        assert_eq!(guest, host);
+        // Had the guest loaded element 3, or not loaded element 0.
+        for mask in [0x0000_0000_0000_0000_ffff_ffff_0000_0000, 0xffff_ffff_0000_0000_ffff_ffff_ffff_ffff] {
+            let mut guest = loaded.clone();
+            guest.state.fx.xmm[2] = mask;
+            settle(&case, &i, &host, &mut guest);
+            assert_ne!(guest, host, "{mask:#x}");
+        }
+    }
+
+    #[test]
+    fn a_fault_is_the_operands_or_it_is_none_of_the_choice() {
+        // FIST dword [RAX], which an unmasked exception keeps from being stored.
+        let (case, i) = case(&[0xdb, 0x10], 0);
+        for (cr2, may) in [(DATA, true), (DATA + 3, true), (DATA + 4, false), (DATA - 1, false)] {
+            let (mut host, mut guest) = (end(&case, 14), end(&case, 3));
+            host.stop.cr2 = cr2;
+            guest.state.rip += 2;
+            guest.state.fx.sw = 0x8081;
+            settle(&case, &i, &host, &mut guest);
+            assert_eq!(guest == host, may, "{cr2:#x}");
         }
     }
 }

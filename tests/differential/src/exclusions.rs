@@ -29,13 +29,16 @@ pub static EXCLUDED: &[Exclusion] = {
     ]
 };
 
+/// Why AMD's processors cannot answer for the codes that only Intel's have.
+const NO_FAR_POINTERS: &str = "AMD's processors have no far pointers of REX.W (APM vol. 3, CALL (Far), JMP (Far), LFS)";
+
 /// Why a code is not compared, if it is not.
 pub fn reason(code: Code) -> Option<&'static str> {
     let o = code.op_code();
     let listed = EXCLUDED.iter().find(|e| e.0 == code.mnemonic()).map(|e| e.1);
-    let foreign = host::maker() == Maker::Amd && !(o.amd_decoder64() || o.amd_decoder32());
-    listed.or(foreign
-        .then_some("AMD's processors have no such instruction: far pointers of REX.W, 16-bit operands of MOVSXD"))
+    // UD0 is none of them: it has no ModRM byte there, but raises #UD all the same.
+    let foreign = !(o.amd_decoder64() || o.amd_decoder32()) && code.mnemonic() != Mnemonic::Ud0;
+    listed.or((host::maker() == Maker::Amd && foreign).then_some(NO_FAR_POINTERS))
 }
 
 /// Cases, of codes that are compared, that the processors of some maker cannot answer for: whose, which, and why.
@@ -63,7 +66,6 @@ fn decode(made: &Made, options: u32) -> Instruction {
 
 fn other_instruction(made: &Made) -> bool {
     let amd = decode(made, DecoderOptions::AMD).code();
-    // UD0 has no ModRM byte then, but raises #UD all the same.
     amd != made.instruction.code() && amd != Code::Ud0
 }
 
@@ -106,3 +108,37 @@ pub static OLDER_MEANING: &[(&str, &str)] = &[
     ("CET_IBT", "ENDBR is reserved for hints that do nothing"),
     ("CLWB", "66 0F AE /6 is not CLWB"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build;
+    use crate::case::{CODE, CS32, CS64, Case};
+
+    fn made(bits: u32, bytes: &[u8]) -> Made {
+        let mut case = Case { at: CODE, len: bytes.len() as u64, ..Case::default() };
+        case.bytes[..bytes.len()].copy_from_slice(bytes);
+        case.state.sel[1] = if bits == 64 { CS64 } else { CS32 };
+        Made { instruction: build::decode(bytes, bits, CODE), case }
+    }
+
+    #[test]
+    fn a_case_that_a_maker_cannot_answer_for_has_neighbours_that_it_can() {
+        // A near branch with 66 in 64- and in 32-bit code; UD0; LOCK MOV CR0 and CR3.
+        assert!(other_instruction(&made(64, &[0x66, 0x0f, 0x84, 0, 0, 0, 0])));
+        assert!(!other_instruction(&made(64, &[0x0f, 0x84, 0, 0, 0, 0])));
+        assert!(!other_instruction(&made(32, &[0x66, 0x0f, 0x84, 0, 0])));
+        assert!(!other_instruction(&made(64, &[0x0f, 0xff, 0xc0])));
+        assert!(other_instruction(&made(64, &[0xf0, 0x0f, 0x20, 0xc0])));
+        assert!(!other_instruction(&made(64, &[0xf0, 0x0f, 0x20, 0xd8])));
+        // LOOPE, LOOPNE.
+        assert!(repeated_loop(&made(64, &[0xf2, 0xe1, 0x10])) && repeated_loop(&made(32, &[0xf3, 0xe0, 0x10])));
+        assert!(!repeated_loop(&made(64, &[0xf3, 0xe1, 0x10])) && !repeated_loop(&made(32, &[0xf2, 0xe0, 0x10])));
+        // PAUSE with REX.B, alone, with REX.W.
+        assert!(repeated_exchange(&made(64, &[0xf3, 0x49, 0x90])));
+        assert!(!repeated_exchange(&made(64, &[0xf3, 0x90])) && !repeated_exchange(&made(64, &[0xf3, 0x48, 0x90])));
+        // VERW, VERR.
+        assert!(locked_verw(&made(64, &[0xf0, 0x0f, 0, 0x28])) && !locked_verw(&made(64, &[0x0f, 0, 0x28])));
+        assert!(!locked_verw(&made(64, &[0xf0, 0x0f, 0, 0x20])));
+    }
+}

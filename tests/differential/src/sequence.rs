@@ -62,10 +62,16 @@ fn fits(code: Code) -> bool {
         )
     };
     MNEMONICS.contains(&code.mnemonic())
-        // Longer shifts leave OF undefined, and all but rotations AF, which Intel's processors clear as T0 does.
+        // Longer shifts leave OF undefined.
         && (!shift || kinds.contains(&Kind::imm8_const_1))
-        && (host::maker() == Maker::Intel || !matches!(code.mnemonic(), Mnemonic::Shl | Mnemonic::Shr | Mnemonic::Sar))
+        && (host::maker() == Maker::Intel || !intel(code))
         && !kinds.iter().any(|k| segment(k) || is_implied(*k))
+}
+
+/// Whether a code is in sequences of Intel's processors only: shifts leave AF undefined, which these clear as T0 does, and AMD's
+/// read 32 bits for MOVSXD's 16.
+fn intel(code: Code) -> bool {
+    matches!(code.mnemonic(), Mnemonic::Shl | Mnemonic::Shr | Mnemonic::Sar) || code == Code::Movsxd_r16_rm16
 }
 
 /// Sequence number `state` in code of `bits` bits.
