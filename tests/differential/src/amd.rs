@@ -237,10 +237,27 @@ fn across_the_end(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outc
 }
 
 fn offset_beyond(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
-    let base = Place { segment: i.memory_segment(), offset: 0 }.linear(case);
-    let beyond = guest.stop.vector == 14 && !canonical(guest.stop.cr2.wrapping_sub(base));
-    if case.long() && beyond && outside(&host.stop) {
+    let segment = i.memory_segment();
+    let here = |offset: u64| match guest.stop.vector {
+        14 => guest.stop.cr2.wrapping_sub(Place { segment, offset }.linear(case)) < 8,
+        17 => checked(case),
+        _ => false,
+    };
+    let far = bit_offset(case, i);
+    let offsets = (0..8).filter_map(|n| Some(rules::element(case, i, n)?.wrapping_add(far)));
+    if case.long() && outside(&host.stop) && offsets.into_iter().any(|o| !canonical(o) && here(o)) {
         guest.stop = host.stop;
+    }
+}
+
+/// How far from its operand a bit lies of which a register has the number, in bytes.
+fn bit_offset(case: &Case, i: &Instruction) -> u64 {
+    let register = i.op1_register();
+    let Some(v) = rules::general(case, register).filter(|_| i.op_count() == 2) else { return 0 };
+    match register.size() {
+        2 => ((v as i16 >> 4) * 2) as u64,
+        4 => ((v as i32 >> 5) * 4) as u64,
+        _ => ((v as i64 >> 6) * 8) as u64,
     }
 }
 

@@ -149,10 +149,21 @@ fn canonical(_: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
 
 /// The offset of the memory operand in its segment.
 pub fn offset(case: &Case, i: &Instruction) -> Option<u64> {
+    element(case, i, 0)
+}
+
+/// The same of the element of this number, if it is gathered.
+pub fn element(case: &Case, i: &Instruction, number: usize) -> Option<u64> {
     let operand = (0..i.op_count()).find(|n| i.op_kind(*n) == OpKind::Memory)?;
-    i.virtual_address(operand, 0, |register, _, _| {
+    i.virtual_address(operand, number, |register, n, size| {
         if register.is_segment_register() {
             return Some(0);
+        }
+        if register.is_vector_register() {
+            let (s, r, at) = (&case.state, register.number(), n * size);
+            let half = if at < 16 { s.fx.xmm.get(r)? } else { s.ymm_upper.get(r)? };
+            let v = (half >> (at % 16 * 8)) as u64;
+            return Some(if size == 4 { v as i32 as u64 } else { v });
         }
         let v = general(case, register)?;
         Some(match register.size() {
@@ -163,7 +174,8 @@ pub fn offset(case: &Case, i: &Instruction) -> Option<u64> {
     })
 }
 
-fn general(case: &Case, register: Register) -> Option<u64> {
+/// The value of a general register, whole.
+pub fn general(case: &Case, register: Register) -> Option<u64> {
     let n = (register.full_register() as usize).checked_sub(Register::RAX as usize)?;
     case.state.gpr.get(n).copied()
 }
