@@ -35,18 +35,18 @@ pub static CHOICES: &[Choice] = {
         ("which fault of a long operand", "a misaligned or malformed image, a part of it that is not there, and its end beyond what can be addressed have no order (SDM vol. 3A, 6.9)", LONG_OPERANDS, long_operand),
         ("part of an image that is not asked for", "XSAVE and XRSTOR may access any byte of the legacy region (SDM vol. 1, 13.13)", EXTENDED, legacy_region),
         ("which operand of CMPS first", "Intel's processors read ES:rDI first, AMD's the other one (SDM vol. 3A, 6.9)", &[Cmpsb, Cmpsw, Cmpsd, Cmpsq], compare_order),
-        ("stack of a far return", "what is read of it before the selector and the target are checked, and in which order these are (APM vol. 3, RET (Far), IRET)", &[Retf, Iret, Iretd, Iretq], far_return),
-        ("both bounds read first", "whether the upper bound is read where the index is below the lower one (APM vol. 3, BOUND)", &[Bound], upper_bound),
-        ("width of a selector on the stack", "POP, and PUSH, of a segment register may access the whole word of the operand size, or 16 bits of it (SDM vol. 2B, PUSH)", &[Push, Pop], stacked_selector),
+        ("stack of a far return", "what is read of it before the selector and the target are checked, and in which order these are (SDM vol. 3A, 6.9); a target beyond 4 GiB in 32-bit code is beyond its limit (APM vol. 3, RET (Far), IRET)", &[Retf, Iret, Iretd, Iretq], far_return),
+        ("both bounds read first", "whether the upper bound is read where the index is below the lower one (SDM vol. 3A, 6.9: #BR and #PF have no order)", &[Bound], upper_bound),
+        ("width of a selector on the stack", "POP, and PUSH, of a segment register may access the whole word of the operand size, or 16 bits of it (SDM vol. 2B, PUSH; of POP no manual says)", &[Push, Pop], stacked_selector),
         ("upper half of a pushed selector", "is zero or stays what it is (SDM vol. 2B, PUSH)", &[Push], pushed_selector),
         ("width of MOVSXD's operand", "is 32 bits with any prefix (APM vol. 3, MOVSXD)", &[Movsxd], sign_extended),
         ("alignment of long operands", "AMD's processors check that of operands of 16 and 32 bytes, and of halves of precision, where EFLAGS.AC asks for it (APM vol. 4, #AC of each instruction); others need not (SDM vol. 2B, MOVUPS)", &[], long_alignment),
         ("x87 store that faults", "whether an operand that an unmasked exception keeps from being stored is looked at before (SDM vol. 3A, 6.9)", &[Fst, Fstp, Fist, Fistp, Fisttp, Fbstp], x87_store),
         ("store of halves of precision that faults", "whether it comes before the exceptions of the conversion, and their flags (SDM vol. 3A, 6.9)", &[Vcvtps2ph], half_store),
-        ("precision of an unmasked underflow", "PE may stay clear, since the result is not delivered (APM vol. 4, VCVTPS2PH)", &[Vcvtps2ph], half_underflow),
-        ("masks of a gather that faults", "elements that were not loaded, and what lies beyond them, may be as before (APM vol. 4, VGATHERDPS)", GATHERS, gather),
+        ("precision of an unmasked underflow", "PE may stay clear: neither manual says whether a result that is not delivered counts as inexact", &[Vcvtps2ph], half_underflow),
+        ("masks of a gather that faults", "elements that were not loaded, and what lies beyond them, may be as before: which elements are complete is all that is said (SDM vol. 2C, VGATHERDPS)", GATHERS, gather),
         ("flags of a repeated compare that faults", "are those of the last compare, where Intel's processors restore them (SDM vol. 2B, REP; the APM has no such promise)", COMPARES, repeated_compare),
-        ("return address of a CALL that faults", "where the target is not canonical it may have been stored (APM vol. 3, CALL (Near))", &[Call], stored_return),
+        ("return address of a CALL that faults", "where the target is not canonical it may have been stored or not; the instruction is run again", &[Call], stored_return),
         ("UD0 and UD1 without ModRM", "raise #UD before more is fetched of them (SDM vol. 2B, UD: older processors)", &[], undefined_early),
         ("0F 0D with a register", "is no hint, but undefined (APM vol. 3, PREFETCH)", &[Reservednop], prefetched_register),
         ("SYSRET in 32-bit code", "is defined, for the operating system (APM vol. 3, SYSRET)", &[Sysret], sysret),
@@ -54,7 +54,7 @@ pub static CHOICES: &[Choice] = {
         ("MXCSR.MM", "is a bit of AMD's own, which loads on their processors (APM vol. 1, 4.2.2)", &[Ldmxcsr, Vldmxcsr, Fxrstor, Fxrstor64, Xrstor, Xrstor64], own_bit),
         ("undefined flags", "those of the list above", &[Div, Idiv, Aaa, Aas, Daa, Das], flags),
         ("result of a shift by more than the size", "is undefined (SDM vol. 2B, SHLD, SHRD)", &[Shld, Shrd], double_shift),
-        ("x87 pointers without exception", "AMD's processors save zeros for opcode and pointers unless an unmasked exception is pending (APM vol. 5, FXSAVE)", &[], idle_pointers),
+        ("x87 pointers without exception", "AMD's processors save zeros for opcode and pointers unless an unmasked exception is pending (APM vol. 5, FXSAVE), and so it is when the host's kernel saves them", &[], idle_pointers),
         ("x87 pointers and mask of MXCSR in images", "the same, and the mask has AMD's own bit (APM vol. 1, 4.2.2)", IMAGES, saved_image),
         ("x87 pointers in environments", "where the host's kernel came between, it has saved the state, and loaded the zeros", &[Fnstenv, Fnsave], saved_image),
     ]
@@ -522,10 +522,22 @@ fn double_shift(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcom
     }
 }
 
-fn idle_pointers(_: &Case, _: &Instruction, host: &Outcome, guest: &mut Outcome) {
-    let (h, g) = (&host.state.fx, &mut guest.state.fx);
-    if h.sw >> 7 & 1 == 0 && (h.op, h.ip, h.dp) == (0, 0, 0) {
+fn idle_pointers(case: &Case, _: &Instruction, host: &Outcome, guest: &mut Outcome) {
+    let idle = |sw: u16| sw >> 7 & 1 == 0;
+    let (before, h, g) = (&case.state.fx, &host.state.fx, &mut guest.state.fx);
+    if idle(h.sw) && (h.op, h.ip, h.dp) == (0, 0, 0) {
         (g.op, g.ip, g.dp) = (0, 0, 0);
+    }
+    // The kernel may have saved and loaded the state before the instruction, so what this has not set is gone.
+    if idle(before.sw) {
+        if h.op == 0 && g.op == before.op {
+            g.op = 0;
+        }
+        for (h, g, before) in [(h.ip, &mut g.ip, before.ip), (h.dp, &mut g.dp, before.dp)] {
+            if h == 0 && *g == before {
+                *g = 0;
+            }
+        }
     }
 }
 
