@@ -31,7 +31,7 @@ pub static CHOICES: &[Choice] = {
     use Mnemonic::*;
     &[
         ("operand across 4 GiB", "what goes on at 0 may be beyond the limit or not, if that is 4 GiB (SDM vol. 3A, 5.3)", &[], across_the_end),
-        ("offset that is not canonical", "though with the base it is: AMD's processors add the base to what must be canonical by itself here (APM vol. 2, 5.3.1, has it of the sum alone)", OFFSETS, offset_beyond),
+        ("offset that is not canonical", "though with the base it is, and is the system's: #GP, where the sum is what must be canonical (APM vol. 2, 5.3.1) and #PF would say no more", &[], offset_beyond),
         ("which fault of a long operand", "a misaligned or malformed image, a part of it that is not there, and its end beyond what can be addressed have no order (SDM vol. 3A, 6.9)", LONG_OPERANDS, long_operand),
         ("part of an image that is not asked for", "XSAVE and XRSTOR may access any byte of the legacy region (SDM vol. 1, 13.13)", EXTENDED, legacy_region),
         ("which operand of CMPS first", "Intel's processors read ES:rDI first, AMD's the other one (SDM vol. 3A, 6.9)", &[Cmpsb, Cmpsw, Cmpsd, Cmpsq], compare_order),
@@ -57,16 +57,6 @@ pub static CHOICES: &[Choice] = {
         ("x87 pointers without exception", "AMD's processors save zeros for opcode and pointers unless an unmasked exception is pending (APM vol. 5, FXSAVE), and so it is when the host's kernel saves them", &[], idle_pointers),
         ("x87 pointers and mask of MXCSR in images", "the same, and the mask has AMD's own bit (APM vol. 1, 4.2.2)", IMAGES, saved_image),
         ("x87 pointers in environments", "where the host's kernel came between, it has saved the state, and loaded the zeros", &[Fnstenv, Fnsave], saved_image),
-    ]
-};
-
-/// Instructions of which effective addresses have been seen that must be canonical without the base.
-#[rustfmt::skip]
-static OFFSETS: &[Mnemonic] = {
-    use Mnemonic::*;
-    &[
-        Bt, Bts, Btr, Btc,
-        Vgatherdps, Vgatherdpd, Vgatherqps, Vgatherqpd, Vpgatherdd, Vpgatherdq, Vpgatherqd, Vpgatherqq,
     ]
 };
 
@@ -144,6 +134,14 @@ fn mask(case: &Case) -> u64 {
     if case.long() { u64::MAX } else { 0xffff_ffff }
 }
 
+/// The segment that counts: of the overrides only those of FS and GS do in 64-bit code.
+fn effective(case: &Case, segment: Register) -> Register {
+    match segment {
+        Register::ES | Register::CS | Register::SS if case.long() => Register::DS,
+        s => s,
+    }
+}
+
 /// A place in a segment.
 #[derive(Clone, Copy)]
 struct Place {
@@ -154,10 +152,10 @@ struct Place {
 impl Place {
     /// Of the memory operand.
     fn of(case: &Case, i: &Instruction) -> Option<Place> {
-        let segment = match (case.long(), i.memory_segment(), i.memory_base()) {
-            (_, s @ (Register::FS | Register::GS), _) | (false, s, _) => s,
-            (_, _, Register::RSP | Register::RBP | Register::ESP | Register::EBP) => Register::SS,
-            _ => Register::DS,
+        let stack = matches!(i.memory_base(), Register::RSP | Register::RBP | Register::ESP | Register::EBP);
+        let segment = match effective(case, i.memory_segment()) {
+            Register::DS if case.long() && stack => Register::SS,
+            s => s,
         };
         Some(Place { segment, offset: rules::offset(case, i)? })
     }
@@ -169,7 +167,7 @@ impl Place {
             OpKind::MemorySegESI | OpKind::MemorySegEDI | OpKind::MemoryESEDI => 0xffff_ffff,
             _ => 0xffff,
         };
-        Place { segment, offset: case.state.gpr[n] & keep }
+        Place { segment: effective(case, segment), offset: case.state.gpr[n] & keep }
     }
 
     /// Of the stack, so far from its top.
@@ -199,7 +197,12 @@ impl Place {
         match stop.vector {
             12 => beyond && self.segment == Register::SS,
             13 => beyond && self.segment != Register::SS,
-            14 => (stop.cr2.wrapping_sub(first) & mask(case)) < size,
+            14 => {
+                let apart = stop.cr2.wrapping_sub(first) & mask(case);
+                // 16-bit addresses go on at 0.
+                let around = !case.long() && self.offset <= 0xffff && last > 0xffff;
+                apart < size || around && apart & 0xffff < size
+            }
             // 80 bits are to be aligned as 64 are (SDM vol. 3A, table 6-7).
             17 => checked(case) && !first.is_multiple_of(1 << size.ilog2()),
             _ => false,
@@ -220,14 +223,16 @@ fn store_faults(case: &Case, i: &Instruction, host: &Outcome) -> bool {
 // ------------------------------------------------------------------------------- which exception, and what comes before it
 
 fn across_the_end(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
-    // What it begins with is not there, or misaligned. The longest operand that wraps has 32 bytes.
+    // The longest operand that wraps has 32 bytes; ENTER goes down 31 words from EBP.
     let last = |address: u64| address >> 5 == u64::from(u32::MAX) >> 5;
+    let near = |address: u64| (address as i32).unsigned_abs() <= 31 * 4;
+    // What it begins with is not there, or misaligned.
     let begins = match guest.stop.vector {
         14 => last(guest.stop.cr2),
         17 => {
-            last(case.state.gpr[4])
-                || last(case.state.gpr[5])
-                || Place::of(case, i).is_some_and(|p| last(p.linear(case)))
+            near(case.state.gpr[4])
+                || near(case.state.gpr[5])
+                || Place::of(case, i).is_some_and(|p| near(p.linear(case)))
         }
         _ => false,
     };
@@ -244,16 +249,18 @@ fn offset_beyond(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outco
         _ => false,
     };
     let far = bit_offset(case, i);
+    // Of what is gathered each element has one.
     let offsets = (0..8).filter_map(|n| Some(rules::element(case, i, n)?.wrapping_add(far)));
     if case.long() && outside(&host.stop) && offsets.into_iter().any(|o| !canonical(o) && here(o)) {
         guest.stop = host.stop;
     }
 }
 
-/// How far from its operand a bit lies of which a register has the number, in bytes.
+/// How far from the operand of BT and the like a bit lies of which a register has the number, in bytes.
 fn bit_offset(case: &Case, i: &Instruction) -> u64 {
-    let register = i.op1_register();
-    let Some(v) = rules::general(case, register).filter(|_| i.op_count() == 2) else { return 0 };
+    use Mnemonic::*;
+    let (register, bits) = (i.op1_register(), matches!(i.mnemonic(), Bt | Bts | Btr | Btc));
+    let Some(v) = rules::general(case, register).filter(|_| bits) else { return 0 };
     match register.size() {
         2 => ((v as i16 >> 4) * 2) as u64,
         4 => ((v as i32 >> 5) * 4) as u64,
