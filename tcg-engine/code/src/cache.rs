@@ -183,7 +183,8 @@ impl Epoch {
 
 #[inline(always)]
 fn jump_index(linear: u64) -> usize {
-    ((linear ^ linear >> 12) as usize) & (JUMPS - 1)
+    // By the golden ratio: addresses some pages apart seldom meet.
+    ((linear as u32).wrapping_mul(0x9e37_79b1) >> (32 - JUMPS.trailing_zeros())) as usize
 }
 
 impl Cache {

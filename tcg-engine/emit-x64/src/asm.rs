@@ -489,6 +489,12 @@ impl Asm {
         self.ins(sz, Map::Plain, if b { 0xfe } else { 0xff }, ext, d.into(), (false, b));
     }
 
+    /// `imul d, s, v`.
+    pub fn imul_imm(&mut self, sz: Sz, d: Reg, s: Reg, v: i32) {
+        self.ins(sz, Map::Plain, 0x69, d.0, s.into(), (false, false));
+        self.buf.extend_from_slice(&v.to_le_bytes());
+    }
+
     /// `imul d, s`.
     pub fn imul(&mut self, sz: Sz, d: Reg, s: impl Into<Rm>) {
         self.ins(sz, Map::Of, 0xaf, d.0, s.into(), (false, false));

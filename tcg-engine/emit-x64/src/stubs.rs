@@ -45,6 +45,9 @@ const SCRATCH: [Reg; 7] = [RDX, RDI, RSI, R8, R9, R10, R11];
 
 /// log2 of the entries of the jump cache.
 pub const JUMP_LOG2: u32 = 12;
+/// What program counters are multiplied with for their place there: 2³² by the golden ratio. Bits that are merely put together have
+/// functions that lie some pages apart meet, and every system call, or page fault, jump to both.
+const JUMP_FACTOR: u32 = 0x9e37_79b1;
 /// Bytes of an entry: program counter, context, address of the code, what goes to [`CODE_BASE`].
 pub const JUMP_BYTES: usize = 32;
 /// Where an entry has its context.
@@ -559,11 +562,10 @@ impl Stubs {
 
 /// RAX: the entry of the jump cache for the program counter in RDX; whether it is that one's is compared.
 pub(crate) fn find_jump(a: &mut Asm) {
-    a.mov(Sz::Q, RAX, RDX);
-    a.shift_imm(Shift::Shr, Sz::Q, RAX, JUMP_LOG2 as u8);
-    a.alu(Alu::Xor, Sz::D, RAX, RDX);
-    a.alu_imm(Alu::And, Sz::D, RAX, (1 << JUMP_LOG2) - 1);
-    a.shift_imm(Shift::Shl, Sz::D, RAX, JUMP_BYTES.trailing_zeros() as u8);
+    a.imul_imm(Sz::D, RAX, RDX, JUMP_FACTOR.cast_signed());
+    let entry = JUMP_BYTES.trailing_zeros();
+    a.shift_imm(Shift::Shr, Sz::D, RAX, (32 - JUMP_LOG2 - entry) as u8);
+    a.alu_imm(Alu::And, Sz::D, RAX, ((1 << JUMP_LOG2) - 1) << entry);
     a.alu(Alu::Add, Sz::Q, RAX, word(JUMPS));
     a.alu(Alu::Cmp, Sz::Q, RDX, at(RAX, 0));
 }
@@ -579,5 +581,5 @@ pub(crate) fn follow_jump(a: &mut Asm) {
 
 /// Index of a program counter in the jump cache.
 pub fn jump_index(pc: u64) -> usize {
-    ((pc ^ pc >> JUMP_LOG2) as usize) & ((1 << JUMP_LOG2) - 1)
+    ((pc as u32).wrapping_mul(JUMP_FACTOR) >> (32 - JUMP_LOG2)) as usize
 }

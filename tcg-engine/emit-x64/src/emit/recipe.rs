@@ -218,8 +218,7 @@ impl Emitter {
     /// The host's flags are those of a product: RAX = these, with what ECX (0 or 1) says for CF and OF.
     pub(super) fn overflowed(&mut self) {
         self.a.save_flags();
-        self.a.ins(Sz::D, Map::Plain, 0x69, RCX.0, RCX.into(), (false, false));
-        self.a.buf.extend_from_slice(&0x101u32.to_le_bytes());
+        self.a.imul_imm(Sz::D, RCX, RCX, 0x101);
         self.a.alu(Alu::Or, Sz::D, RAX, RCX);
     }
 
