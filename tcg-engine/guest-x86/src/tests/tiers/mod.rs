@@ -42,6 +42,8 @@ pub const FLIP: u64 = 0x6_6000;
 const ELSEWHERE: u64 = 1 << 39;
 /// Where handlers lie.
 const HANDLERS: u64 = 0x6_0000;
+/// The end of programs.
+const END: u64 = HANDLERS + 0x1000;
 /// What handlers have noted: [`NOTE`] bytes each.
 const LOG: u64 = 0x6_8000;
 const NOTE: u64 = 8 * 20;
@@ -114,27 +116,63 @@ fn has_shifts() -> bool {
     })
 }
 
-/// What a program runs that it does not consist of: it has jumped into the middle of an instruction, or changed one. Nothing
-/// keeps that from asking for a flag that is undefined.
-#[derive(Clone, Debug, Default)]
+/// What is run that neither the program consists of nor what is there for all: it has jumped into the middle of an instruction, or
+/// changed one. Nothing keeps that from asking for a flag that is undefined, or handlers from noting one.
+#[derive(Clone, Debug)]
 struct Odd(Arc<Mutex<OddCode>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct OddCode {
-    /// Where the program lies in RAM and in the lower half of each address that it is mapped at, its bytes, and where its
-    /// instructions begin.
+    program: Piece,
+    others: Vec<Piece>,
+    seen: bool,
+    /// It was none of the program's code, and blocks of it may be there still when the next one runs.
+    stays: bool,
+}
+
+impl OddCode {
+    fn new() -> Self {
+        let mut others: Vec<Piece> = fixtures().into_iter().map(|(base, bytes)| Piece::new(base, bytes)).collect();
+        // That page is mapped instead of the one before it, too.
+        let other = others.iter().filter(|piece| piece.base >= FLIP + 0x1000);
+        let other: Vec<Piece> = other.map(|piece| Piece { base: piece.base - 0x1000, ..piece.clone() }).collect();
+        others.extend(other);
+        OddCode { program: Piece::default(), others, seen: false, stays: false }
+    }
+}
+
+/// Code that may be run: where it lies in RAM and in the lower half of each address that it is mapped at, its bytes, and where its
+/// instructions begin.
+#[derive(Clone, Debug, Default)]
+struct Piece {
     base: u64,
     bytes: Vec<u8>,
     starts: Vec<usize>,
-    seen: bool,
+}
+
+impl Piece {
+    /// Nothing but instructions, one behind the other.
+    fn new(base: u64, bytes: Vec<u8>) -> Piece {
+        let mut decoder = iced_x86::Decoder::new(64, &bytes, 0);
+        let starts = decoder.iter().map(|i| i.ip() as usize).collect();
+        Piece { base, bytes, starts }
+    }
+
+    /// Whether a block at this address, of these bytes, is a part of it.
+    fn has(&self, at: u64, block: &[u8]) -> bool {
+        let Ok(at) = usize::try_from(at.wrapping_sub(self.base)) else { return false };
+        self.starts.contains(&at) && self.bytes.get(at..).is_some_and(|own| own.starts_with(block))
+    }
 }
 
 impl Watch for Odd {
     fn lifted(&mut self, block: &ir::Block, origin: u64, bytes: &[u8], _: u32) {
         let mut odd = self.0.lock().unwrap();
-        let at = (origin.wrapping_add(block.pc) & 0xffff_ffff).wrapping_sub(odd.base);
-        let Some(own) = usize::try_from(at).ok().and_then(|at| odd.bytes.get(at..)) else { return };
-        odd.seen |= !odd.starts.contains(&(at as usize)) || !own.starts_with(bytes);
+        let at = origin.wrapping_add(block.pc) & 0xffff_ffff;
+        if !odd.program.has(at, bytes) && !odd.others.iter().any(|piece| piece.has(at, bytes)) {
+            odd.seen = true;
+            odd.stays |= !(CODE..CODE + MOST).contains(&at);
+        }
     }
     fn stub(&mut self, _: &str, _: u64, _: usize) {}
     fn placed(&mut self, _: &Placed, _: u64, _: &[u8]) {}
@@ -213,16 +251,23 @@ fn prepared(t1: bool) -> Runner<TestBus> {
         // What is lifted for one place is also compared with what is lifted for all.
         m.cpu.place_blocks();
     }
-    let (code, at) = handlers();
-    m.poke(HANDLERS, &code);
+    for (at, code) in fixtures() {
+        m.poke(at, &code);
+    }
+    let (_, at) = handlers();
     m.poke64(CR3 + 8, m.peek64(CR3));
     m.poke64(TSS + 0x24, STACK0);
     for v in 0..256 {
         m.gate64(v, at[v.min(32) as usize], 0xe, 3, 1);
     }
-    // The end of programs.
-    m.poke(HANDLERS + 0x1000, &[0xf4]);
-    m.gate64(0xff, HANDLERS + 0x1000, 0xe, 3, 1);
+    m.gate64(0xff, END, 0xe, 3, 1);
+    m
+}
+
+/// Code that is there for all programs: where it lies in RAM, and its bytes.
+fn fixtures() -> Vec<(u64, Vec<u8>)> {
+    // The last one is a jump to the page behind it.
+    let mut all = vec![(HANDLERS, handlers().0), (END, vec![0xf4]), (FLIP - 0x100, vec![0xe9, 0xfb, 0, 0, 0])];
     for (page, mark) in [(FLIP, 0x1111_0000u32), (FLIP + 0x1000, 0x2222_0000)] {
         for k in 0..4 {
             // mov dword [DATA + 8 * k], mark; a jump to the next instruction; ret
@@ -230,12 +275,10 @@ fn prepared(t1: bool) -> Runner<TestBus> {
             f.extend_from_slice(&((DATA + 8 * k) as u32).to_le_bytes());
             f.extend_from_slice(&(mark + k as u32).to_le_bytes());
             f.extend_from_slice(&[0xeb, 0, 0xc3]);
-            m.poke(page + 0x20 * k, &f);
+            all.push((page + 0x20 * k, f));
         }
     }
-    // A jump from the page before.
-    m.poke(FLIP - 0x100, &[0xe9, 0xfb, 0, 0, 0]);
-    m
+    all
 }
 
 /// Load the program into a machine whose memory holds whatever the last one left.
@@ -405,7 +448,7 @@ impl Pair {
     /// The same, on hosts whose shifts are not the interpreter's without programs that go astray.
     fn straight(mut self) -> Pair {
         if !has_shifts() {
-            let odd = Odd::default();
+            let odd = Odd(Arc::new(Mutex::new(OddCode::new())));
             self.t0.watch(Box::new(odd.clone()));
             self.odd = Some(odd);
         }
@@ -424,10 +467,10 @@ impl Pair {
         for _ in 0..if p.user { 3 } else { 1 } {
             let small = r.below(2) == 0;
             if let Some(Odd(odd)) = &self.odd {
-                let (bytes, starts) = (p.code.bytes.clone(), p.code.starts.clone());
                 let mut odd = odd.lock().unwrap();
+                odd.program = Piece { base: p.code.base, bytes: p.code.bytes.clone(), starts: p.code.starts.clone() };
                 // What a program has changed stays so when it is mapped elsewhere.
-                *odd = OddCode { base: p.code.base, bytes, starts, seen: odd.seen && far != 0 };
+                odd.seen &= far != 0 || odd.stays;
             }
             start(&mut self.t0, &p, data, far);
             start(&mut self.t1, &p, data, far);
@@ -495,6 +538,18 @@ fn campaign(make: fn(u64) -> Pair, seed: u64, time: Duration, most: u64) -> Resu
 
 fn given_seed() -> Option<u64> {
     std::env::var("ATOLL_SEED").ok().and_then(|text| text.parse().ok())
+}
+
+/// A program may have written to a handler, which then notes flags that it would have masked.
+#[test]
+fn a_handler_that_was_changed_is_odd() {
+    let ((code, entries), odd) = (handlers(), OddCode::new());
+    let known = |at: u64, block: &[u8]| odd.others.iter().any(|piece| piece.has(at, block));
+    let entry = entries[13];
+    let mut block = code[(entry - HANDLERS) as usize..][..4].to_vec();
+    assert!(known(entry, &block) && !known(entry + 1, &block[1..]));
+    block[3] ^= 0x6c;
+    assert!(!known(entry, &block));
 }
 
 #[test]
