@@ -80,7 +80,7 @@ fn copied() -> (Vec<u64>, u64) {
     m.t1.as_mut().unwrap().set_hot(0);
     for n in 0..ROUNDS + 4 {
         m.poke64(DATA + 8 * n, 3 * n);
-        m.poke64(ALSO + 8 * n, 5 * n << 32);
+        m.poke64(ALSO + 8 * n, (5 * n) << 32);
     }
     user(&mut m);
     let code = asm64(|a| {
@@ -117,7 +117,7 @@ fn copied() -> (Vec<u64>, u64) {
 #[test]
 fn a_loop_that_copies_has_a_register_for_where_to() {
     let expected: Vec<u64> =
-        (0..700).flat_map(|n| [3 * n, 3 * (n + 1), (5 * n << 32) + (5 * (n + 1) << 32), 3 * (n + 2)]).collect();
+        (0..700).flat_map(|n| [3 * n, 3 * (n + 1), ((5 * n) << 32) + ((5 * (n + 1)) << 32), 3 * (n + 2)]).collect();
     assert_eq!(copied(), (expected.clone(), STACK));
     for bug in [Mutant::Second, Mutant::PutBack] {
         plant(Some(bug));

@@ -120,8 +120,11 @@ fn print_group(group: Group, rows: &[&'static Row], times: &Times) {
     println!("  {:<12} {:29}   {mean:10.2}  {:10}  {verdict}", "mean", "", "");
 }
 
+/// What stands for all runs.
+type Of = fn(&[f64]) -> f64;
+
 /// What two processes at once come to, against one: 2 is twice the work in the same time. By `of` all runs.
-fn scaling(times: &Times, side: Side, of: fn(&[f64]) -> f64) -> f64 {
+fn scaling(times: &Times, side: Side, of: Of) -> f64 {
     let seconds = |row| times.get(&(row, side)).map_or(f64::NAN, |seconds| of(seconds));
     2.0 * seconds("pair-one") / seconds("pair-two")
 }
@@ -142,7 +145,7 @@ fn pairs(bench: &Bench, config: Config) -> Result<()> {
     };
     let times = measure(bench, config, &rows, 2, |seconds| least(&seconds))?;
     let mut ratio = f64::NAN;
-    let by: [(&str, fn(&[f64]) -> f64); 2] = [("medians", |seconds| middle(seconds.to_vec())), ("best times", least)];
+    let by: [(&str, Of); 2] = [("medians", |seconds| middle(seconds.to_vec())), ("best times", least)];
     for (what, of) in by {
         let [qemu, atoll, host] = [Side::Qemu, Side::Atoll, Side::Host].map(|side| scaling(&times, side, of));
         ratio = atoll / host;
