@@ -15,7 +15,7 @@ mod second;
 
 pub use first::{ADDEND_OFFSET, Access, ENTRY_LOG2, Shape, TAG_OFFSET, WIDE_MASK, WIDE_SHIFT};
 use first::{Entry, First, wide_tag};
-use regions::Regions;
+use regions::{Exact, Regions};
 use second::Second;
 
 use crate::PAGE_MASK;
@@ -125,9 +125,9 @@ pub struct Tlb {
     external: usize,
     /// Internal number of each external id, 0 if it has none.
     numbers: Box<[u16]>,
-    /// Regions of 4 MiB and of 1 GiB that pages were cut from, since the last full flush.
-    large: Regions,
-    huge: Regions,
+    /// Regions of 4 MiB and of 1 GiB that pages were cut from, since they were flushed.
+    large: Exact,
+    huge: Exact,
     /// Those that code was fetched from.
     large_code: Regions,
     huge_code: Regions,
@@ -174,8 +174,8 @@ impl Tlb {
             next_asid: 1,
             external: 0,
             numbers: vec![0; EXTERNAL].into(),
-            large: Regions::new(),
-            huge: Regions::new(),
+            large: Exact::new(),
+            huge: Exact::new(),
             large_code: Regions::new(),
             huge_code: Regions::new(),
             generation: 0,
@@ -322,9 +322,8 @@ impl Tlb {
 
     /// Forget everything.
     pub fn flush_all(&mut self) {
-        for set in [&mut self.large, &mut self.huge, &mut self.large_code, &mut self.huge_code, &mut self.fetched] {
-            set.clear();
-        }
+        [&mut self.large, &mut self.huge].into_iter().for_each(Exact::clear);
+        [&mut self.large_code, &mut self.huge_code, &mut self.fetched].into_iter().for_each(Regions::clear);
         // New numbers do it, for as long as there are some.
         if self.next_asid + 2 > ASIDS {
             self.first.clear();
@@ -354,6 +353,9 @@ impl Tlb {
             if self.was_cut(va, size) {
                 self.first.flush_region(va, size.shift());
                 self.second.flush_region(va, size);
+                // Nothing of it is left, until a walk finds one again.
+                let set = if size == PageSize::Huge { &mut self.huge } else { &mut self.large };
+                set.remove(va >> size.shift());
             }
         }
         // Where no code came from nobody remembers a fetch.
@@ -452,8 +454,11 @@ impl Tlb {
             PageSize::Large => (Some(&mut self.large), Some(&mut self.large_code)),
             PageSize::Huge => (Some(&mut self.huge), Some(&mut self.huge_code)),
         };
-        for set in cut.into_iter().chain(code.filter(|_| f.exec)) {
-            set.add(region);
+        if let Some(cut) = cut {
+            cut.add(region);
+        }
+        if let Some(code) = code.filter(|_| f.exec) {
+            code.add(region);
         }
         let addend = self.addend(f.va, f.offset);
         self.second.put(f, addend, self.bank, self.asid, self.global);
