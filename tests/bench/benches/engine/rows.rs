@@ -16,6 +16,8 @@ use crate::Bench;
 const LIMIT: Duration = Duration::from_secs(3600);
 /// How far a guest's clock may be from the host's, of the time and in all: lines take their time on a serial port.
 const CLOCK: (f64, f64) = (0.03, 0.25);
+/// Two vCPUs are measured so many times as often as the rest: a host's CPUs share a core for a while, and then do not.
+const PAIRS_OF_TWO: usize = 4;
 /// What any row should reach.
 const LEAST: Goal = Goal::AtLeast(0.9);
 
@@ -65,11 +67,17 @@ fn run(command: &mut Command, rows: &[&'static Row]) -> Result<Vec<(&'static str
 }
 
 /// Runs rows as often as asked on every side, and makes sure that all results are the same. `one` has the time of the repetitions.
-fn measure(bench: &Bench, config: Config, rows: &[&'static Row], cpus: u32, one: fn(Vec<f64>) -> f64) -> Result<Times> {
+fn measure(
+    bench: &Bench,
+    config: Config,
+    rows: &[&'static Row],
+    (cpus, pairs): (u32, usize),
+    one: fn(Vec<f64>) -> f64,
+) -> Result<Times> {
     let job = bench.rows_job(cpus, rows);
     let names: Vec<&str> = rows.iter().map(|row| row.name).collect();
     let (mut times, mut results) = (Times::new(), BTreeMap::new());
-    for pair in 1..=bench.pairs {
+    for pair in 1..=pairs {
         for side in [Side::Qemu, Side::Atoll, Side::Host] {
             let mut command = match side {
                 Side::Qemu => bench.qemu.command(config, &job),
@@ -143,7 +151,7 @@ fn pairs(bench: &Bench, config: Config) -> Result<()> {
         Ok(rows) => rows,
         Err(name) => bail!("no group '{name}'"),
     };
-    let times = measure(bench, config, &rows, 2, |seconds| least(&seconds))?;
+    let times = measure(bench, config, &rows, (2, PAIRS_OF_TWO * bench.pairs), |seconds| least(&seconds))?;
     let mut ratio = f64::NAN;
     let by: [(&str, Of); 2] = [("medians", |seconds| middle(seconds.to_vec())), ("best times", least)];
     for (what, of) in by {
@@ -161,7 +169,7 @@ pub fn compare(bench: &Bench, config: Config, rows: &[&'static Row]) -> Result<(
     let alone: Vec<&'static Row> = rows.iter().copied().filter(|row| !apart(row)).collect();
     println!("\nuser space, 1 vCPU, 1 GiB; qemu: {} (median of {} pairs)", config.name(), bench.pairs);
     if !alone.is_empty() {
-        let times = measure(bench, config, &alone, 1, middle)?;
+        let times = measure(bench, config, &alone, (1, bench.pairs), middle)?;
         for group in Group::ALL {
             if alone.iter().any(|row| row.group == group) {
                 print_group(group, &alone, &times);
@@ -170,7 +178,7 @@ pub fn compare(bench: &Bench, config: Config, rows: &[&'static Row]) -> Result<(
     }
     let wide: Vec<&'static Row> = rows.iter().copied().filter(|row| row.group == Group::Avx).collect();
     if !wide.is_empty() {
-        let times = measure(bench, Config { cpu: "max", ..config }, &wide, 1, middle)?;
+        let times = measure(bench, Config { cpu: "max", ..config }, &wide, (1, bench.pairs), middle)?;
         print_group(Group::Avx, &wide, &times);
     }
     if rows.len() > alone.len() + wide.len() {
