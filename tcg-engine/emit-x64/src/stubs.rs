@@ -583,3 +583,18 @@ pub(crate) fn follow_jump(a: &mut Asm) {
 pub fn jump_index(pc: u64) -> usize {
     ((pc as u32).wrapping_mul(JUMP_FACTOR) >> (32 - JUMP_LOG2)) as usize
 }
+
+#[cfg(test)]
+mod tests {
+    use super::jump_index;
+
+    /// As far apart as two that Linux calls in each page fault; a kernel lies at another multiple of 2 MiB at each boot.
+    #[test]
+    fn functions_some_pages_apart_seldom_meet() {
+        let meet = |n: &u64| {
+            let kernel = 0xffff_ffff_8000_0000 + (n << 21);
+            jump_index(kernel + 0x18_9a9b) == jump_index(kernel + 0x18_7a95)
+        };
+        assert!((0..512).filter(meet).count() < 8);
+    }
+}

@@ -1,7 +1,7 @@
 //! Sets of addresses.
 
-/// A set of addresses by their upper bits that only a full flush empties, hashed: it may say that one is there which is not. So many bits that this is rare
-/// while some thousand are there.
+/// A set of addresses by their upper bits that only a full flush empties, hashed: it may say that one is there which is not. So
+/// many bits that this is rare while some thousand are there.
 pub(super) struct Regions(Box<[u64]>);
 
 impl Regions {
@@ -31,8 +31,8 @@ impl Regions {
     }
 }
 
-/// A set from which addresses may be removed, hashed to lines of eight. A line that there is no room in is full of everything until all is cleared: it says that
-/// there is what is not. So many lines that this is rare while some thousand are there.
+/// A set from which addresses may be removed, hashed to lines of eight. A line that has no room left says of every address that it
+/// is there, until all is cleared. So many lines that this is rare while some thousand are there.
 pub(super) struct Exact(Box<[Line]>);
 
 type Line = [u64; WAYS];

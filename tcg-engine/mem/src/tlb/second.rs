@@ -68,6 +68,11 @@ fn sets(log2: u32) -> Box<[Set]> {
     vec![Set::default(); 1 << log2].into()
 }
 
+/// The tags of a page number in one address space, and in all.
+fn tags(page: u64, asid: u64, global: u64) -> (u64, u64) {
+    (page | asid << ASID_SHIFT, page | global << ASID_SHIFT)
+}
+
 /// The set of a page number.
 fn find(table: &[Set], page: u64) -> usize {
     // The length is a power of two, and never 1.
@@ -99,7 +104,7 @@ impl Second {
 
     #[inline]
     fn look(table: &[Set], page: u64, asid: u64, global: u64) -> Option<u64> {
-        let (local, global) = (page | asid << ASID_SHIFT, page | global << ASID_SHIFT);
+        let (local, global) = tags(page, asid, global);
         let set = &table[find(table, page)];
         set.0.iter().find(|e| e.value != 0 && (e.tag == local || e.tag == global)).map(|e| e.value)
     }
@@ -125,7 +130,7 @@ impl Second {
         if !whole {
             // The guest has made small pages of it.
             let page = f.va >> LARGE;
-            let (local, all) = (page | asid << ASID_SHIFT, page | global << ASID_SHIFT);
+            let (local, all) = tags(page, asid, global);
             Self::drop_entries(&mut self.large, page, |e| e.tag == local || e.tag == all);
         }
         let (table, page) = if whole { (&mut self.large, f.va >> LARGE) } else { (&mut self.small, page(f.va)) };
@@ -133,7 +138,7 @@ impl Second {
         let at = find(table, page);
         let set = &mut table[at].0;
         // A page may have become global, or stopped being so, without a flush: there is one entry of it all the same.
-        let (local, all) = (page | asid << ASID_SHIFT, page | global << ASID_SHIFT);
+        let (local, all) = tags(page, asid, global);
         let old = set.iter().position(|e| e.value != 0 && (e.tag == local || e.tag == all));
         let way = old.or_else(|| set.iter().position(|e| e.value == 0)).unwrap_or(WAYS - 1);
         let keep = match set[way] {

@@ -193,6 +193,22 @@ fn of_two_sizes_of_a_page_the_one_found_last_is_known() {
     }
 }
 
+/// All that was cut from a large page goes with any page of it, each time that a walk has found it, and it is searched for no more often.
+#[test]
+fn a_large_page_is_flushed_as_often_as_it_is_found() {
+    for size in [PageSize::Large, PageSize::Huge] {
+        let mut t = Tlb::new();
+        let large = |va| Fill { size, ..page_at(va, va) };
+        for _ in 0..3 {
+            walk(&mut t, &large(0x40_3000));
+            assert!(t.was_cut(0x40_0000, size));
+            t.flush_page(0x40_f000);
+            assert_eq!((t.read(0x40_3000, 1), recall(&mut t, 0x40_3000)), (None, false));
+            assert!(!t.was_cut(0x40_0000, size));
+        }
+    }
+}
+
 /// What happens to a TLB.
 type Change = (&'static str, fn(&mut Tlb));
 
