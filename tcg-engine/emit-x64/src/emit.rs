@@ -29,7 +29,7 @@ use crate::features::Features;
 use crate::layout::{CODE_BASE, Pins, word};
 use crate::mutants::{Mutant, on};
 use crate::stubs::Stubs;
-use groups::{Base, Part, Second};
+use groups::{Addend, Base, Part, Second};
 use guard::Guard;
 pub use hot::{Hot, Instead, Restless};
 use recipe::Recipe;
@@ -48,10 +48,12 @@ struct Retry {
     write: bool,
     /// It is for a run of pages.
     run: bool,
-    /// Where it goes on with the addend in RAX.
+    /// Where it goes on with the addend in RAX, or in a register of its own.
     back: usize,
     /// Others rely on it: without it the block cannot go on.
     must: bool,
+    /// The register that has the addend instead.
+    addend: Option<Reg>,
 }
 
 /// Result of emission beside the code itself.
@@ -216,6 +218,8 @@ pub struct Emitter {
     firsts: Vec<(u16, usize)>,
     base: Base,
     second: Option<Second>,
+    /// Groups of a loop whose addends are in registers.
+    addends: Vec<Addend>,
     /// What the base was before the last lookup, whose cold code is still to come.
     before: Option<Base>,
     /// Where the bytes of the last access are that was looked up.
@@ -285,6 +289,7 @@ impl Emitter {
             firsts: Vec::new(),
             base: Base::Bank,
             second: None,
+            addends: Vec::new(),
             before: None,
             there: at(RAX, 0),
         }

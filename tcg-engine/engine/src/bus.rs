@@ -116,9 +116,8 @@ impl VcpuBus {
         self.deadline = self.lapic.deadline(|t| self.tsc_to_ns(t)).unwrap_or(u64::MAX);
     }
 
-    /// Fire the timer if guest time has reached its deadline.
-    pub fn check_timer(&mut self) -> bool {
-        let now = self.now();
+    /// Fire the timer if guest time, which is `now`, has reached its deadline.
+    pub fn check_timer(&mut self, now: u64) -> bool {
         if now < self.deadline {
             return false;
         }

@@ -20,6 +20,7 @@ mod setup;
 mod sleep;
 mod state;
 mod statistics;
+mod stint;
 #[cfg(test)]
 mod stress;
 #[cfg(test)]

@@ -18,10 +18,7 @@ use crate::bus::VcpuBus;
 use crate::control::Event;
 use crate::machine::{Machine, VcpuCounters, add};
 use crate::park::{BEAT, HARVEST, LOOK, ORDER, PARK, Request};
-
-/// Blocks between two looks at requests and the clock, when they are interpreted; emitted code runs some hundred instructions
-/// for each of them (see [`Runner::run`]).
-const BLOCKS_PER_LOOK: u32 = 64;
+use crate::stint::Stint;
 
 /// Turns between two updates of the time that a vCPU has run.
 const TURNS_PER_ACCOUNT: u32 = 256;
@@ -52,6 +49,7 @@ pub struct Vcpu {
     announce: bool,
     /// Something may be deliverable: look before each block, since the guest may hold it back for a moment only.
     held: bool,
+    stint: Stint,
 }
 
 /// What [`Vcpu::turn`] asks of the loop.
@@ -90,7 +88,15 @@ impl Vcpu {
         let bus = VcpuBus::new(machine.clone(), index);
         let cpu = Cpu::new(machine.model, machine.memory.clone(), bus);
         let run = if index == 0 { Run::Runnable } else { Run::WaitForSipi };
-        Vcpu { runner: Runner::new(cpu), run, nmi: false, injected: None, announce: false, held: true }
+        Vcpu {
+            runner: Runner::new(cpu),
+            run,
+            nmi: false,
+            injected: None,
+            announce: false,
+            held: true,
+            stint: Stint::default(),
+        }
     }
 
     /// Let `other`, which was made [apart](Vcpu::apart), take this one's place, which must be parked: what waited for this one is dropped, its code forgotten.
@@ -210,6 +216,7 @@ impl Vcpu {
         bus.machine.orders.loud(bus.index.into());
         bus.enter();
         self.runner.cpu.take_orders();
+        self.stint.rest();
     }
 
     /// Look at what is asked, deliver what can be delivered, and run some blocks.
@@ -224,7 +231,8 @@ impl Vcpu {
                 self.take_in();
             }
         }
-        if self.bus().check_timer() {
+        let now = self.bus().now();
+        if self.bus().check_timer(now) {
             self.held = true;
         }
         if self.run != Run::Runnable {
@@ -242,8 +250,14 @@ impl Vcpu {
         if self.runner.cpu.sys.halted {
             return Turn::Sleep;
         }
-        let budget = if self.held { 1 } else { BLOCKS_PER_LOOK };
-        let why = self.runner.run(budget);
+        let due = self.bus().deadline;
+        let blocks = if self.held {
+            self.stint.rest();
+            1
+        } else {
+            self.stint.begin(now, due)
+        };
+        let why = self.runner.run(blocks);
         let stats = self.runner.cache.stats();
         counters.instructions.store(self.runner.instructions, Ordering::Relaxed);
         counters.lifted.store(stats.inserted, Ordering::Relaxed);
@@ -264,7 +278,8 @@ impl Vcpu {
             });
         }
         match why {
-            Why::Budget | Why::Look => {}
+            Why::Budget => self.stint.used_up(),
+            Why::Look => {}
             Why::Halt => add(&counters.halts, 1),
             Why::Pause => std::thread::yield_now(),
             Why::Shutdown => return Turn::TripleFault,
@@ -276,7 +291,8 @@ impl Vcpu {
     /// messages of others, and a timer that is due.
     pub fn settle(&mut self) {
         self.take_in();
-        self.bus().check_timer();
+        let now = self.bus().now();
+        self.bus().check_timer(now);
     }
 
     /// What others left for this vCPU.

@@ -311,7 +311,7 @@ impl Emitter {
             if let Some(miss) = miss {
                 self.a.fill_here(miss);
             }
-            if let &Some(Retry { memo, write, run, back, .. }) = retry {
+            if let &Some(Retry { memo, write, run, back, addend, .. }) = retry {
                 if near {
                     self.a.store(Sz::Q, word(NEAR), R15);
                 }
@@ -324,8 +324,18 @@ impl Emitter {
                 if near {
                     self.a.mov(Sz::Q, R15, word(NEAR));
                 }
-                let found = self.a.jcc(cc::E);
-                self.a.fill(found, back);
+                match addend {
+                    Some(reg) => {
+                        let none = self.a.jcc(cc::NE);
+                        self.a.lea(Sz::Q, reg, at(RAX, if on(Mutant::Addend) { 8 } else { 0 }));
+                        self.a.jmp_back(back);
+                        self.a.fill_here(none);
+                    }
+                    None => {
+                        let found = self.a.jcc(cc::E);
+                        self.a.fill(found, back);
+                    }
+                }
             }
             if let &Some(Refill { small, found, write }) = refill {
                 if let Some((m, bytes)) = small {

@@ -8,14 +8,18 @@
 //! R15, the TLB's bank for everything else, then has the host's address of the first one, and the others are that and a distance. What
 //! copies has a group that it loads from and one that it stores to: a loop takes a register for the second one from a word that it does not
 //! name ([`super::rename`]).
+//!
+//! If there are more such words, groups of a loop have their addends in registers too, and the registers above hold the guest's address: the
+//! addresses of its accesses then wait for no load.
 
 use ir::Block;
 use ir::effects::effects;
 use ir::op::{Inst, MemRef, NONE, Op, Slot};
 
 use super::{Emitter, Instead};
-use crate::asm::{Mem, R15, Reg, Sz, at};
+use crate::asm::{Mem, R15, Reg, Sz, at, indexed};
 use crate::layout::{BANK, word};
+use crate::memo;
 use crate::mutants::{Mutant, on};
 
 /// Bytes from the first to the last of a group at most: seldom across two pages.
@@ -47,7 +51,8 @@ pub(super) enum Base {
     Bank,
     /// Something that nobody wants.
     Nothing,
-    /// The host's address of the first byte of a group's first access, until that operation, the last one of the group.
+    /// The address of the first byte of a group's first access, until that operation, the last one of the group: the host's, or the
+    /// guest's if the group has an [`Addend`].
     Group { first: u16, last: u16 },
 }
 
@@ -63,6 +68,15 @@ impl Second {
     pub(super) fn new(reg: Reg) -> Self {
         Second { reg, group: None }
     }
+}
+
+/// A register for the addend that a group's first access remembers.
+#[derive(Clone, Copy)]
+pub(super) struct Addend {
+    pub(super) reg: Reg,
+    /// The group's first operation, and where its memo is.
+    first: u16,
+    pub(super) memo: usize,
 }
 
 /// What a word holds: something unknown, by number, and a distance from it.
@@ -140,6 +154,7 @@ impl Emitter {
     /// Finds the groups of a hot block.
     pub(super) fn find_groups(&mut self, block: &Block) {
         self.parts.clear();
+        self.addends.clear();
         let Some(hot) = self.hot.as_deref().filter(|hot| hot.memos.is_some()) else { return };
         let (mut values, mut open, mut done) = (Values::from(0), Vec::<Group>::new(), Vec::new());
         let mut landings: Vec<usize> = Vec::new();
@@ -219,31 +234,54 @@ impl Emitter {
     /// Where the access at hand is, if a register says so.
     pub(super) fn near(&self) -> Option<Mem> {
         let Some(Part::Other { first: own, ahead }) = self.part() else { return None };
-        match (self.base, self.second) {
-            (Base::Group { first, .. }, _) if first == own => Some(at(R15, ahead)),
-            (_, Some(Second { reg, group: Some((first, _)) })) if first == own || on(Mutant::Second) => {
-                Some(at(reg, ahead))
-            }
-            _ => None,
-        }
+        let (reg, first) = match (self.base, self.second) {
+            (Base::Group { first, .. }, _) if first == own => (R15, first),
+            (_, Some(Second { reg, group: Some((first, _)) })) if first == own || on(Mutant::Second) => (reg, first),
+            _ => return None,
+        };
+        Some(match self.addend_of(first) {
+            Some(addend) => indexed(reg, addend.reg, 0, ahead),
+            None => at(reg, ahead),
+        })
     }
 
-    /// The access at hand, whose addend is in RAX, is the first of a group: a register says from now on where that is, if one is free, and
+    /// The register for the addend of the group of this first operation, if there is one.
+    pub(super) fn addend_of(&self, first: u16) -> Option<Addend> {
+        self.addends.iter().find(|addend| addend.first == first).copied()
+    }
+
+    /// The memo of the first access of a group whose addend is to be in a register, if there is still one without. It is made now, so that
+    /// the loop can take what it holds.
+    pub(super) fn reserve_addend(&mut self, reg: Reg) -> Option<usize> {
+        let start = self.hot.as_deref()?.memos?;
+        let without = |(op, part): &(u16, Part)| match *part {
+            Part::First { bytes, .. } if self.addend_of(*op).is_none() => Some((*op, bytes)),
+            _ => None,
+        };
+        let (first, bytes) = self.parts.iter().find_map(without).filter(|_| !on(Mutant::Apart))?;
+        let memo = start + self.memos.len() * memo::MEMO;
+        self.memos.push((first, bytes - 1));
+        self.addends.push(Addend { reg, first, memo });
+        Some(memo)
+    }
+
+    /// The access at hand, which is at `m`, is the first of a group: a register says from now on where that is, if one is free, and
     /// it is worth it. The access itself does not wait for that.
-    pub(super) fn come_near(&mut self) {
+    pub(super) fn come_near(&mut self, m: Mem) {
         let Some(Part::First { others, last, .. }) = self.part() else { return };
         let least = if self.renamed.repeats { 1 } else { 2 };
         if others < least || !self.skips.is_empty() {
             return;
         }
         let first = self.i as u16;
+        let place = if self.addend_of(first).is_some() { m } else { self.there };
         if !matches!(self.base, Base::Group { .. }) {
-            self.a.lea(Sz::Q, R15, self.there);
+            self.a.lea(Sz::Q, R15, place);
             self.base = Base::Group { first, last };
         } else if let Some(second) = &mut self.second
             && second.group.is_none_or(|(_, last)| last <= first)
         {
-            self.a.lea(Sz::Q, second.reg, self.there);
+            self.a.lea(Sz::Q, second.reg, place);
             second.group = Some((first, last));
         }
     }

@@ -97,8 +97,10 @@ impl Emitter {
             return None;
         }
         self.there = indexed(m.base.unwrap_or(RDX), RAX, 0, m.disp);
-        if let Some(memo) = self.found() {
-            self.a.near(0x8b, RAX, memo + memo::ADDEND);
+        if let Some(Part::Other { first, .. }) = self.part()
+            && let Some(memo) = self.found()
+        {
+            self.take_addend(first, memo);
             return None;
         }
         self.base = self.wanted_base();
@@ -153,7 +155,6 @@ impl Emitter {
             Some(Instead::Run { .. }) => true,
             Some(Instead::Large | Instead::Page) => return None,
         };
-        let memo = first + self.memos.len() * memo::MEMO;
         let part = self.part();
         let (distance, bytes, write) = match part {
             Some(Part::First { distance, bytes, .. }) if on(Mutant::GroupRight) => (distance, bytes, write),
@@ -161,10 +162,14 @@ impl Emitter {
             _ => (0, bytes as u32, write),
         };
         let must = matches!(part, Some(Part::First { .. }));
+        let addend = self.addend_of(op);
+        let memo = addend.map_or(first + self.memos.len() * memo::MEMO, |addend| addend.memo);
+        if addend.is_none() {
+            self.memos.push((op, bytes - 1));
+        }
         if must {
             self.firsts.push((op, memo));
         }
-        self.memos.push((op, bytes - 1));
         let base = m.base.unwrap_or(RDX);
         match m.disp + distance {
             0 => self.a.mov(Sz::Q, RCX, base),
@@ -173,11 +178,20 @@ impl Emitter {
         self.a.near((Alu::Sub as u8) << 3 | 3, RCX, memo + memo::PAGE);
         self.a.near((Alu::Cmp as u8) << 3 | 3, RCX, memo + memo::ROOM);
         let miss = self.a.jcc(cc::AE);
-        self.a.near(0x8b, RAX, memo + memo::ADDEND);
+        self.take_addend(op, memo);
         self.flags = Flags::Memory;
-        self.retry = Some(Retry { memo, write, run, back: self.a.here(), must });
-        self.come_near();
+        self.retry =
+            Some(Retry { memo, write, run, back: self.a.here(), must, addend: addend.map(|addend| addend.reg) });
+        self.come_near(at(base, m.disp));
         Some(miss)
+    }
+
+    /// Where the access at hand is by the addend of this memo, which is that of operation `op`.
+    fn take_addend(&mut self, op: u16, memo: usize) {
+        match self.addend_of(op) {
+            Some(addend) => self.there.index = Some((addend.reg, 0)),
+            None => self.a.near(0x8b, RAX, memo + memo::ADDEND),
+        }
     }
 
     pub(super) fn plain(m: MemRef) -> bool {

@@ -11,14 +11,23 @@ use super::groups::Second;
 use super::{Base, Emitter};
 use crate::asm::{Alu, Hole, RAX, Reg, Sz, at, cc};
 use crate::layout::{GENERAL, PINNED, Pins, SECOND, word};
+use crate::memo;
 use crate::mutants::{Mutant, on};
 
-/// A register that holds another word than usual.
+/// A register that holds something else than the usual word.
 #[derive(Clone, Copy)]
 struct Swap {
     reg: Reg,
     usual: Slot,
-    instead: Slot,
+    instead: Held,
+}
+
+/// What it holds instead.
+#[derive(Clone, Copy)]
+enum Held {
+    Word(Slot),
+    /// The addend of the memo there, which nobody but the TLB changes.
+    Addend(usize),
 }
 
 /// What is renamed in the block at hand.
@@ -84,17 +93,25 @@ impl Emitter {
         for (&(usual, reg), instead) in usual.iter().zip(others) {
             if of(instead) > of(usual) + gain {
                 self.pins.give(usual, instead);
-                self.renamed.swaps.push(Swap { reg, usual, instead });
+                self.renamed.swaps.push(Swap { reg, usual, instead: Held::Word(instead) });
             }
         }
-        let idle = usual.into_iter().find(|(s, _)| of(*s) == 0 && self.pins.get(*s).is_some());
-        if let Some((usual, reg)) = idle
-            && back
-            && self.has_two_groups()
-        {
-            self.pins.take(usual);
-            self.renamed.swaps.push(Swap { reg, usual, instead: SECOND });
-            self.second = Some(Second::new(reg));
+        if back {
+            for (usual, reg) in usual.into_iter().filter(|(s, _)| of(*s) == 0) {
+                if self.pins.get(usual).is_none() {
+                    continue;
+                }
+                let instead = if self.second.is_none() && self.has_two_groups() {
+                    self.second = Some(Second::new(reg));
+                    Held::Word(SECOND)
+                } else if let Some(memo) = self.reserve_addend(reg) {
+                    Held::Addend(memo)
+                } else {
+                    break;
+                };
+                self.pins.take(usual);
+                self.renamed.swaps.push(Swap { reg, usual, instead });
+            }
         }
         self.take();
         self.renamed.repeats = back;
@@ -115,7 +132,11 @@ impl Emitter {
             if !on(Mutant::TakenOver) {
                 self.a.store(Sz::Q, word(usual), reg);
             }
-            self.a.mov(Sz::Q, reg, word(instead));
+            match instead {
+                Held::Word(instead) if instead != SECOND && on(Mutant::NotTaken) => {}
+                Held::Word(instead) => self.a.mov(Sz::Q, reg, word(instead)),
+                Held::Addend(memo) => self.a.near(0x8b, reg, memo + memo::ADDEND),
+            }
         }
     }
 
@@ -123,7 +144,9 @@ impl Emitter {
     pub(super) fn put_back(&mut self) {
         for n in 0..self.renamed.swaps.len() {
             let Swap { reg, usual, instead } = self.renamed.swaps[n];
-            if !on(Mutant::PutBack) {
+            if let Held::Word(instead) = instead
+                && !on(Mutant::PutBack)
+            {
                 self.a.store(Sz::Q, word(instead), reg);
             }
             self.a.mov(Sz::Q, reg, word(usual));
@@ -140,7 +163,7 @@ impl Emitter {
 
     /// After it.
     pub(super) fn call_take(&mut self) {
-        if self.is_renamed() && !on(Mutant::NotTaken) {
+        if self.is_renamed() {
             let hole = self.a.call();
             self.renamed.agains.push(hole);
         }

@@ -11,7 +11,7 @@ use super::T1;
 use crate::emit::{Instead, Restless};
 use crate::memo::Owner;
 
-/// How often the budget ends at the head of a block that is hot. It ends after some ten thousand instructions.
+/// How often the budget ends at the head of a block that is hot. It ends after some hundred thousand instructions.
 pub(super) const HOT: u8 = 2;
 /// After how many ends of the budget memos are looked at.
 const ENDS: u64 = 64;

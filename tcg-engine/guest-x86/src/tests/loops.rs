@@ -68,19 +68,23 @@ fn words_come_and_go_with_the_loop() {
     }
 }
 
-/// What a program of user mode has copied and added up by three groups of accesses, of which two have registers, and its stack pointer, by
-/// whose register one of them goes.
+/// What a program of user mode has copied and added up by three groups of accesses, of which two have registers and addends in registers, and
+/// its stack pointer, by whose register one of them goes. No page lies where its neighbour does.
 fn copied() -> (Vec<u64>, u64) {
     const TO: u64 = DATA + 0x8000;
     const ALSO: u64 = DATA + 0x4000;
     const ROUNDS: u64 = 700;
+    let place = |at: u64| DATA + ((at - DATA) ^ 0x1000);
     let mut m = long();
     m.t1 = None;
     m.use_t1(code::CodeMemory::new(1 << 20).unwrap()).unwrap();
     m.t1.as_mut().unwrap().set_hot(0);
+    for page in (DATA..DATA + 0x10000).step_by(0x1000) {
+        m.poke64(pte(page), place(page) | 7);
+    }
     for n in 0..ROUNDS + 4 {
-        m.poke64(DATA + 8 * n, 3 * n);
-        m.poke64(ALSO + 8 * n, (5 * n) << 32);
+        m.poke64(place(DATA + 8 * n), 3 * n);
+        m.poke64(place(ALSO + 8 * n), (5 * n) << 32);
     }
     user(&mut m);
     let code = asm64(|a| {
@@ -111,7 +115,7 @@ fn copied() -> (Vec<u64>, u64) {
     m.set_pc(CODE);
     m.run_on();
     assert_eq!(m.caught(), Some(13));
-    ((0..4 * ROUNDS).map(|n| m.peek64(TO + 8 * n)).collect(), m.peek64(m.get(4) + 32))
+    ((0..4 * ROUNDS).map(|n| m.peek64(place(TO + 8 * n))).collect(), m.peek64(m.get(4) + 32))
 }
 
 #[test]
@@ -119,7 +123,7 @@ fn a_loop_that_copies_has_a_register_for_where_to() {
     let expected: Vec<u64> =
         (0..700).flat_map(|n| [3 * n, 3 * (n + 1), ((5 * n) << 32) + ((5 * (n + 1)) << 32), 3 * (n + 2)]).collect();
     assert_eq!(copied(), (expected.clone(), STACK));
-    for bug in [Mutant::Second, Mutant::PutBack] {
+    for bug in [Mutant::Second, Mutant::PutBack, Mutant::Addend] {
         plant(Some(bug));
         let found = copied();
         plant(None);

@@ -35,6 +35,7 @@ fn planted_bugs_are_found() {
         Mutant::GroupRight,
         Mutant::TakenOver,
         Mutant::Second,
+        Mutant::Addend,
         Mutant::ReturnContext,
         Mutant::ReturnGone,
         Mutant::Unchecked,
