@@ -2,7 +2,8 @@
 //!
 //! The idea: nine words are in registers everywhere, and code that runs long uses others. A hot block takes those that it names
 //! often into the registers of those that it names least, when it is entered, and puts everything back wherever it is left or calls out.
-//! The way of a loop back to its own head does neither, so a loop does it for little.
+//! The way of a loop back to its own head does neither, so a loop does it for little. What registers are left over have what its accesses go by
+//! ([`super::groups`]).
 
 use ir::Block;
 use ir::op::{Inst, Op, Slot, TIER_BUDGET};
@@ -26,7 +27,8 @@ struct Swap {
 #[derive(Clone, Copy)]
 enum Held {
     Word(Slot),
-    /// The addend of the memo there, which nobody but the TLB changes.
+    /// The addend of the memo there. It changes where the memo misses, which loads the register, and while something else than the block
+    /// runs, behind which it is taken again; so there is nothing to put back.
     Addend(usize),
 }
 
