@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 
 use crate::Error;
 
+/// What is added to the nice value of a thread that nobody waits for.
+const LOWEST: i32 = 19;
+
 /// Starts a process's threads, waits until all are ready for lock-down, and lets them go afterwards.
 #[derive(Debug, Default)]
 pub struct ThreadGate {
@@ -49,9 +52,25 @@ impl ThreadGate {
     /// # Errors
     /// The thread cannot be started.
     pub fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        self.start(name, 0, body)
+    }
+
+    /// The same at the lowest priority, for what nobody waits for.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn spawn_low(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        self.start(name, LOWEST, body)
+    }
+
+    fn start(&mut self, name: &str, nice: i32, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
         let shared = Arc::clone(&self.shared);
         let run = move || {
             settle_thread();
+            if nice > 0 {
+                // Linux has a priority for each thread. Lowering one's own is always allowed, and it would do without.
+                let _ = rustix::process::nice(nice);
+            }
             let mut state = shared.lock();
             state.arrived += 1;
             shared.changed.notify_all();

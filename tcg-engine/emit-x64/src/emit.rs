@@ -17,6 +17,7 @@ mod memory;
 mod operands;
 mod recipe;
 mod rename;
+mod rounds;
 mod simd;
 mod sites;
 mod ymm;
@@ -34,6 +35,7 @@ use guard::Guard;
 pub use hot::{Hot, Instead, Restless};
 use recipe::Recipe;
 use rename::Renamed;
+use rounds::Counted;
 use simd::Reload;
 pub use sites::{DirectExit, Site};
 
@@ -106,6 +108,8 @@ struct Cold {
     reload: Reload,
     /// Constants to put into memory first: a range of the emitter's list.
     constants: (usize, usize),
+    /// It is of the copy that counts rounds.
+    counting: bool,
 }
 
 /// A direct exit: the jump, where to, whether it may be linked, instructions of the block that were not run, and whether the host
@@ -120,6 +124,8 @@ struct Leave {
     bank: bool,
     /// It is not this block's: where its call comes back.
     behind: bool,
+    /// It is of the copy that counts rounds.
+    counting: bool,
 }
 
 /// A check of a jump's target that is left out.
@@ -218,6 +224,10 @@ pub struct Emitter {
     firsts: Vec<(u16, usize)>,
     base: Base,
     second: Option<Second>,
+    /// The copy of a loop that counts rounds.
+    counted: Option<Counted>,
+    /// The memo that counts how often a loop is entered, by number.
+    pub(crate) entries: Option<usize>,
     /// Groups of a loop whose addends are in registers.
     addends: Vec<Addend>,
     /// What the base was before the last lookup, whose cold code is still to come.
@@ -289,6 +299,8 @@ impl Emitter {
             firsts: Vec::new(),
             base: Base::Bank,
             second: None,
+            counted: None,
+            entries: None,
             addends: Vec::new(),
             before: None,
             there: at(RAX, 0),
@@ -308,12 +320,8 @@ impl Emitter {
         self.sites.clear();
         self.exits.clear();
         self.memos.clear();
-        self.retry = None;
-        self.firsts.clear();
-        (self.base, self.before) = (Base::Bank, None);
+        (self.counted, self.entries) = (None, None);
         self.find_groups(block);
-        self.recipe = None;
-        (self.unchecked, self.unknown) = (None, None);
         self.a.start(base);
         self.block = id;
         self.relative = block.base.is_some();
@@ -321,19 +329,42 @@ impl Emitter {
         self.cold.clear();
         self.cold_constants.clear();
         self.leaves.clear();
-        self.constants.clear();
-        self.skips.clear();
-        self.held = NONE;
-        self.flags = Flags::Memory;
+        self.start();
         self.look_ahead(block);
         self.look_back(block);
-        self.i = 0;
         let head = self.a.here();
         let spent = self.head(block.points.len());
         let body = self.a.here();
         self.rename(block);
         self.guard_head();
         self.begin_loop();
+        self.pass(block);
+        self.count_rounds(block);
+        let spent = self.finish(spent);
+        Emitted { head, body, spent }
+    }
+
+    /// Whether the block that was emitted last counts its rounds.
+    pub fn counts(&self) -> bool {
+        self.counted.is_some()
+    }
+
+    /// As where a block begins.
+    fn start(&mut self) {
+        self.retry = None;
+        self.firsts.clear();
+        (self.base, self.before) = (Base::Bank, None);
+        self.recipe = None;
+        (self.unchecked, self.unknown) = (None, None);
+        self.constants.clear();
+        self.skips.clear();
+        self.held = NONE;
+        self.flags = Flags::Memory;
+        self.i = 0;
+    }
+
+    /// One pass over its operations.
+    fn pass(&mut self, block: &Block) {
         for i in 0..block.insts.len() {
             self.i = i;
             if self.lands && self.landing[i] {
@@ -346,8 +377,6 @@ impl Emitter {
             self.one(block, &block.insts[i]);
         }
         self.i = block.insts.len();
-        let spent = self.finish(spent);
-        Emitted { head, body, spent }
     }
 
     /// Where skips land, last uses, and what the block wants of vector registers: one pass forward.
@@ -665,13 +694,21 @@ impl Emitter {
             }
             Op::ExitCond => match self.condition(x.aux) {
                 Some(c) => {
-                    if block.insts.get(self.i + 1).is_some_and(|next| next.op == Op::Exit) {
+                    let counted = self.counting() && self.leads_back(block, x.imm);
+                    if !counted && block.insts.get(self.i + 1).is_some_and(|next| next.op == Op::Exit) {
                         self.save_all();
                     }
                     self.leave_direct(block, x.imm, Some(c));
                 }
                 None => self.resume_here(),
             },
+            Op::Exit if self.counting() && self.leads_back(block, x.imm) => {
+                // Otherwise they are made behind the last round.
+                if self.needed[0] {
+                    self.save_all();
+                }
+                self.leave_direct(block, x.imm, None);
+            }
             Op::Exit => {
                 self.save_all();
                 if x.aux & hint::CALL != 0 {

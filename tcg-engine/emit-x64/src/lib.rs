@@ -33,4 +33,4 @@ mod tests;
 mod vector;
 
 pub use budget::Budget;
-pub use run::{Exit, Host, Kind, Left, Placed, Stats, T1};
+pub use run::{Exit, Host, Kind, Left, Loop, Placed, Stats, T1};

@@ -30,6 +30,9 @@ pub struct Memo {
     refills: u32,
 }
 
+/// What stands for the operation of a memo that counts entries of a loop instead, where others have the page.
+pub const COUNTER: u16 = u16::MAX;
+
 /// Bytes of a memo.
 pub const MEMO: usize = size_of::<Memo>();
 /// Offset of [`Memo::page`]; the others are what their names say.
@@ -132,6 +135,13 @@ impl Memos {
         // SAFETY: within the data, and emitted code does not run meanwhile.
         unsafe { self.first.add(self.next()).write(memo) };
         self.owners[self.part].push(owner);
+    }
+
+    /// What memo `n`, which counts, has counted since somebody asked.
+    pub fn take_count(&mut self, n: usize) -> u64 {
+        let counts = self.owner(n).is_some_and(|owner| owner.op == COUNTER);
+        // SAFETY: one that has an owner is within the data, and emitted code does not run meanwhile.
+        if counts { unsafe { std::mem::take(&mut (*self.first.add(n)).page) } } else { 0 }
     }
 
     /// Who has memo `n`.

@@ -23,7 +23,7 @@ use mem::tlb::Shape;
 
 use crate::asm::Asm;
 use crate::budget::Budget;
-use crate::emit::{Emitter, Hot, Restless};
+use crate::emit::{Emitter, Hot};
 use crate::features::Features;
 use crate::layout::{
     BANK, BIAS, CODE_BASE, CONTEXT, DEFAULT_MXCSR, GLOBAL_CONTEXT, HOST_MXCSR, JUMPS, RETURNS, RUNTIME, TEMP, VECTORS,
@@ -32,7 +32,8 @@ use crate::memo::{Memo, Memos, Owner};
 use crate::mutants::{Mutant, on};
 use crate::returns::Returns;
 use crate::stubs::{JUMP_LOG2, Outside, Stubs, left};
-use heat::{HOT, HotBlock};
+pub use heat::Loop;
+use heat::{HOT, HotBlock, Known};
 use jumps::{Jump, NO_JUMP};
 pub use look::{Kind, Placed};
 use parts::Parts;
@@ -112,6 +113,8 @@ pub struct Stats {
     pub reclaims: u64,
     /// Hot blocks emitted.
     pub hot: u64,
+    /// Loops of these that count their rounds.
+    pub counted: u64,
 }
 
 /// Emitted code of a block. There are many, so what few have is apart.
@@ -175,11 +178,18 @@ pub struct T1 {
     stats: Stats,
     /// How often the budget ends at the head of a block that is hot then.
     hot: u8,
+    /// See [`T1::set_planned`].
+    planned: bool,
     /// See [`T1::take_warmed`].
     warmed: Option<u32>,
     /// Ends of the budget since memos were looked at, and instructions that ran between them.
     ends: u64,
     ran: u64,
+    /// Hot blocks at whose heads it ended since then, and loops among them that are worth a plan.
+    ended: Vec<u32>,
+    loops: Vec<Loop>,
+    /// The ticket of the last one.
+    ticket: u64,
     /// What was placed since somebody asked, if anybody looks on.
     placed: Option<Vec<Placed>>,
 }
@@ -363,9 +373,13 @@ impl T1 {
             charged: 0,
             stats: Stats::default(),
             hot: HOT,
+            planned: true,
             warmed: None,
             ends: 0,
             ran: 0,
+            ended: Vec::new(),
+            loops: Vec::new(),
+            ticket: 0,
             placed: None,
         })
     }
@@ -373,6 +387,11 @@ impl T1 {
     /// Have blocks be hot when the budget has ended at their heads so often; 0 if they are from the beginning. For tests.
     pub fn set_hot(&mut self, ends: u8) {
         self.hot = ends;
+    }
+
+    /// Whether loops count their rounds from the beginning if all blocks are hot: they do unless this says otherwise. For tests.
+    pub fn set_planned(&mut self, planned: bool) {
+        self.planned = planned;
     }
 
     /// Have accesses of hot blocks remember runs of pages from the beginning. For tests.
@@ -398,6 +417,8 @@ impl T1 {
     /// Forget all code.
     pub fn clear(&mut self) {
         self.warmed = None;
+        self.ended.clear();
+        self.loops.clear();
         self.blocks.clear();
         self.returns.clear();
         self.parts.clear();
@@ -460,7 +481,9 @@ impl T1 {
     /// Emit block `n` of the cache, which is user mode's or not, and hot or not. There must be room. `origin` is what its program
     /// counters are counted from now, for those who look on. Answers whether it has code now.
     pub fn translate(&mut self, cache: &Cache, n: u32, user: bool, hot: bool, origin: u64) -> bool {
-        let hot = (hot || self.hot == 0).then(Vec::new);
+        let block = cache.at(n).and_then(|id| cache.block(id));
+        let rounds = block.filter(|_| self.hot == 0 && self.planned).and_then(opt::Rounds::of).map(Arc::new);
+        let hot = (hot || self.hot == 0).then(|| Known { rounds, ..Known::default() });
         let Some(block) = self.emit(cache, n, user, hot, origin) else { return false };
         let n = n as usize;
         if self.blocks.len() <= n {
@@ -482,22 +505,28 @@ impl T1 {
         self.warmed.take()
     }
 
-    /// Emit block `n`, if it is hot with these restless operations.
-    fn emit(
-        &mut self,
-        cache: &Cache,
-        n: u32,
-        user: bool,
-        restless: Option<Vec<Restless>>,
-        origin: u64,
-    ) -> Option<HostBlock> {
+    /// A loop that runs long each time that it is entered: it is worth an [`opt::Rounds`].
+    pub fn take_loop(&mut self) -> Option<Loop> {
+        self.loops.pop()
+    }
+
+    /// Have a loop count its rounds, of which this is so, if it is still there.
+    pub fn count_rounds(&mut self, cache: &Cache, which: Loop, rounds: opt::Rounds) {
+        if let Some(hot) = self.hot_block(which.block).filter(|hot| hot.known.asked == Some(which)) {
+            hot.known.rounds = Some(Arc::new(rounds));
+            self.emit_again(cache, which.block);
+        }
+    }
+
+    /// Emit block `n`, if it is hot with what is known about it.
+    fn emit(&mut self, cache: &Cache, n: u32, user: bool, known: Option<Known>, origin: u64) -> Option<HostBlock> {
         let id = cache.at(n)?;
         let (block, (at, second)) = (cache.block(id)?, cache.bytes(id)?);
         let (free, first) = (self.parts.free(), self.memos.next());
         let base = free.start;
-        let memos = (user && self.memos.has_room(block.insts.len())).then(|| self.memos.place(first));
-        let is_hot = restless.is_some();
-        let hot = restless.as_ref().map(|restless| Box::new(Hot { memos, restless: restless.clone() }));
+        let memos = (user && self.memos.has_room(2 * block.insts.len() + 1)).then(|| self.memos.place(first));
+        let is_hot = known.is_some();
+        let hot = known.clone().map(|Known { restless, rounds, .. }| Box::new(Hot { memos, restless, rounds }));
         let e = self.emitter.emit(block, n, (base, self.parts.next_site()), hot);
         let len = self.emitter.a.buf.len();
         if len > self.parts.largest.min(free.len()) || !self.memory.write(base, &self.emitter.a.buf) {
@@ -509,6 +538,7 @@ impl T1 {
         }
         self.parts.take(len);
         self.stats.hot += u64::from(is_hot);
+        self.stats.counted += u64::from(self.emitter.counts());
         self.stats.blocks += 1;
         self.stats.instructions += block.points.len() as u64;
         let guest_len = block.end_pc.wrapping_sub(block.pc) & 0xffff;
@@ -522,7 +552,7 @@ impl T1 {
             at: base,
             len,
         });
-        let memos = first..self.memos.next();
+        let (memos, entries) = (first..self.memos.next(), self.emitter.entries.map(|n| first + n));
         Some(HostBlock {
             head: e.head as u32,
             body: e.body as u32,
@@ -537,7 +567,7 @@ impl T1 {
             from: 0,
             linkable: second.is_none(),
             heat: 0,
-            hot: restless.map(|restless| Box::new(HotBlock { ends: 0, failures: 0, memos, restless })),
+            hot: known.map(|known| Box::new(HotBlock { ends: 0, failures: 0, memos, entries, known })),
         })
     }
 

@@ -173,6 +173,7 @@ fn start(
     let (machine, mut mirrors) = (prepared.machine, prepared.mirrors);
     let mapped = mirrors.first().map(Mirror::descriptor);
     let mut gate = ThreadGate::new();
+    let (asker, planner) = guest_x86::runner::planner();
     let mut vcpus = Vec::new();
     for index in 0..machine.inboxes.len() {
         let mut vcpu = Vcpu::new(&machine, index as u16);
@@ -181,6 +182,7 @@ fn start(
             vcpu.use_t1(memory)?;
         }
         vcpu.runner.cpu.mirror = mirrors.pop();
+        vcpu.runner.plan_with(asker.clone());
         if tier == Tier::Compared {
             vcpu.runner.check = Some(Check::default());
         }
@@ -192,6 +194,7 @@ fn start(
         let (machine, events) = (machine.clone(), control.events());
         gate.spawn(&format!("vcpu{index}"), move || vcpu::thread(&machine, index, &vcpu, &|e| events.report(e)))?;
     }
+    gate.spawn_low("plans", move || planner.serve())?;
     let bells = Arc::new(prepared.bells);
     let mut keep = vec![control.as_raw_fd()];
     keep.extend(bells.descriptors());

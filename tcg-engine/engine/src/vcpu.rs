@@ -108,6 +108,7 @@ impl Vcpu {
         let (cache, mut mirror) = (std::mem::take(&mut self.runner.cache), self.runner.cpu.mirror.take());
         mirror.iter_mut().for_each(Mirror::begin);
         other.runner.take_watcher(&mut self.runner);
+        other.runner.take_plans(&mut self.runner);
         *self = other;
         (self.runner.t1, self.runner.check, self.runner.cache) = (t1, check, cache);
         self.runner.cpu.mirror = mirror;

@@ -5,6 +5,7 @@
 
 mod check;
 mod counters;
+mod plans;
 mod watch;
 
 pub use check::Check;
@@ -13,6 +14,8 @@ pub use counters::COUNTERS;
 use emit_x64::{Left, T1};
 use ir::t0::{self, Exit};
 use ir::{PC, Regs, Stop};
+use plans::Plans;
+pub use plans::{Asker, Planner, planner};
 pub use watch::Watch;
 
 use crate::bus::Bus;
@@ -37,6 +40,8 @@ pub struct Runner<B: Bus> {
     pub t1: Option<T1>,
     /// Compares emitted code with the interpreter, block by block.
     pub check: Option<check::Check>,
+    /// Loops that plans were asked for, if anybody makes them.
+    plans: Option<Plans>,
     /// Whoever looks on while blocks are translated; see [`Runner::watch`].
     watcher: Option<Box<dyn Watch>>,
     /// Blocks interpreted.
@@ -116,6 +121,7 @@ impl<B: Bus> Runner<B> {
             instructions: 0,
             t1: None,
             check: None,
+            plans: None,
             watcher: None,
             interpreted: 0,
             translation_ns: 0,
@@ -145,6 +151,7 @@ impl<B: Bus> Runner<B> {
 
     /// Run at most `blocks` blocks.
     pub fn run(&mut self, blocks: u32) -> Why {
+        self.exchange_plans();
         let mut budget = if blocks > 1 { i64::from(blocks) * i64::from(INSTRUCTIONS_PER_BLOCK) } else { 1 };
         let mut from = From::Anywhere;
         while budget > 0 {

@@ -15,8 +15,10 @@ use guest_x86::state::{
     self, CODE_BASE, FPU_CW, FPU_DP, FPU_IP, FPU_OP, FPU_SW, FPU_TAG, attr, cr0, cr4, efer, fpr, gpr, xmm, ymm_upper,
 };
 use guest_x86::{Cpu, Lift, Seg, Segment, Table};
+use ir::effects::effects;
+use ir::op::{FIRST_TEMP, FPC, Inst, NONE, Op, hint};
 use ir::t0::{self, Exit};
-use ir::{Block, PC, Regs, op::FPC, verify};
+use ir::{Block, PC, Regs, Slot, verify};
 use mem::{MIRROR, Memory, Mirror};
 
 use crate::bus::NoBus;
@@ -106,8 +108,38 @@ pub enum Tier {
 /// The vector of a [`Stop`] in the kernel, but in none of its handlers: where SYSCALL leads.
 const ELSEWHERE: u32 = 256;
 
-/// Run a block by emitted code.
-fn emitted(t1: &mut T1, cache: &mut code::Cache, lift: Lift, regs: &mut Regs, cpu: &mut Cpu<NoBus>) -> Result<Exit> {
+/// How often a loop's block is run.
+const ROUNDS: u64 = 8;
+/// How often it is still to be run: a word that no instruction has.
+const ROUNDS_LEFT: Slot = Slot(FIRST_TEMP - 2);
+
+/// Whether a block has no other end than the next instruction.
+fn has_plain_end(block: &Block) -> bool {
+    let Some((end, before)) = block.insts.split_last() else { return false };
+    let plain = end.op == Op::Exit && end.aux & hint::CALL == 0 && end.imm == block.end_pc;
+    plain && !before.iter().any(|x| effects(x).may_leave)
+}
+
+/// Have such a block lead back to its own beginning. Answers whether it does now.
+fn make_loop(block: &mut Block) -> bool {
+    let Some(end) = block.insts.last().copied().filter(|_| has_plain_end(block)) else { return false };
+    let glue = |op, d, a, imm| Inst { op, aux: 0, d, a, b: NONE, imm };
+    block.insts.pop();
+    block.insts.push(glue(Op::Sub64I, ROUNDS_LEFT, ROUNDS_LEFT, 1));
+    block.insts.push(glue(Op::ExitIf, NONE, ROUNDS_LEFT, block.pc));
+    block.insts.push(end);
+    true
+}
+
+/// Run a block by emitted code: some blocks as hot ones, or (`rounds`) one that counts its rounds if it is a loop.
+fn emitted(
+    t1: &mut T1,
+    cache: &mut code::Cache,
+    lift: Lift,
+    regs: &mut Regs,
+    cpu: &mut Cpu<NoBus>,
+    rounds: bool,
+) -> Result<Exit> {
     if cache.is_full(t1.parts()) || !t1.has_room() {
         cache.clear();
         t1.clear();
@@ -115,10 +147,10 @@ fn emitted(t1: &mut T1, cache: &mut code::Cache, lift: Lift, regs: &mut Regs, cp
     let id = cache.insert(lift.key, lift.len, lift.second, lift.block);
     t1.remove(&cache.take_gone());
     // Every second block as a hot one of user mode, half of these with accesses that remember runs of pages.
-    t1.set_hot((id.number() % 2) as u8);
+    t1.set_hot(if rounds { 0 } else { (id.number() % 2) as u8 });
     t1.set_runs(id.number().is_multiple_of(4) && cpu.mirror.is_some());
     ensure!(t1.translate(cache, id.number(), true, false, 0), "a block cannot be emitted");
-    let (left, done) = t1.run(cache, id.number(), regs, cpu, 0);
+    let (left, done) = t1.run(cache, id.number(), regs, cpu, if rounds { 4096 } else { 0 });
     if let Some(mirror) = &mut cpu.mirror {
         mirror.earn(done);
     }
@@ -334,14 +366,32 @@ impl Guest {
     /// # Errors
     /// The harness itself cannot go on.
     pub fn run(&mut self, c: &Case, most: usize, out: &mut Outcome, tamper: Tamper<'_>) -> Result<Ran> {
-        match self.until_stop(c, most, tamper)? {
+        match self.until_stop(c, most, tamper, false)? {
             Ok(stop) => self.leave(stop, out).map(Ok),
             Err(why) => Ok(Err(why)),
         }
     }
 
-    fn until_stop(&mut self, c: &Case, most: usize, tamper: Tamper<'_>) -> Result<Result<Stop, String>> {
+    /// As [`Guest::run`], with the first block as a loop, if it can be one, that is run some times.
+    ///
+    /// # Errors
+    /// The harness itself cannot go on.
+    pub fn run_rounds(&mut self, c: &Case, most: usize, out: &mut Outcome) -> Result<Ran> {
+        match self.until_stop(c, most, &mut |_| {}, true)? {
+            Ok(stop) => self.leave(stop, out).map(Ok),
+            Err(why) => Ok(Err(why)),
+        }
+    }
+
+    /// Loops that count their rounds, so far.
+    pub fn counted(&self) -> u64 {
+        self.t1.as_ref().map_or(0, |t1| t1.stats().counted)
+    }
+
+    fn until_stop(&mut self, c: &Case, most: usize, tamper: Tamper<'_>, rounds: bool) -> Result<Result<Stop, String>> {
         self.enter(c)?;
+        self.regs.set(ROUNDS_LEFT, ROUNDS);
+        let beginning = self.regs.get(PC);
         for step in 0..STEPS {
             if step > 0 && self.landed() {
                 let pc = self.regs.get(PC);
@@ -352,14 +402,23 @@ impl Guest {
                 self.cpu.drop_stale(&mut self.cache);
             }
             let Ok(mut lift) = self.cpu.lift(&self.regs, most, true) else { return Ok(self.fault()) };
+            let rounds = rounds && self.regs.get(PC) == beginning;
+            let instructions = lift.block.points.len();
+            if rounds && instructions > 1 && !has_plain_end(&lift.block) {
+                // A loop ends before what a sequence ends with.
+                let Ok(shorter) = self.cpu.lift(&self.regs, instructions - 1, true) else { return Ok(self.fault()) };
+                lift = shorter;
+            }
             self.regs.set(CODE_BASE, self.regs.get(PC) & !mem::PAGE_MASK);
             if let Err(e) = verify::verify(&lift.block) {
                 return Ok(Err(format!("the verifier refuses the block: {e}\n{}", lift.block)));
             }
             tamper(&mut lift.block);
+            // What is left of its rounds is run by a block of its own, as the first one is.
+            let rounds = rounds && make_loop(&mut lift.block);
             let exit = match &mut self.t1 {
                 None => t0::run(&lift.block, &mut self.regs, &mut self.cpu).exit,
-                Some(t1) => emitted(t1, &mut self.cache, lift, &mut self.regs, &mut self.cpu)?,
+                Some(t1) => emitted(t1, &mut self.cache, lift, &mut self.regs, &mut self.cpu, rounds)?,
             };
             match exit {
                 Exit::Fault => return Ok(self.fault()),

@@ -75,6 +75,8 @@ pub struct Count {
     pub excluded: BTreeSet<(Code, u32)>,
     /// Of these, those that ran.
     pub covered: BTreeSet<(Code, u32)>,
+    /// Those that ran as loops that count their rounds.
+    pub looped: BTreeSet<(Code, u32)>,
     /// Cases.
     pub cases: u64,
     /// Of these, those that this host cannot answer for ([`exclusions::UNANSWERED`]): only the tiers are compared.
@@ -135,6 +137,7 @@ impl Report {
         for (k, v) in other.features {
             let c = self.features.entry(k).or_default();
             c.covered.extend(v.covered);
+            c.looped.extend(v.looped);
             c.cases += v.cases;
             c.unanswered += v.unanswered;
             c.differ += v.differ;
@@ -152,18 +155,18 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut line = |name: &str, counts: [&dyn fmt::Display; 5]| {
-            let [a, b, c, d, e] = counts;
-            writeln!(f, "{name:<14} {a:>8} {b:>9} {c:>11} {d:>10} {e:>8}")
+        let mut line = |name: &str, counts: [&dyn fmt::Display; 6]| {
+            let [a, b, c, d, e, g] = counts;
+            writeln!(f, "{name:<14} {a:>8} {b:>9} {c:>9} {d:>11} {e:>10} {g:>8}")
         };
-        line("feature", [&"covered", &"excluded", &"advertised", &"cases", &"differ"])?;
-        let mut total = [0; 3];
+        line("feature", [&"covered", &"in loops", &"excluded", &"advertised", &"cases", &"differ"])?;
+        let mut total = [0; 4];
         for (name, c) in &self.features {
-            let counts = [c.covered.len(), c.excluded.len(), c.advertised.len()];
-            line(name, [&counts[0], &counts[1], &counts[2], &c.cases, &c.differ])?;
+            let counts = [c.covered.len(), c.looped.len(), c.excluded.len(), c.advertised.len()];
+            line(name, [&counts[0], &counts[1], &counts[2], &counts[3], &c.cases, &c.differ])?;
             total = std::array::from_fn(|n| total[n] + counts[n]);
         }
-        line("all", [&total[0], &total[1], &total[2], &self.cases(), &self.differences()])?;
+        line("all", [&total[0], &total[1], &total[2], &total[3], &self.cases(), &self.differences()])?;
         writeln!(f, "(codes are counted once for 64-bit and once for 32-bit code)")?;
         write!(f, "{} cases are compared between the tiers alone: this host cannot answer for them", self.unanswered())
     }
@@ -266,6 +269,9 @@ impl Worker<'_> {
         let mut ran = Vec::with_capacity(b.made.len());
         for ((made, name), out) in b.made.iter().zip(&b.names).zip(&mut b.guests) {
             ran.push(self.tiers.run(made, most(&name.0), out)?);
+            if self.tiers.counted {
+                self.report.count(name.0.code).looped.insert((name.0.code, name.0.bits));
+            }
         }
         let hosts = self.host.finish(b.made.len())?;
         for (i, (host, guest)) in hosts.into_iter().zip(ran).enumerate() {

@@ -17,6 +17,9 @@ pub struct Tiers {
     pub t1: Guest,
     t0: Guest,
     t0_end: Box<Outcome>,
+    t1_end: Box<Outcome>,
+    /// Whether the last case was also run as a loop that counts its rounds.
+    pub counted: bool,
 }
 
 impl Tiers {
@@ -25,15 +28,25 @@ impl Tiers {
     /// # Errors
     /// No memory.
     pub fn new(model: &'static Model) -> Result<Tiers> {
-        Ok(Tiers { t1: Guest::new(model, Tier::T1)?, t0: Guest::new(model, Tier::T0)?, t0_end: Box::default() })
+        let (t1, t0) = (Guest::new(model, Tier::T1)?, Guest::new(model, Tier::T0)?);
+        Ok(Tiers { t1, t0, t0_end: Box::default(), t1_end: Box::default(), counted: false })
     }
 
-    /// Run a case by both; `out` is how it ended by T1.
+    /// Run a case by both; `out` is how it ended by T1. What can be a loop is run as one, too, which counts its rounds by emitted code.
     ///
     /// # Errors
     /// The harness itself cannot go on.
     pub fn run(&mut self, made: &Made, most: usize, out: &mut Outcome) -> Result<Ran> {
-        self.run_tampered(made, most, out, &mut |_| {})
+        let once = self.run_tampered(made, most, out, &mut |_| {})?;
+        let before = self.t1.counted();
+        let t1 = self.t1.run_rounds(&made.case, most, &mut self.t1_end)?;
+        self.counted = self.t1.counted() > before;
+        if once.is_err() || !self.counted {
+            return Ok(once);
+        }
+        let t0 = self.t0.run_rounds(&made.case, most, &mut self.t0_end)?;
+        let lines = Self::differences(made, &t0, &t1, &self.t0_end, &self.t1_end);
+        Ok(if lines.is_empty() { once } else { Err(format!("the tiers differ in a loop: {}", lines.join("; "))) })
     }
 
     /// As [`Tiers::run`], with T1's blocks changed.
@@ -43,11 +56,15 @@ impl Tiers {
     pub fn run_tampered(&mut self, made: &Made, most: usize, out: &mut Outcome, tamper: Tamper<'_>) -> Result<Ran> {
         let t1 = self.t1.run(&made.case, most, out, tamper)?;
         let t0 = self.t0.run(&made.case, most, &mut self.t0_end, &mut |_| {})?;
-        let lines = match (&t0, &t1) {
-            (Ok(()), Ok(())) => compare::tiers(&made.case, &made.instruction, &self.t0_end, out),
+        let lines = Self::differences(made, &t0, &t1, &self.t0_end, out);
+        Ok(if lines.is_empty() { t1 } else { Err(format!("the tiers differ: {}", lines.join("; "))) })
+    }
+
+    fn differences(made: &Made, t0: &Ran, t1: &Ran, t0_end: &Outcome, t1_end: &Outcome) -> Vec<String> {
+        match (t0, t1) {
+            (Ok(()), Ok(())) => compare::tiers(&made.case, &made.instruction, t0_end, t1_end),
             (t0, t1) if t0 == t1 => vec![],
             (t0, t1) => vec![format!("T0 {t0:?}, T1 {t1:?}")],
-        };
-        Ok(if lines.is_empty() { t1 } else { Err(format!("the tiers differ: {}", lines.join("; "))) })
+        }
     }
 }

@@ -62,6 +62,10 @@ fn compare(model: &'static Model, forms: Vec<forms::Form>, bugs: &'static [Mutan
         let differ = report.differences();
         say(&format!("skipped: this CPU is neither Intel's nor AMD's, so its {differ} differences mean nothing"));
     }
+    // Loops have no floating point, and end with the block.
+    let (looped, covered) =
+        report.features.values().fold((0, 0), |(a, b), c| (a + c.looped.len(), b + c.covered.len()));
+    assert!(2 * looped > covered, "{looped} of {covered} codes were in a loop that counts its rounds");
     assert!(report.empty.is_empty(), "forms without a single case: {:?}", report.empty);
     for (feature, c) in report.features.iter().filter(|(feature, _)| tried.contains(*feature)) {
         assert_eq!(c.covered.len() + c.excluded.len(), c.advertised.len(), "{feature} is not covered");

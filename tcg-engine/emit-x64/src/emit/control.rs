@@ -130,6 +130,9 @@ impl Emitter {
         let undone = (block.points.len() - block.point_of(self.i) - 1) as i32;
         let save = self.flags == Flags::Host && !on(Mutant::SideFlags);
         if chain && self.leads_back(block, pc) {
+            if self.counting() {
+                return self.next_round(block, cond);
+            }
             let out = cond.map(|c| self.a.jcc(c ^ 1));
             if save {
                 self.a.save_flags();
@@ -155,7 +158,8 @@ impl Emitter {
             }
         };
         let bank = self.base == Base::Bank;
-        self.leaves.push(Leave { hole, pc, chain, undone, save, bank, behind: false });
+        let counting = self.counting();
+        self.leaves.push(Leave { hole, pc, chain, undone, save, bank, behind: false, counting });
     }
 
     /// Behind a call, hot blocks leave where it will come back to.
@@ -177,7 +181,7 @@ impl Emitter {
         self.a.store(Sz::Q, at(RAX, returns::CODE), RCX);
         let chain = self.may_chain(block);
         let pc = block.end_pc;
-        self.leaves.push(Leave { hole, pc, chain, undone: 0, save: false, bank: true, behind: true });
+        self.leaves.push(Leave { hole, pc, chain, undone: 0, save: false, bank: true, behind: true, counting: false });
     }
 
     /// Whether R14 has it, which has just been pushed.
@@ -306,7 +310,9 @@ impl Emitter {
                 base,
                 reload,
                 constants,
+                counting,
             } = *cold;
+            self.set_counting(counting);
             let near = matches!(base, Base::Group { .. });
             if let Some(miss) = miss {
                 self.a.fill_here(miss);
@@ -395,7 +401,8 @@ impl Emitter {
         self.finish_guards();
         self.finish_unknown();
         for n in 0..self.leaves.len() {
-            let Leave { mut hole, pc, chain, undone, save, bank, behind } = self.leaves[n];
+            let Leave { mut hole, pc, chain, undone, save, bank, behind, counting } = self.leaves[n];
+            self.set_counting(counting);
             self.a.fill_here(hole);
             if save {
                 self.a.save_flags();
@@ -429,6 +436,7 @@ impl Emitter {
                 self.a.jmp_to(to);
             }
         }
+        self.set_counting(false);
         self.fill_spent(spent);
         let to = self.stubs.budget;
         self.a.call_to(to);

@@ -13,8 +13,8 @@
 //! addresses of its accesses then wait for no load.
 
 use ir::Block;
-use ir::effects::effects;
-use ir::op::{Inst, MemRef, NONE, Op, Slot};
+use ir::op::{Inst, MemRef, NONE, Op};
+use opt::{Value, Values};
 
 use super::{Emitter, Instead};
 use crate::asm::{Mem, R15, Reg, Sz, at, indexed};
@@ -79,9 +79,6 @@ pub(super) struct Addend {
     pub(super) memo: usize,
 }
 
-/// What a word holds: something unknown, by number, and a distance from it.
-type Value = (u32, i64);
-
 struct Group {
     base: u32,
     /// Value and scale.
@@ -93,48 +90,6 @@ struct Group {
     high: i64,
     /// Operation and distance.
     members: Vec<(u16, i64)>,
-}
-
-/// Values of words as a block goes on.
-pub(super) struct Values {
-    known: Vec<Value>,
-    fresh: u32,
-}
-
-impl Values {
-    /// Unknown ones, from this number on.
-    fn from(first: u32) -> Self {
-        let fresh = first + (1 << 10);
-        Values { known: (first..fresh).map(|n| (n, 0)).collect(), fresh }
-    }
-
-    fn of(&self, s: Slot) -> Value {
-        self.known.get(usize::from(s.0)).copied().unwrap_or((u32::MAX, 0))
-    }
-
-    /// `x` has been done.
-    fn follow(&mut self, x: &Inst) {
-        let (base, distance) = self.of(x.a);
-        let imm = x.imm as i64;
-        let value = match x.op {
-            Op::Mov => Some((base, distance)),
-            Op::Add64I => Some((base, distance.wrapping_add(imm))),
-            Op::Sub64I => Some((base, distance.wrapping_sub(imm))),
-            Op::Lea if x.b == NONE => Some((base, distance.wrapping_add(imm))),
-            _ => None,
-        };
-        let value = value.filter(|v| x.a != NONE && v.1.unsigned_abs() < 1 << 20);
-        let effects = effects(x);
-        if effects.writes_state {
-            *self = Values::from(self.fresh + 1);
-        }
-        for w in effects.writes {
-            if let Some(known) = self.known.get_mut(usize::from(w.0)) {
-                self.fresh += 1;
-                *known = value.unwrap_or((self.fresh, 0));
-            }
-        }
-    }
 }
 
 /// The access of an operation that may be in a group: what it is, and whether it stores.
@@ -156,7 +111,7 @@ impl Emitter {
         self.parts.clear();
         self.addends.clear();
         let Some(hot) = self.hot.as_deref().filter(|hot| hot.memos.is_some()) else { return };
-        let (mut values, mut open, mut done) = (Values::from(0), Vec::<Group>::new(), Vec::new());
+        let (mut values, mut open, mut done) = (Values::default(), Vec::<Group>::new(), Vec::new());
         let mut landings: Vec<usize> = Vec::new();
         for (i, x) in block.insts.iter().enumerate() {
             if matches!(x.op, Op::SkipIfZero | Op::SkipUnless) {
@@ -187,7 +142,7 @@ impl Emitter {
                     None => open.push(Group { base, index, write, run, low, high, members: vec![(i as u16, low)] }),
                 }
             }
-            values.follow(x);
+            values.follow(x, landings.iter().any(|landing| i < *landing));
         }
         done.append(&mut open);
         for g in done.iter().filter(|g| g.members.len() > 1) {
@@ -209,12 +164,15 @@ impl Emitter {
         self.part_of(self.i)
     }
 
-    fn part_of(&self, i: usize) -> Option<Part> {
+    pub(super) fn part_of(&self, i: usize) -> Option<Part> {
         self.parts.iter().find(|(op, _)| usize::from(*op) == i).map(|(_, part)| *part)
     }
 
     /// Whether what is made sure for the operation at hand goes for the next one too.
     pub(super) fn with_next(&self) -> bool {
+        if let Some(same) = self.proven_with_next() {
+            return same;
+        }
         let group = |i| match self.part_of(i) {
             Some(Part::First { .. }) => Some(i as u16),
             Some(Part::Other { first, .. }) => Some(first),
@@ -312,6 +270,9 @@ impl Emitter {
             let op = block.insts.get(i).map(|x| (x.op, MemRef::unpack(x.aux, x.imm).log2));
             op.is_some_and(|(op, log2)| matches!(op, Op::Load | Op::Store | Op::AluMem) && log2 <= 3)
         };
+        if block.insts.get(i).is_some_and(|x| self.proven_to_succeed(x, i)) {
+            return true;
+        }
         matches!(self.part_of(i), Some(Part::Other { first, .. }) if simple(first.into())) && simple(i)
     }
 

@@ -16,6 +16,8 @@ pub(super) struct Guard {
     /// Operation to go on with in the interpreter if it may not be; for vectors alone there is nothing to decide.
     site: Option<u32>,
     constants: (usize, usize),
+    /// It is of the copy that counts rounds.
+    counting: bool,
 }
 
 /// Whether `x` has MXCSR as its result. (A store names its value there.)
@@ -47,7 +49,8 @@ impl Emitter {
         }
         let from = self.a.jcc(missing);
         let back = self.a.here();
-        self.guards.push(Guard { from, back, site, constants: self.cold_mark });
+        let counting = self.counting();
+        self.guards.push(Guard { from, back, site, constants: self.cold_mark, counting });
     }
 
     /// Before floating point by the host: looks again if MXCSR may have been written.
@@ -65,7 +68,8 @@ impl Emitter {
     /// What guards do when they find the host's registers.
     pub(super) fn finish_guards(&mut self) {
         for n in 0..self.guards.len() {
-            let Guard { from, back, site, constants } = self.guards[n];
+            let Guard { from, back, site, constants, counting } = self.guards[n];
+            self.set_counting(counting);
             self.a.fill_here(from);
             let to = if self.wide { self.stubs.wide } else { self.stubs.vectors };
             self.a.call_to(to);
@@ -83,6 +87,7 @@ impl Emitter {
             self.a.jmp_to(to);
         }
         self.guards.clear();
+        self.set_counting(false);
     }
 
     /// Around operations that name MXCSR as a word.

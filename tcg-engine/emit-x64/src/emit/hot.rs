@@ -1,5 +1,7 @@
 //! What hot blocks do otherwise, access by access.
 
+use std::sync::Arc;
+
 /// What an access does that goes to other pages too often for the memo of one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Instead {
@@ -26,6 +28,8 @@ pub struct Hot {
     pub memos: Option<usize>,
     /// Operations that do something else.
     pub restless: Vec<Restless>,
+    /// What is known about its rounds, if it is a loop that they are to be counted of.
+    pub rounds: Option<Arc<opt::Rounds>>,
 }
 
 impl Hot {

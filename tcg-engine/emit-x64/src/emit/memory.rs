@@ -50,6 +50,9 @@ impl Emitter {
         if let Some(near) = self.near() {
             return near;
         }
+        if let Some(place) = self.by_host_base() {
+            return place;
+        }
         let disp = m.disp;
         let wide = disp.checked_add(slack).is_none();
         let sz = if m.wrap == 1 { Sz::D } else { Sz::Q };
@@ -94,6 +97,10 @@ impl Emitter {
     pub(super) fn lookup(&mut self, m: Mem, bytes: u64, write: bool) -> Option<Hole> {
         if let Some(near) = self.near() {
             self.there = near;
+            return None;
+        }
+        if let Some(place) = self.counted_place(m) {
+            self.there = place;
             return None;
         }
         self.there = indexed(m.base.unwrap_or(RDX), RAX, 0, m.disp);
@@ -163,8 +170,10 @@ impl Emitter {
         };
         let must = matches!(part, Some(Part::First { .. }));
         let addend = self.addend_of(op);
-        let memo = addend.map_or(first + self.memos.len() * memo::MEMO, |addend| addend.memo);
-        if addend.is_none() {
+        // The copy of a loop has the memos of the other one.
+        let there = self.memos.iter().position(|memo| *memo == (op, bytes - 1)).filter(|_| self.counting());
+        let memo = addend.map_or(first + there.unwrap_or(self.memos.len()) * memo::MEMO, |addend| addend.memo);
+        if there.is_none() {
             self.memos.push((op, bytes - 1));
         }
         if must {

@@ -21,7 +21,7 @@ impl Emitter {
 
     /// The same before an access, unless that cannot fail.
     pub(super) fn save_for_access(&mut self) {
-        if self.found().is_none() {
+        if self.found().is_none() && !self.is_proven() {
             self.save_now();
         }
     }
@@ -248,7 +248,8 @@ impl Emitter {
         let (refill, retry) = (self.refill.take(), self.retry.take());
         let recipe = self.recipe.filter(|_| self.needed[self.i] && !on(Mutant::NoRecipe));
         let constants = self.cold_mark;
-        self.cold.push(Cold { from, refill, retry, recipe, back, site, more: 0, base, reload, constants });
+        let counting = self.counting();
+        self.cold.push(Cold { from, refill, retry, recipe, back, site, more: 0, base, reload, constants, counting });
     }
 
     /// The same for several operations: this one, which is `site`, and the `more` behind it.

@@ -9,6 +9,7 @@ use ir::Block;
 use ir::op::{Inst, Op, Slot, TIER_BUDGET};
 
 use super::groups::Second;
+use super::rounds::Counted;
 use super::{Base, Emitter};
 use crate::asm::{Alu, Hole, RAX, Reg, Sz, at, cc};
 use crate::layout::{GENERAL, PINNED, Pins, SECOND, word};
@@ -30,6 +31,8 @@ enum Held {
     /// The addend of the memo there. It changes where the memo misses, which loads the register, and while something else than the block
     /// runs, behind which it is taken again; so there is nothing to put back.
     Addend(usize),
+    /// Something that counted rounds have, or nothing ([`super::rounds`]).
+    Spare,
 }
 
 /// What is renamed in the block at hand.
@@ -39,10 +42,11 @@ pub(super) struct Renamed {
     /// The block leads back to its own head, where R15 may be anything.
     pub(super) repeats: bool,
     /// Offset of the loop's beginning.
-    beginning: usize,
+    pub(super) beginning: usize,
     /// Calls of the routines that put everything back and take it again, which lie behind the block.
-    backs: Vec<Hole>,
-    agains: Vec<Hole>,
+    /// Those of the copy that counts rounds are the second ones.
+    backs: [Vec<Hole>; 2],
+    agains: [Vec<Hole>; 2],
     /// Jumps from the way back to the way out at the block's head, where everything has to be put back.
     spent: Vec<Hole>,
 }
@@ -69,11 +73,10 @@ impl Emitter {
     /// At the head of a block: choose, and take what was chosen.
     pub(super) fn rename(&mut self, block: &Block) {
         self.pins = Pins::USUAL;
-        self.second = None;
+        (self.second, self.counted) = (None, None);
         self.renamed.swaps.clear();
         self.renamed.repeats = false;
-        self.renamed.backs.clear();
-        self.renamed.agains.clear();
+        self.renamed.backs.iter_mut().chain(&mut self.renamed.agains).for_each(Vec::clear);
         self.renamed.spent.clear();
         if self.hot.is_none() || self.float {
             return;
@@ -99,11 +102,18 @@ impl Emitter {
             }
         }
         if back {
+            let plan = self.hot.as_deref().and_then(|hot| hot.rounds.clone());
+            let (mut spare, wanted) = (Vec::new(), plan.as_deref().map_or(0, Counted::registers));
             for (usual, reg) in usual.into_iter().filter(|(s, _)| of(*s) == 0) {
                 if self.pins.get(usual).is_none() {
                     continue;
                 }
-                let instead = if self.second.is_none() && self.has_two_groups() {
+                let instead = if spare.len() < wanted {
+                    spare.push(reg);
+                    Held::Spare
+                } else if wanted > 0 {
+                    break;
+                } else if self.second.is_none() && self.has_two_groups() {
                     self.second = Some(Second::new(reg));
                     Held::Word(SECOND)
                 } else if let Some(memo) = self.reserve_addend(reg) {
@@ -114,9 +124,13 @@ impl Emitter {
                 self.pins.take(usual);
                 self.renamed.swaps.push(Swap { reg, usual, instead });
             }
+            self.counted = plan.filter(|_| !spare.is_empty()).map(|plan| Counted::new(plan, spare));
         }
         self.take();
         self.renamed.repeats = back;
+        if block.insts.iter().any(|x| opt::leads_back(block, x)) {
+            self.count_entry();
+        }
         if self.renamed.repeats && !self.parts.is_empty() {
             self.base = Base::Nothing;
         }
@@ -138,12 +152,19 @@ impl Emitter {
                 Held::Word(instead) if instead != SECOND && on(Mutant::NotTaken) => {}
                 Held::Word(instead) => self.a.mov(Sz::Q, reg, word(instead)),
                 Held::Addend(memo) => self.a.near(0x8b, reg, memo + memo::ADDEND),
+                Held::Spare => {}
             }
+        }
+        if self.counting() {
+            self.go_on_counting();
         }
     }
 
     /// Words are where they usually are.
     pub(super) fn put_back(&mut self) {
+        if self.counting() {
+            self.stop_counting();
+        }
         for n in 0..self.renamed.swaps.len() {
             let Swap { reg, usual, instead } = self.renamed.swaps[n];
             if let Held::Word(instead) = instead
@@ -159,7 +180,7 @@ impl Emitter {
     pub(super) fn call_put_back(&mut self) {
         if self.is_renamed() {
             let hole = self.a.call();
-            self.renamed.backs.push(hole);
+            self.renamed.backs[usize::from(self.counting())].push(hole);
         }
     }
 
@@ -167,7 +188,7 @@ impl Emitter {
     pub(super) fn call_take(&mut self) {
         if self.is_renamed() {
             let hole = self.a.call();
-            self.renamed.agains.push(hole);
+            self.renamed.agains[usize::from(self.counting())].push(hole);
         }
     }
 
@@ -175,9 +196,8 @@ impl Emitter {
     pub(super) fn lead_back(&mut self, instructions: i32) {
         self.a.mov(Sz::Q, RAX, word(TIER_BUDGET));
         self.a.alu_imm(Alu::Sub, Sz::D, at(RAX, 0), instructions);
-        let beginning = self.renamed.beginning;
         let go_on = self.a.jcc(cc::S ^ 1);
-        self.a.fill(go_on, beginning);
+        self.lead_to_count(go_on);
         let hole = self.a.jmp();
         self.renamed.spent.push(hole);
     }
@@ -195,19 +215,21 @@ impl Emitter {
 
     /// The routines, behind everything else.
     pub(super) fn finish_renamed(&mut self) {
-        for n in 0..self.renamed.backs.len() {
-            self.a.fill_here(self.renamed.backs[n]);
+        for counting in [false, true] {
+            self.set_counting(counting);
+            let [backs, agains] =
+                [&self.renamed.backs, &self.renamed.agains].map(|holes| holes[usize::from(counting)].clone());
+            if !backs.is_empty() {
+                backs.into_iter().for_each(|hole| self.a.fill_here(hole));
+                self.put_back();
+                self.a.ret();
+            }
+            if !agains.is_empty() {
+                agains.into_iter().for_each(|hole| self.a.fill_here(hole));
+                self.take();
+                self.a.ret();
+            }
         }
-        if !self.renamed.backs.is_empty() {
-            self.put_back();
-            self.a.ret();
-        }
-        for n in 0..self.renamed.agains.len() {
-            self.a.fill_here(self.renamed.agains[n]);
-        }
-        if !self.renamed.agains.is_empty() {
-            self.take();
-            self.a.ret();
-        }
+        self.set_counting(false);
     }
 }

@@ -3,6 +3,7 @@
 //! The idea: the budget ends at the heads of blocks in proportion to what runs, so nothing is counted by blocks themselves.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use code::Cache;
 
@@ -24,6 +25,28 @@ const SHORT: u8 = 3;
 /// How often the accesses of a group may not be found in one page before each is on its own.
 const FAILURES: u32 = 32;
 
+/// So many rounds for each time that it is entered make a loop worth counting them.
+const ROUNDS: u64 = 8;
+
+/// A loop that is worth a plan: the number of its block, which another one may have later, and a ticket that no other has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Loop {
+    /// Number in the cache.
+    pub block: u32,
+    ticket: u64,
+}
+
+/// What is known of a hot block, and decides how it is emitted.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    /// Operations that go to another page too often for the memo of one.
+    pub(super) restless: Vec<Restless>,
+    /// What is so of its rounds, if it counts them.
+    pub(super) rounds: Option<Arc<opt::Rounds>>,
+    /// As which somebody has been asked for that.
+    pub(super) asked: Option<Loop>,
+}
+
 /// What a hot block has beside.
 #[derive(Clone, Debug)]
 pub(super) struct HotBlock {
@@ -33,15 +56,17 @@ pub(super) struct HotBlock {
     pub(super) failures: u32,
     /// Its memos.
     pub(super) memos: Range<usize>,
-    /// Operations that go to another page too often for the memo of one.
-    pub(super) restless: Vec<Restless>,
+    /// The one of them that counts how often it is entered, if it is a loop.
+    pub(super) entries: Option<usize>,
+    pub(super) known: Known,
 }
 
 impl HotBlock {
     /// The memo of an operation is not worth it; `wide` if it remembers a large page. Answers whether it has to be emitted otherwise.
     fn give_up(&mut self, op: u16, wide: bool) -> bool {
-        let Some((_, instead)) = self.restless.iter_mut().find(|(own, _)| *own == op) else {
-            self.restless.push((op, Instead::Run { short: 0, large: wide }));
+        let restless = &mut self.known.restless;
+        let Some((_, instead)) = restless.iter_mut().find(|(own, _)| *own == op) else {
+            restless.push((op, Instead::Run { short: 0, large: wide }));
             return true;
         };
         // A run takes a while to become as long as it can be.
@@ -65,6 +90,7 @@ impl T1 {
         b.heat = b.heat.saturating_add(1);
         if let Some(hot) = &mut b.hot {
             hot.ends += 1;
+            self.ended.push(n);
         }
         self.warmed = (b.heat >= self.hot && b.hot.is_none()).then_some(n);
     }
@@ -73,6 +99,7 @@ impl T1 {
     fn calm(&mut self, cache: &Cache) {
         let portion = self.ran / self.ends.max(1);
         (self.ends, self.ran) = (0, 0);
+        self.judge_loops(cache, portion);
         let (mut restless, mut judged): (Vec<(u32, u16, bool)>, Vec<u32>) = Default::default();
         let blocks = &self.blocks;
         self.memos.judge(|Owner { block, op }, memo, refills, wide| {
@@ -105,7 +132,35 @@ impl T1 {
         }
     }
 
-    fn hot_block(&mut self, n: u32) -> Option<&mut HotBlock> {
+    /// Loops that run long each time are worth a plan, and others are better off without.
+    fn judge_loops(&mut self, cache: &Cache, portion: u64) {
+        let mut ended = std::mem::take(&mut self.ended);
+        ended.sort_unstable();
+        for list in ended.chunk_by(|a, b| a == b) {
+            let (n, ends) = (list[0], list.len() as u64);
+            let Some(Some(b)) = self.blocks.get_mut(n as usize) else { continue };
+            let Some(hot) = &mut b.hot else { continue };
+            let Some(entries) = hot.entries.filter(|_| ends >= JUDGED) else { continue };
+            let long = ends * portion / u64::from(b.instructions.max(1)) >= ROUNDS * self.memos.take_count(entries);
+            match (&hot.known.rounds, long) {
+                (None, true) if hot.known.asked.is_none() => {
+                    self.ticket += 1;
+                    let which = Loop { block: n, ticket: self.ticket };
+                    hot.known.asked = Some(which);
+                    self.loops.push(which);
+                }
+                (Some(_), false) => {
+                    hot.known.rounds = None;
+                    self.emit_again(cache, n);
+                }
+                _ => {}
+            }
+        }
+        ended.clear();
+        self.ended = ended;
+    }
+
+    pub(super) fn hot_block(&mut self, n: u32) -> Option<&mut HotBlock> {
         self.blocks.get_mut(n as usize)?.as_mut()?.hot.as_deref_mut()
     }
 
@@ -127,13 +182,13 @@ impl T1 {
     }
 
     /// Emit a hot block of user mode once more; whatever led to its code leads to the new one. The old code is not run again.
-    fn emit_again(&mut self, cache: &Cache, n: u32) {
+    pub(super) fn emit_again(&mut self, cache: &Cache, n: u32) {
         if !self.has_room() {
             return;
         }
         let Some(Some(HostBlock { hot: Some(hot), origin, .. })) = self.blocks.get(n as usize) else { return };
-        let (restless, origin) = (hot.restless.clone(), *origin);
-        let Some(mut new) = self.emit(cache, n, true, Some(restless), origin) else { return };
+        let (known, origin) = (hot.known.clone(), *origin);
+        let Some(mut new) = self.emit(cache, n, true, Some(known), origin) else { return };
         let Some(Some(b)) = self.blocks.get_mut(n as usize) else { return };
         (new.incoming, new.from) = (std::mem::take(&mut b.incoming), b.from);
         for (hole, _) in &new.incoming {

@@ -57,7 +57,7 @@ fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
     }
     assert!(named.array_windows().all(|[one, next]| one.1 < next.1 && next.1 < stubs.end), "{named:x?}");
     let mut e = Emitter::new(stubs, Features::of_host());
-    let mut r = Random(1);
+    let (mut r, mut counted) = (Random(1), 0);
     for n in 0..5000 {
         let b = block(&mut r, 0x4000);
         verify(&b).unwrap_or_else(|fault| panic!("block {n}: {fault}\n{b}"));
@@ -76,9 +76,11 @@ fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
                     restless.push((op, instead(&mut r)));
                 }
             }
-            Box::new(Hot { memos: Some(1 << 20), restless })
+            let rounds = opt::Rounds::of(&b).map(std::sync::Arc::new);
+            Box::new(Hot { memos: Some(1 << 20), restless, rounds })
         });
         let at = e.emit(&b, n, (base, 0), hot);
+        counted += u32::from(e.counts());
         let (starts, targets) = decode(&e.a.buf, base);
         assert!(starts.contains(&(at.head as u64)) && starts.contains(&(at.body as u64)));
         for t in targets {
@@ -90,6 +92,7 @@ fn stubs_and_random_blocks_are_instructions_from_end_to_end() {
             assert!(starts.contains(&u64::from(x.unlinked)), "block {n}");
         }
     }
+    assert!(counted > 100, "{counted}");
 }
 
 /// One page, and what an access may reach behind it.

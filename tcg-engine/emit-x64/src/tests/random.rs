@@ -154,7 +154,8 @@ pub fn block(r: &mut Random, pc: u64) -> Block {
         }
         1 => {
             let a = g.source();
-            g.b.op_imm(Op::ExitIf, NONE, a, pc + 0x40);
+            let to = if g.r.below(2) == 0 { pc } else { pc + 0x40 };
+            g.b.op_imm(Op::ExitIf, NONE, a, to);
             g.b.op_imm(Op::Exit, NONE, NONE, pc + 0x80);
         }
         _ if g.r.below(4) == 0 => g.b.op_imm(Op::Exit, NONE, NONE, pc.wrapping_sub(1 << 40)),

@@ -39,9 +39,11 @@ struct Apart<'a, B: Bus> {
 
 impl<B: Bus> Apart<'_, B> {
     fn at(&self, addr: u64, m: MemRef, write: bool) -> Result<u64, Stop> {
-        let hit = if write { self.cpu.tlb.write(addr, m.bytes()) } else { self.cpu.tlb.read(addr, m.bytes()) };
+        // Of an operand of twice the size the first half answers for both.
+        let whole = m.bytes() << u32::from(m.double);
+        let hit = if write { self.cpu.tlb.write(addr, whole) } else { self.cpu.tlb.read(addr, whole) };
         match hit {
-            Some(at) if m.space == crate::memory::FLAT && !(m.aligned && addr & 15 != 0) => Ok(at),
+            Some(at) if m.space == crate::memory::FLAT && !(m.aligned && addr & (whole - 1) != 0) => Ok(at),
             _ => Err(Stop::Restart),
         }
     }

@@ -7,7 +7,7 @@ use crate::bus::Bus;
 use crate::memory::Miss;
 
 /// Names of the values of [`Runner::counters`], in their order. `docs/translator.md` says what each of them counts.
-pub const COUNTERS: [&str; 29] = [
+pub const COUNTERS: [&str; 30] = [
     "code-blocks",
     "code-instructions",
     "code-guest-bytes",
@@ -18,6 +18,7 @@ pub const COUNTERS: [&str; 29] = [
     "code-reclaims",
     "code-reclaimed",
     "code-hot",
+    "code-counted",
     "code-entries",
     "code-exits-unlinked",
     "code-exits-jump",
@@ -57,6 +58,7 @@ impl<B: Bus> Runner<B> {
             s.reclaims,
             self.cache.stats().reclaimed,
             s.hot,
+            s.counted,
             s.entries,
             s.direct,
             s.jumps,

@@ -79,6 +79,7 @@ fn copied() -> (Vec<u64>, u64) {
     m.t1 = None;
     m.use_t1(code::CodeMemory::new(1 << 20).unwrap()).unwrap();
     m.t1.as_mut().unwrap().set_hot(0);
+    m.t1.as_mut().unwrap().set_planned(false);
     for page in (DATA..DATA + 0x10000).step_by(0x1000) {
         m.poke64(pte(page), place(page) | 7);
     }

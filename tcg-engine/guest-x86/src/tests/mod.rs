@@ -22,6 +22,7 @@ mod random;
 mod real;
 mod relative;
 mod returns;
+mod rounds;
 mod several;
 mod state;
 mod system;

@@ -428,6 +428,7 @@ impl Pair {
         if let Some(t1) = t1.t1.as_mut().filter(|_| (seed / TOGETHER).is_multiple_of(2)) {
             t1.set_hot(0);
             t1.set_runs((seed / TOGETHER).is_multiple_of(4));
+            t1.set_planned(!(seed / TOGETHER).is_multiple_of(10));
         }
         if (seed / TOGETHER).is_multiple_of(3) {
             t1.cpu.tlb.grow();

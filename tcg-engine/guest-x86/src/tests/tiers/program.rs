@@ -252,8 +252,8 @@ impl Gen<'_> {
 
     pub(super) fn piece(&mut self) {
         match self.r.below(40) {
-            0 => self.repeat(),
-            1..4 => self.branch_over(),
+            0 | 1 => self.repeat(),
+            2..4 => self.branch_over(),
             4 => self.call(),
             5 => self.jump(),
             6 => self.change_code(),
@@ -291,7 +291,7 @@ impl Gen<'_> {
         self.c.place(head);
         self.tainted = true;
         for _ in 0..1 + self.r.below(if n > 100 { 3 } else { 8 }) {
-            self.inner();
+            if self.r.below(3) == 0 { self.walk(n) } else { self.inner() }
         }
         if self.r.below(2) == 0 {
             // lea counter, [counter - 1]; test
@@ -301,7 +301,40 @@ impl Gen<'_> {
         } else {
             self.put(4, &[], &[0xff], 1, Operand::Reg(counter), &[]);
         }
-        self.c.towards(&[0x0f, 0x85], head);
+        if self.r.below(3) > 0 {
+            return self.c.towards(&[0x0f, 0x85], head);
+        }
+        // Back by a jump, behind the way out.
+        let out = self.c.label();
+        self.c.towards(&[0x0f, 0x84], out);
+        for _ in 0..self.r.below(3) {
+            self.one();
+        }
+        self.c.towards(&[0xe9], head);
+        self.c.place(out);
+        self.tainted = true;
+    }
+
+    /// An access whose address moves by the same distance in each of `rounds`, and stays near for all of them.
+    fn walk(&mut self, rounds: u64) {
+        let p = self.pointers[self.r.below(2) as usize];
+        let most = (0x2000 / rounds).min(0x400);
+        let step = self.r.below(2 * most) as i64 - most as i64;
+        let step = if self.r.below(4) == 0 { step } else { step & !7 };
+        let size = self.size();
+        let disp = self.r.below(0x30) as i32 * if self.r.below(4) == 0 { 0x20 } else { 1 };
+        let rm = Operand::Mem { base: Base::Reg(p), index: None, disp };
+        let d = self.dst();
+        let op: &[u8] = [&[0x8b][..], &[0x89], &[0x03], &[0x01], &[0x33]][self.r.below(5) as usize];
+        let op = if size == 1 { [op[0] - 1] } else { [op[0]] };
+        self.put(size, &[], &op, d, rm, &[]);
+        if self.r.below(2) == 0 {
+            let rm = Operand::Mem { base: Base::Reg(p), index: None, disp: step as i32 };
+            self.c.ins(Ins { size: 8, prefixes: &[], op: &[0x8d], reg: p, rm, imm: &[], rex: false });
+        } else {
+            self.put(8, &[], &[0x81], 0, Operand::Reg(p), &(step as i32).to_le_bytes());
+            self.tainted = false;
+        }
     }
 
     /// A piece of a loop or of a function, which has no loops: there is one counter.
