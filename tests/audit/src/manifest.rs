@@ -49,8 +49,8 @@ const fn row(kind: Kind, binary: &'static str, threads: usize, budget: usize, st
 pub const ROWS: [Row; 6] = [
     Row { kind: Kind::Keeper, binary: "keeper", threads: 2, budget: None, status: 0, arena: 0 },
     row(Kind::Supervisor, "supervisor", 1, 40, 0, 128),
-    // Control, one vCPU, interrupts, code that devices write to, huge pages.
-    row(Kind::EngineTcg, "engine", 5, 16, 1, 704),
+    // Control, one vCPU, interrupts, code that devices write to, huge pages, plans for loops.
+    row(Kind::EngineTcg, "engine", 6, 16, 1, 704),
     row(Kind::Board, "board", 1, 16, 2, 4),
     row(Kind::Serial, "serial", 1, 16, 3, 4),
     row(Kind::Loader, "loader", 1, 16, 4, 8),

@@ -188,6 +188,8 @@ fn a_supervisor_killed_while_the_vm_starts_is_replaced_and_the_vm_starts() {
         processes.kill("supervisor");
         let mut vm = vm;
         vm.expect(">", SOON);
+        // Who follows is there before the VM can be at its end.
+        events.until("STARTED");
         vm.send("hello");
         vm.expect(&format!("hello{:08x}", checksum(b"hello")), SOON);
         let done = vm.wait(SOON);
