@@ -56,7 +56,7 @@ pub static CHOICES: &[Choice] = {
         ("result of a shift by more than the size", "is undefined (SDM vol. 2B, SHLD, SHRD)", &[Shld, Shrd], double_shift),
         ("x87 pointers without exception", "AMD's processors save zeros for opcode and pointers unless an unmasked exception is pending (APM vol. 5, FXSAVE), and so it is when the host's kernel saves them", &[], idle_pointers),
         ("x87 pointers and mask of MXCSR in images", "the same, and the mask has AMD's own bit (APM vol. 1, 4.2.2)", IMAGES, saved_image),
-        ("x87 pointers in environments", "where the host's kernel came between, it has saved the state, and loaded the zeros", &[Fnstenv, Fnsave], saved_image),
+        ("x87 pointers in environments", "where the host's kernel came between, it has saved the state, and loaded the zeros", &[Fnstenv, Fnsave, Wait], saved_image),
     ]
 };
 
@@ -548,8 +548,17 @@ fn idle_pointers(case: &Case, _: &Instruction, host: &Outcome, guest: &mut Outco
     }
 }
 
+/// What stands behind WAIT, which is the first byte of FSTENV and FSAVE; any other instruction as it is.
+fn behind_wait(case: &Case, i: &Instruction) -> Instruction {
+    match (i.mnemonic(), case.bytes.get(i.len()..case.len as usize)) {
+        (Mnemonic::Wait, Some(rest)) => build::decode(rest, if case.long() { 64 } else { 32 }, i.next_ip()),
+        _ => *i,
+    }
+}
+
 fn saved_image(case: &Case, i: &Instruction, host: &Outcome, guest: &mut Outcome) {
     use Mnemonic::*;
+    let i = &behind_wait(case, i);
     let Some(place) = Place::of(case, i) else { return };
     let fx = &case.state.fx;
     // Where a field lies, how many bytes it has, what the model stores there, and what AMD's processors do.
@@ -637,6 +646,21 @@ mod tests {
             guest.state.fx.xmm[2] = mask;
             settle(&case, &i, &host, &mut guest);
             assert_ne!(guest, host, "{mask:#x}");
+        }
+    }
+
+    #[test]
+    fn pointers_in_an_environment_may_be_zeros_whether_it_is_waited_for_or_not() {
+        // FNSTENV [RAX], and FSTENV, which is WAIT in front of it.
+        for bytes in [&[0xd9, 0x30][..], &[0x9b, 0xd9, 0x30]] {
+            let (mut case, i) = case(bytes, 0);
+            (case.state.fx.ip, case.state.fx.dp) = (0x1234_5678, 0x2345_6789);
+            let (host, mut guest) = (end(&case, 3), end(&case, 3));
+            let at = build::offset(DATA).unwrap();
+            guest.rw[at + 12..at + 16].copy_from_slice(&0x1234_5678_u32.to_le_bytes());
+            guest.rw[at + 20..at + 24].copy_from_slice(&0x2345_6789_u32.to_le_bytes());
+            settle(&case, &i, &host, &mut guest);
+            assert_eq!(guest.rw, host.rw, "{bytes:x?}");
         }
     }
 
