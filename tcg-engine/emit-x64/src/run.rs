@@ -185,7 +185,7 @@ pub struct T1 {
     /// Ends of the budget since memos were looked at, and instructions that ran between them.
     ends: u64,
     ran: u64,
-    /// Hot blocks at whose heads it ended since then, and loops among them that are worth a plan.
+    /// Loops at whose heads it ended since then, and those that are worth a plan.
     ended: Vec<u32>,
     loops: Vec<Loop>,
     /// The ticket of the last one.
@@ -567,7 +567,7 @@ impl T1 {
             from: 0,
             linkable: second.is_none(),
             heat: 0,
-            hot: known.map(|known| Box::new(HotBlock { ends: 0, failures: 0, memos, entries, known })),
+            hot: known.map(|known| Box::new(HotBlock { ends: 0, failures: 0, memos, entries, looped: (0, 0), known })),
         })
     }
 

@@ -58,6 +58,8 @@ pub(super) struct HotBlock {
     pub(super) memos: Range<usize>,
     /// The one of them that counts how often it is entered, if it is a loop.
     pub(super) entries: Option<usize>,
+    /// Instructions that ran in front of ends of the budget at its head since its entries were asked for, and how many ends.
+    pub(super) looped: (u64, u64),
     pub(super) known: Known,
 }
 
@@ -90,7 +92,10 @@ impl T1 {
         b.heat = b.heat.saturating_add(1);
         if let Some(hot) = &mut b.hot {
             hot.ends += 1;
-            self.ended.push(n);
+            if hot.entries.is_some() {
+                hot.looped = (hot.looped.0 + ran, hot.looped.1 + 1);
+                self.ended.push(n);
+            }
         }
         self.warmed = (b.heat >= self.hot && b.hot.is_none()).then_some(n);
     }
@@ -99,7 +104,7 @@ impl T1 {
     fn calm(&mut self, cache: &Cache) {
         let portion = self.ran / self.ends.max(1);
         (self.ends, self.ran) = (0, 0);
-        self.judge_loops(cache, portion);
+        self.judge_loops(cache);
         let (mut restless, mut judged): (Vec<(u32, u16, bool)>, Vec<u32>) = Default::default();
         let blocks = &self.blocks;
         self.memos.judge(|Owner { block, op }, memo, refills, wide| {
@@ -133,15 +138,14 @@ impl T1 {
     }
 
     /// Loops that run long each time are worth a plan, and others are better off without.
-    fn judge_loops(&mut self, cache: &Cache, portion: u64) {
+    fn judge_loops(&mut self, cache: &Cache) {
         let mut ended = std::mem::take(&mut self.ended);
-        ended.sort_unstable();
-        for list in ended.chunk_by(|a, b| a == b) {
-            let (n, ends) = (list[0], list.len() as u64);
+        for n in ended.drain(..) {
             let Some(Some(b)) = self.blocks.get_mut(n as usize) else { continue };
             let Some(hot) = &mut b.hot else { continue };
-            let Some(entries) = hot.entries.filter(|_| ends >= JUDGED) else { continue };
-            let long = ends * portion / u64::from(b.instructions.max(1)) >= ROUNDS * self.memos.take_count(entries);
+            let Some(entries) = hot.entries.filter(|_| hot.looped.1 >= JUDGED) else { continue };
+            let (ran, _) = std::mem::take(&mut hot.looped);
+            let long = ran / u64::from(b.instructions.max(1)) >= ROUNDS * self.memos.take_count(entries);
             match (&hot.known.rounds, long) {
                 (None, true) if hot.known.asked.is_none() => {
                     self.ticket += 1;
@@ -156,7 +160,6 @@ impl T1 {
                 _ => {}
             }
         }
-        ended.clear();
         self.ended = ended;
     }
 
