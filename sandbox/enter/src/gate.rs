@@ -52,25 +52,34 @@ impl ThreadGate {
     /// # Errors
     /// The thread cannot be started.
     pub fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-        self.start(name, 0, body)
+        self.start(name, || body)
     }
 
-    /// The same at the lowest priority, for what nobody waits for.
+    /// The same at the lowest priority, for what nobody waits for. As it may have no CPU for a long time then, it runs `settle` first,
+    /// before the gate and as everybody else: that should touch what memory the body will.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn spawn_low(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-        self.start(name, LOWEST, body)
+    pub fn spawn_low<T>(
+        &mut self,
+        name: &str,
+        settle: impl FnOnce() -> T + Send + 'static,
+        body: impl FnOnce(T) + Send + 'static,
+    ) -> Result<(), Error> {
+        self.start(name, || {
+            let settled = settle();
+            // Linux has a priority for each thread. Lowering one's own is always allowed, and it would do without.
+            let _ = rustix::process::nice(LOWEST);
+            || body(settled)
+        })
     }
 
-    fn start(&mut self, name: &str, nice: i32, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    /// Starts a thread that runs what `prepare`, which it runs at once, answers.
+    fn start<B: FnOnce()>(&mut self, name: &str, prepare: impl FnOnce() -> B + Send + 'static) -> Result<(), Error> {
         let shared = Arc::clone(&self.shared);
         let run = move || {
             settle_thread();
-            if nice > 0 {
-                // Linux has a priority for each thread. Lowering one's own is always allowed, and it would do without.
-                let _ = rustix::process::nice(nice);
-            }
+            let body = prepare();
             let mut state = shared.lock();
             state.arrived += 1;
             shared.changed.notify_all();

@@ -194,7 +194,7 @@ fn start(
         let (machine, events) = (machine.clone(), control.events());
         gate.spawn(&format!("vcpu{index}"), move || vcpu::thread(&machine, index, &vcpu, &|e| events.report(e)))?;
     }
-    gate.spawn_low("plans", move || planner.serve())?;
+    gate.spawn_low("plans", move || planner.settle(), |planner| planner.serve())?;
     let bells = Arc::new(prepared.bells);
     let mut keep = vec![control.as_raw_fd()];
     keep.extend(bells.descriptors());

@@ -4,9 +4,11 @@
 //! the block is still there, and nothing waits for it. So all vCPUs share one such thread, at a priority as low as there is.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 use emit_x64::Loop;
-use ir::Block;
+use ir::op::{NONE, Op};
+use ir::{Block, Builder};
 use opt::Rounds;
 
 use super::Runner;
@@ -33,7 +35,21 @@ pub fn planner() -> (Asker, Planner) {
     (Asker(asker), Planner(asks))
 }
 
+/// For whoever waits for the first time, which takes memory.
+const MOMENT: Duration = Duration::from_millis(1);
+
 impl Planner {
+    /// Take the memory that serving takes, before anybody may ask.
+    #[must_use]
+    pub fn settle(self) -> Planner {
+        let mut b = Builder::new(0);
+        b.instruction(0, 1);
+        b.op_imm(Op::Exit, NONE, NONE, 0);
+        let _ = Rounds::of(&b.finish());
+        let _ = self.0.recv_timeout(MOMENT);
+        self
+    }
+
     /// Serve for as long as somebody may ask.
     pub fn serve(&self) {
         while let Ok(Ask { which, block, answer }) = self.0.recv() {
