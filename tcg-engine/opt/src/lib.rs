@@ -9,5 +9,5 @@ mod rounds;
 mod tests;
 mod values;
 
-pub use rounds::{Access, Group, Rounds, leads_back};
+pub use rounds::{Access, Group, Rounds, access, leads_back};
 pub use values::{Value, Values};

@@ -59,7 +59,7 @@ pub struct Access {
 const FAR: i64 = 1 << 20;
 
 /// An operation that may be in a group: how it goes to memory, and whether it stores.
-fn access(x: &Inst) -> Option<(MemRef, bool)> {
+pub fn access(x: &Inst) -> Option<(MemRef, bool)> {
     let m = MemRef::unpack(x.aux, x.imm);
     let write = match x.op {
         Op::Load | Op::Load128 => m.write_intent,

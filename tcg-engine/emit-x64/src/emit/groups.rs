@@ -13,7 +13,7 @@
 //! addresses of its accesses then wait for no load.
 
 use ir::Block;
-use ir::op::{Inst, MemRef, NONE, Op};
+use ir::op::{MemRef, NONE, Op};
 use opt::{Value, Values};
 
 use super::{Emitter, Instead};
@@ -92,19 +92,6 @@ struct Group {
     members: Vec<(u16, i64)>,
 }
 
-/// The access of an operation that may be in a group: what it is, and whether it stores.
-fn access(x: &Inst) -> Option<(MemRef, bool)> {
-    let m = MemRef::unpack(x.aux, x.imm);
-    let write = match x.op {
-        Op::Load | Op::Load128 => m.write_intent,
-        Op::Store | Op::Store128 => true,
-        Op::AluMem if Emitter::on_memory(MemRef::alu_op(x.imm)) => true,
-        _ => return None,
-    };
-    let near = m.disp.unsigned_abs() < 1 << 30;
-    (Emitter::plain(m) && m.wrap == 0 && !m.aligned && near).then_some((m, write))
-}
-
 impl Emitter {
     /// Finds the groups of a hot block.
     pub(super) fn find_groups(&mut self, block: &Block) {
@@ -121,9 +108,8 @@ impl Emitter {
                 // What is skipped has found nothing.
                 done.append(&mut open);
             }
-            if let Some((m, write)) = access(x)
-                && x.a != NONE
-            {
+            let emitted = x.op != Op::AluMem || Self::on_memory(MemRef::alu_op(x.imm));
+            if let Some((m, write)) = opt::access(x).filter(|_| emitted) {
                 let (base, distance) = values.of(x.a);
                 let index = (x.b != NONE).then(|| (values.of(x.b), m.scale));
                 let low = distance + i64::from(m.disp);

@@ -380,7 +380,7 @@ impl Emitter {
         }
     }
 
-    /// The end of a round, of which `undone` instructions of the block were not run, if `cond` holds.
+    /// The end of a round, if `cond` holds.
     pub(super) fn next_round(&mut self, block: &Block, cond: Option<u8>) {
         let out = cond.map(|c| self.a.jcc(c ^ 1));
         let round = self.round(block) as i32;
