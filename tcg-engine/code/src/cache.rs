@@ -152,6 +152,7 @@ pub struct Cache {
     by_key: HashMap<Key, u32, FastHash>,
     /// Blocks by page number of RAM.
     pages: HashMap<u64, Vec<u32>, FastHash>,
+    /// Empty until there is a block.
     jumps: Box<[Jump]>,
     /// Of the block that was stored last.
     stamp: u32,
@@ -188,15 +189,15 @@ fn jump_index(linear: u64) -> usize {
 }
 
 impl Cache {
-    /// An empty cache.
+    /// An empty cache. It has no memory before the first block: a vCPU that a state is loaded into is made with one, and runs
+    /// with that of the vCPU whose place it takes.
     pub fn new(limits: Limits) -> Self {
         Cache {
-            // As many as there may be: memory that is not touched costs nothing, and blocks that move do.
-            blocks: Vec::with_capacity(limits.blocks),
+            blocks: Vec::new(),
             free: Vec::new(),
             by_key: HashMap::default(),
             pages: HashMap::default(),
-            jumps: vec![NO_JUMP; JUMPS].into(),
+            jumps: Box::default(),
             stamp: 0,
             epochs: [Epoch::new(1)].into(),
             limits,
@@ -219,7 +220,7 @@ impl Cache {
     /// translation of the address depends on ([`mem::Tlb::context`](../mem/struct.Tlb.html)).
     #[inline(always)]
     pub fn jump(&self, linear: u64, pc: u64, mode: u32, context: u64) -> Found {
-        let j = &self.jumps[jump_index(linear)];
+        let Some(j) = self.jumps.get(jump_index(linear)) else { return Found::Nothing };
         if j.linear != linear || j.pc != pc || j.mode != mode {
             return Found::Nothing;
         }
@@ -319,6 +320,11 @@ impl Cache {
     /// Store a block whose bytes are `len` from `key.at` on; those beyond the first page lie at RAM offset `second`. An older
     /// block of the same key goes.
     pub fn insert(&mut self, key: Key, len: u32, second: Option<u64>, block: Block) -> Id {
+        if self.jumps.is_empty() {
+            self.jumps = vec![NO_JUMP; JUMPS].into();
+            // As many as there may be: memory that is not touched costs nothing, and blocks that move do.
+            self.blocks.reserve_exact(self.limits.blocks);
+        }
         if let Some(&old) = self.by_key.get(&key) {
             self.remove(old);
         }
@@ -478,6 +484,18 @@ mod tests {
         assert_eq!(c.jump(k.pc, k.pc + 1, 3, 9), Found::Nothing);
         assert_eq!(c.find(&k), Some(id));
         assert_eq!(c.find(&Key { mode: 4, ..k }), None);
+    }
+
+    #[test]
+    fn memory_comes_with_the_first_block() {
+        let mut c = small();
+        assert_eq!(c.jump(0x77, 0x77, 3, 1), Found::Nothing);
+        c.clear();
+        assert_eq!((c.blocks.capacity(), c.jumps.len()), (0, 0));
+        let id = c.insert(key(0x1000), 4, None, block(0, 1));
+        c.confirm(0x77, 1, id);
+        assert_eq!(c.jump(0x77, key(0x1000).pc, 3, 1), Found::Block(id));
+        assert!(c.blocks.capacity() >= c.most());
     }
 
     #[test]

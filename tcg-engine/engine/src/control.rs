@@ -170,7 +170,7 @@ impl Control {
                 let (state, m) = (state?, &engine.machine);
                 let mut vcpu = parked(engine, state.get_index())?;
                 let place = Place { machine: &engine.identity.machine, path: "vcpu", now: m.header.guest_ns() };
-                let new = crate::state::load(m, state.get_index(), state, place).map_err(|e| Refusal::state(&e))?;
+                let new = crate::state::load(&mut vcpu, state, place).map_err(|e| Refusal::state(&e))?;
                 vcpu.replace(new);
                 drop(vcpu);
                 // Whoever has written RAM before, the loader for one, does not mark pages.

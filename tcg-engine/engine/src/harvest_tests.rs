@@ -5,11 +5,11 @@ use std::time::Duration;
 use code::CodeMemory;
 use guest_memory::VcpuState;
 use guest_memory::mutants::{Mutant, plant};
-use guest_x86::state::{EFLAGS, RSP, attr, cr0, gpr};
-use guest_x86::{Attrs, Bus, Seg, Segment, flags};
+use guest_x86::state::{EFLAGS, RSP, gpr};
+use guest_x86::{Attrs, Bus, Seg, flags};
 
 use crate::stress::{How, Running, Used, user};
-use crate::tests::{Copied, engine};
+use crate::tests::{Copied, engine, flat};
 use crate::{Engine, vcpu};
 
 /// Where the guest begins.
@@ -44,16 +44,8 @@ fn writing(mutant: Option<Mutant>, emitted: bool) -> Engine {
         }
         let runner = &mut vcpu.runner;
         runner.cpu.mem.ram.write(CODE, WRITES).unwrap();
-        let flat = |selector, kind| {
-            let attr = attr::P | attr::S | attr::G | attr::DB | kind;
-            Segment { selector, attr, limit: u32::MAX, base: 0 }
-        };
-        runner.cpu.sys.cr0 = cr0::PE | cr0::ET | cr0::NE;
-        runner.cpu.sys.seg = [flat(0x10, 3); 6];
-        runner.cpu.sys.seg[Seg::Cs as usize] = flat(8, 0xb);
-        runner.regs.0.set(ir::PC, CODE);
+        flat(&mut runner.cpu, &mut runner.regs.0, CODE);
         runner.regs.0.set(gpr(3), 1);
-        runner.cpu.refresh(&mut runner.regs.0);
     }
     let machine = engine.machine.clone();
     std::thread::spawn(move || {

@@ -138,10 +138,10 @@ fn read_engine(engine: &Engine, from: engine_state::Reader<'_>) -> Result<Loaded
     if vcpus.len() as usize != engine.vcpus.len() {
         return bad("vcpus", format!("has {} vCPUs, and this VM has {}", vcpus.len(), engine.vcpus.len()));
     }
-    let vcpus = vcpus.iter().enumerate().map(|(n, vcpu)| {
+    let vcpus = vcpus.iter().zip(&engine.vcpus).enumerate().map(|(n, (vcpu, present))| {
         let path = format!("engine.vcpus[{n}]");
         let place = Place { machine: &engine.identity.machine, path: &path, now: guest_ns };
-        crate::state::load(m, n as u16, vcpu, place)
+        crate::state::load(&mut present.lock().unwrap_or_else(PoisonError::into_inner), vcpu, place)
     });
     Ok(Loaded { vcpus: vcpus.collect::<Result<_, _>>()?, guest_ns, pci_address, held })
 }

@@ -4,8 +4,6 @@
 //! the bus owns: the local APIC and the TSC's adjustment. A load makes a new vCPU, which takes the place of the old one only when
 //! all of the state has proved right; so nothing of an old life can stay behind, and a refused state changes nothing.
 
-use std::sync::Arc;
-
 use ::state::StateError;
 use ::state::tolerance::{self, Incoming, Register, Rules, rules};
 use cpu_model::msr;
@@ -17,7 +15,6 @@ use guest_x86::{Bus, Exception, Segment, Table, X86Core};
 use vcpu_devices::Lapic;
 use wire::state_capnp::{RunState, pending_event, vcpu_state, x86_core, x86_segment, x86_table};
 
-use crate::machine::Machine;
 use crate::vcpu::{Run, Vcpu};
 
 /// Keyed registers are MSRs: their index, eight bytes each.
@@ -46,16 +43,12 @@ impl Place<'_> {
     }
 }
 
-/// Make of `from` a vCPU that can take the place of vCPU `index` ([`Vcpu::replace`]). Nothing of the machine is changed.
+/// Make of `from` a vCPU that can take the place of `present` ([`Vcpu::replace`]). Nothing of the machine is changed.
 ///
 /// # Errors
 /// The field that is wrong, and why.
-pub fn load(
-    machine: &Arc<Machine>,
-    index: u16,
-    from: vcpu_state::Reader<'_>,
-    place: Place<'_>,
-) -> Result<Vcpu, StateError> {
+pub fn load(present: &mut Vcpu, from: vcpu_state::Reader<'_>, place: Place<'_>) -> Result<Vcpu, StateError> {
+    let (index, model) = (present.bus().index, present.runner.cpu.model());
     if from.get_index() != index {
         return Err(place.bad("index", format!("is {}, and this is vCPU {index}", from.get_index())));
     }
@@ -67,15 +60,14 @@ pub fn load(
     };
     let core = core?;
     let run = from.get_run_state()?;
-    let mut vcpu = Vcpu::apart(machine, index);
-    let mut state = read_core(core, machine.model, place)?;
+    let mut vcpu = present.apart();
+    let mut state = read_core(core, model, place)?;
     state.halted = run == RunState::Halted;
     let mut tsc_adjust = 0;
     for (id, value) in registers(&mut vcpu, from, core, &state, place)? {
         if id == msr::TSC_ADJUST { tsc_adjust = value } else { state.msrs.push((id, value)) }
     }
     state.msrs.push((msr::EFER, core.get_efer()));
-    let model = machine.model;
     let refused = |e: LoadError| match e {
         LoadError::Value { what, value } => place.bad(what, format!("{value:#x} is no value of it on {}", model.name)),
         LoadError::Msr { index, value } => {

@@ -10,10 +10,14 @@ use doorbell::{
     Answer, Device, DeviceArea, DeviceClient, EventFd, Header, Operation, Role, Server, SpinPolicy, create_windows,
 };
 use guest_memory::{Access, Arrangement, DirtyLayout, DirtyLog, Layout, Memfd, PAGE_SIZE, Ram};
+use guest_x86::state::{attr, cr0};
+use guest_x86::{Cpu, Seg, Segment};
+use ir::Regs;
 use mem::{MIRROR, Mirror};
 use state::{MEMFD_BYTES, StateArea};
 use vcpu_devices::Inbox;
 
+use crate::bus::VcpuBus;
 use crate::harvest::Harvests;
 use crate::irq::{Bells, Line};
 use crate::machine::{Machine, VcpuCounters};
@@ -136,6 +140,19 @@ pub fn engine() -> (Engine, Board) {
         harvests: Harvests::default(),
     };
     (engine, board)
+}
+
+/// Flat 32-bit code at `pc`, privilege level 0, without paging.
+pub fn flat(cpu: &mut Cpu<VcpuBus>, regs: &mut Regs, pc: u64) {
+    let segment = |selector, kind| {
+        let attr = attr::P | attr::S | attr::G | attr::DB | kind;
+        Segment { selector, attr, limit: u32::MAX, base: 0 }
+    };
+    cpu.sys.cr0 = cr0::PE | cr0::ET | cr0::NE;
+    cpu.sys.seg = [segment(0x10, 3); 6];
+    cpu.sys.seg[Seg::Cs as usize] = segment(8, 0xb);
+    regs.set(ir::PC, pc);
+    cpu.refresh(regs);
 }
 
 /// Harvests of a machine, and what they have copied: whoever has lost no page has all of RAM in the end.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use code::CodeMemory;
 use guest_memory::VcpuState;
 use guest_x86::{Cpu, Delivered, Exception, Runner, Why};
-use mem::Mirror;
+use mem::{Mirror, Tlb};
 use vcpu_devices::inbox;
 
 use crate::bus::VcpuBus;
@@ -50,6 +50,8 @@ pub struct Vcpu {
     /// Something may be deliverable: look before each block, since the guest may hold it back for a moment only.
     held: bool,
     stint: Stint,
+    /// What the next vCPU [apart](Vcpu::apart) looks its accesses up in.
+    pub spare: Option<Tlb>,
 }
 
 /// What [`Vcpu::turn`] asks of the loop.
@@ -65,7 +67,7 @@ enum Turn {
 impl Vcpu {
     /// After power-on.
     pub fn new(machine: &Arc<Machine>, index: u16) -> Vcpu {
-        let vcpu = Self::apart(machine, index);
+        let vcpu = Self::with_tlb(machine, index, Tlb::new());
         vcpu.runner.cpu.bus.publish();
         vcpu
     }
@@ -83,10 +85,15 @@ impl Vcpu {
         Ok(())
     }
 
-    /// After power-on, and not yet part of the machine: nobody knows of it.
-    pub fn apart(machine: &Arc<Machine>, index: u16) -> Vcpu {
+    /// One that may take this one's place: after power-on, and not yet part of the machine, so that nobody knows of it.
+    pub fn apart(&mut self) -> Vcpu {
+        let bus = &self.runner.cpu.bus;
+        Self::with_tlb(&bus.machine, bus.index, self.spare.take().unwrap_or_default())
+    }
+
+    fn with_tlb(machine: &Arc<Machine>, index: u16, tlb: Tlb) -> Vcpu {
         let bus = VcpuBus::new(machine.clone(), index);
-        let cpu = Cpu::new(machine.model, machine.memory.clone(), bus);
+        let cpu = Cpu::with_tlb(machine.model, machine.memory.clone(), bus, tlb);
         let run = if index == 0 { Run::Runnable } else { Run::WaitForSipi };
         Vcpu {
             runner: Runner::new(cpu),
@@ -96,23 +103,16 @@ impl Vcpu {
             announce: false,
             held: true,
             stint: Stint::default(),
+            spare: None,
         }
     }
 
-    /// Let `other`, which was made [apart](Vcpu::apart), take this one's place, which must be parked: what waited for this one is dropped, its code forgotten.
+    /// Let `other`, which was made [apart](Vcpu::apart) of this one, take its place. This one must be parked: what waited for it is
+    /// dropped, its code forgotten.
     pub fn replace(&mut self, mut other: Vcpu) {
-        let done = self.runner.instructions;
-        self.forget_code();
-        // Mappings were made before lock-down, and no others can be.
-        let (t1, check) = (self.runner.t1.take(), self.runner.check.take());
-        let (cache, mut mirror) = (std::mem::take(&mut self.runner.cache), self.runner.cpu.mirror.take());
-        mirror.iter_mut().for_each(Mirror::begin);
-        other.runner.take_watcher(&mut self.runner);
-        other.runner.take_plans(&mut self.runner);
-        *self = other;
-        (self.runner.t1, self.runner.check, self.runner.cache) = (t1, check, cache);
-        self.runner.cpu.mirror = mirror;
-        self.runner.instructions = done;
+        other.runner.succeed(&mut self.runner);
+        let before = std::mem::replace(self, other);
+        self.spare = Some(before.runner.cpu.tlb);
         self.bus().enter_machine();
     }
 

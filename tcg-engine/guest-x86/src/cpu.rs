@@ -71,7 +71,11 @@ pub struct Cpu<B: Bus> {
 impl<B: Bus> Cpu<B> {
     /// A vCPU as after a reset; [`Cpu::reset`] the guest words too.
     pub fn new(model: &'static Model, mem: Arc<Memory>, bus: B) -> Self {
-        let mut tlb = Tlb::new();
+        Self::with_tlb(model, mem, bus, Tlb::new())
+    }
+
+    /// The same, in the memory of a TLB whose vCPU does not need it any more. What it has is forgotten.
+    pub fn with_tlb(model: &'static Model, mem: Arc<Memory>, bus: B, mut tlb: Tlb) -> Self {
         tlb.set_origin(mem.ram.as_ptr() as u64);
         let number = bus.apic_id() as u8;
         Cpu {

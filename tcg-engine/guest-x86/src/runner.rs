@@ -149,6 +149,23 @@ impl<B: Bus> Runner<B> {
         }
     }
 
+    /// Take the place of `before`, which ends: run by its emitted code, with its memory, watched and planned for as it was. All
+    /// that was translated is forgotten.
+    pub fn succeed(&mut self, before: &mut Self) {
+        before.forget_code();
+        // Mappings were made before lock-down, and no others can be.
+        (self.t1, self.check) = (before.t1.take(), before.check.take());
+        std::mem::swap(&mut self.cache, &mut before.cache);
+        // Code is emitted for a TLB of this size.
+        std::mem::swap(&mut self.cpu.tlb, &mut before.cpu.tlb);
+        self.cpu.tlb.flush_all();
+        self.cpu.refresh(&mut self.regs.0);
+        self.cpu.mirror = before.cpu.mirror.take();
+        self.cpu.mirror.iter_mut().for_each(mem::Mirror::begin);
+        (self.plans, self.watcher) = (before.plans.take(), before.watcher.take());
+        self.instructions = before.instructions;
+    }
+
     /// Run at most `blocks` blocks.
     pub fn run(&mut self, blocks: u32) -> Why {
         self.exchange_plans();

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::MutexGuard;
 
 use ::state::{MEMFD_BYTES, ROW_BYTES, StateArea};
+use code::CodeMemory;
 use doorbell::Route;
 use guest_memory::{Access, Memfd, SharedMap};
 use guest_x86::{Attrs, Bus, Seg, X86Core};
@@ -16,7 +17,7 @@ use wire::saved_capnp::engine_state;
 use wire::state_capnp::{RunState, vcpu_state, x86_core};
 
 use super::*;
-use crate::tests::{Board, LINES, engine};
+use crate::tests::{Board, LINES, engine, flat};
 use crate::vcpu::Run;
 
 const APIC: u64 = 0xfee0_0000;
@@ -492,6 +493,39 @@ fn who_is_asked_and_when() {
     let root = message.get_root_as_reader::<saved_state::Reader<'_>>().unwrap();
     let saved_state::state::Engine(state) = root.get_state().which().unwrap() else { panic!() };
     assert_eq!(state.unwrap().get_vcpus().unwrap().get(0).get_run_state().unwrap(), RunState::WaitForInit);
+}
+
+#[test]
+fn emitted_code_fits_the_tlb_of_a_vcpu_that_was_loaded() {
+    let (e, _) = enabled();
+    // jmp to itself
+    e.machine.memory.ram.write(0x1000, &[0xeb, 0xfe]).unwrap();
+    {
+        let Vcpu { runner, .. } = &mut *vcpu(&e);
+        flat(&mut runner.cpu, &mut runner.regs.0, 0x1000);
+        runner.use_t1(CodeMemory::new(4 << 20).unwrap()).unwrap();
+        // As after a guest that went to many pages.
+        runner.cpu.tlb.grow();
+        runner.t1.as_mut().unwrap().fit(&runner.cpu.tlb);
+    }
+    load(&e, save(&e, "q35-0").unwrap()).unwrap();
+    let before = vcpu(&e).runner.instructions;
+    vcpu(&e).step(&e.machine);
+    let Vcpu { runner, .. } = &mut *vcpu(&e);
+    assert!(runner.instructions > before);
+    assert!(runner.t1.as_ref().unwrap().stats().blocks > 0);
+}
+
+#[test]
+fn states_are_loaded_with_the_memory_that_was_there() {
+    let (e, _) = enabled();
+    let again = || {
+        load(&e, save(&e, "q35-0").unwrap()).unwrap();
+        let v = vcpu(&e);
+        (v.runner.cpu.tlb.bank_address(), v.spare.as_ref().unwrap().bank_address())
+    };
+    let first = again();
+    assert!((0..8).all(|_| again() == first));
 }
 
 #[test]

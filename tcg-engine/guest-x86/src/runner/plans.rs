@@ -82,11 +82,6 @@ impl<B: Bus> Runner<B> {
         self.plans = Some(Plans::new(asker));
     }
 
-    /// Have the plans of `other`, which takes part no longer.
-    pub fn take_plans(&mut self, other: &mut Self) {
-        self.plans = other.plans.take();
-    }
-
     /// Hand over the loops that are worth a plan, and take the plans that have been made.
     pub(super) fn exchange_plans(&mut self) {
         let (Some(t1), Some(plans)) = (&mut self.t1, &self.plans) else { return };

@@ -33,11 +33,6 @@ impl<B: Bus> Runner<B> {
         self.watcher = Some(watcher);
     }
 
-    /// Have the watcher of another vCPU's run loop, which ends.
-    pub fn take_watcher(&mut self, from: &mut Self) {
-        self.watcher = from.watcher.take();
-    }
-
     #[cold]
     pub(super) fn show_lifted(&mut self, lift: &Lift) {
         let mut bytes = vec![0; lift.len as usize];
