@@ -91,6 +91,7 @@ mutants! {
     RoundsBase: "a word that counted rounds go by is lost",
     RoundsKept: "rounds that were counted and not done are not given back",
     RoundsFlags: "flags are not there behind counted rounds",
+    RoundsTicket: "a plan is taken for a loop that has the number of the one that it was made for",
     GroupRight: "a group of accesses asks for the right of its first one alone",
     Apart: "only the first access of a group is looked at",
     NoRecipe: "flags that were not saved are not made when a fault shows them",

@@ -512,10 +512,17 @@ impl T1 {
 
     /// Have a loop count its rounds, of which this is so, if it is still there.
     pub fn count_rounds(&mut self, cache: &Cache, which: Loop, rounds: opt::Rounds) {
-        if let Some(hot) = self.hot_block(which.block).filter(|hot| hot.known.asked == Some(which)) {
+        let is_it = |hot: &&mut HotBlock| hot.known.asked == Some(which) || on(Mutant::RoundsTicket);
+        if let Some(hot) = self.hot_block(which.block).filter(is_it) {
             hot.known.rounds = Some(Arc::new(rounds));
             self.emit_again(cache, which.block);
         }
+    }
+
+    /// Loops that have a plan now. For tests.
+    pub fn planned(&self) -> usize {
+        let hot = self.blocks.iter().flatten().filter_map(|b| b.hot.as_ref());
+        hot.filter(|hot| hot.known.rounds.is_some()).count()
     }
 
     /// Emit block `n`, if it is hot with what is known about it.

@@ -14,6 +14,8 @@ pub use counters::COUNTERS;
 use emit_x64::{Left, T1};
 use ir::t0::{self, Exit};
 use ir::{PC, Regs, Stop};
+#[cfg(test)]
+pub(crate) use plans::Ask;
 use plans::Plans;
 pub use plans::{Asker, Planner, planner};
 pub use watch::Watch;

@@ -15,10 +15,21 @@ use super::Runner;
 use crate::bus::Bus;
 
 /// A loop, whose it is, and whom to tell.
-struct Ask {
+#[derive(Debug)]
+pub(crate) struct Ask {
     which: Loop,
     block: Block,
     answer: Sender<(Loop, Rounds)>,
+}
+
+impl Ask {
+    /// Make the plan, if there is one.
+    pub(crate) fn serve(self) {
+        if let Some(rounds) = Rounds::of(&self.block) {
+            // Who asked may be gone.
+            let _ = self.answer.send((self.which, rounds));
+        }
+    }
 }
 
 /// For those who want plans.
@@ -52,12 +63,13 @@ impl Planner {
 
     /// Serve for as long as somebody may ask.
     pub fn serve(&self) {
-        while let Ok(Ask { which, block, answer }) = self.0.recv() {
-            if let Some(rounds) = Rounds::of(&block) {
-                // Who asked may be gone.
-                let _ = answer.send((which, rounds));
-            }
-        }
+        self.0.iter().for_each(Ask::serve);
+    }
+
+    /// What waits to be served.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> Vec<Ask> {
+        self.0.try_iter().collect()
     }
 }
 

@@ -8,7 +8,7 @@ use iced_x86::code_asm::*;
 
 use super::harness::*;
 use crate::Runner;
-use crate::runner::planner;
+use crate::runner::{Ask, Planner, planner};
 
 /// Where pages are mapped for programs: no page lies where its neighbour does.
 const PAGES: u64 = 24;
@@ -294,9 +294,8 @@ fn planted_bugs_show() {
     }
 }
 
-/// A loop is found to run long, its plan made by another thread, and taken while it runs.
-#[test]
-fn a_thread_plans_what_runs_long() {
+/// Adds up words, for ever, so many at a time as R8 says; what else there is for the tests of plans.
+fn sums() -> (Runner<TestBus>, Planner) {
     let mut m = long();
     m.t1 = None;
     m.use_t1(code::CodeMemory::new(1 << 20).unwrap()).unwrap();
@@ -304,22 +303,53 @@ fn a_thread_plans_what_runs_long() {
     m.plan_with(asker);
     let mut m = with_pages(m);
     user(&mut m);
-    let code = asm64(|a| {
+    m.poke(CODE, &summing());
+    for (n, value) in [(0, 0), (2, 0), (8, MANY)] {
+        m.set(n, value);
+    }
+    m.set_pc(CODE);
+    (m, planner)
+}
+
+/// So many words make a loop worth a plan, and so few do not.
+const MANY: u64 = 0x300;
+const FEW: u64 = 3;
+
+fn summing() -> Vec<u8> {
+    asm64(|a| {
         let (mut again, mut inner) = (a.create_label(), a.create_label());
         a.set_label(&mut again)?;
         a.mov(rbx, FROM + 0x6000)?;
-        a.mov(ecx, 0x300)?;
+        a.mov(rcx, r8)?;
         a.set_label(&mut inner)?;
         a.add(rax, qword_ptr(rbx + rcx * 8))?;
         a.dec(rcx)?;
         a.jne(inner)?;
         a.inc(rdx)?;
         a.jmp(again)
-    });
-    m.poke(CODE, &code);
-    m.set(2, 0);
-    m.set(0, 0);
-    m.set_pc(CODE);
+    })
+}
+
+fn planned(m: &Runner<TestBus>) -> usize {
+    m.t1.as_ref().unwrap().planned()
+}
+
+/// Run until a plan is asked for.
+fn asked(m: &mut Runner<TestBus>, planner: &Planner) -> Vec<Ask> {
+    for _ in 0..100_000 {
+        m.run(1 << 10);
+        let asks = planner.waiting();
+        if !asks.is_empty() {
+            return asks;
+        }
+    }
+    panic!("no plan is asked for");
+}
+
+/// A loop is found to run long, its plan made by another thread, and taken while it runs.
+#[test]
+fn a_thread_plans_what_runs_long() {
+    let (mut m, planner) = sums();
     thread::scope(|scope| {
         scope.spawn(move || planner.serve());
         for _ in 0..1_000_000 {
@@ -329,7 +359,7 @@ fn a_thread_plans_what_runs_long() {
             }
             thread::yield_now();
         }
-        assert_eq!(m.counter("code-counted"), 1);
+        assert_eq!((m.counter("code-counted"), planned(&m)), (1, 1));
         let before = m.get(2);
         m.run(1 << 14);
         assert!(m.get(2) > before);
@@ -339,8 +369,53 @@ fn a_thread_plans_what_runs_long() {
         let sum = |words: std::ops::RangeInclusive<u64>| {
             words.map(|n| m.peek64(place(FROM + 0x6000 + 8 * n))).fold(0, u64::wrapping_add)
         };
-        let (all, begun) = (sum(1..=0x300), sum(m.get(1) + 1..=0x300));
+        let (all, begun) = (sum(1..=MANY), sum(m.get(1) + 1..=MANY));
         assert_eq!(m.get(0), all.wrapping_mul(m.get(2)).wrapping_add(begun));
         drop(m);
     });
+}
+
+/// A plan that comes when its loop is gone, and another one has the number, is nobody's.
+#[test]
+fn a_plan_for_a_loop_that_is_gone_is_not_taken() {
+    let late = |mutant| {
+        let (mut m, planner) = sums();
+        let asks = asked(&mut m, &planner);
+        m.cpu.invalidate(CODE, summing().len() as u64);
+        m.set(8, FEW);
+        // Blocks have their numbers again, and are hot.
+        for _ in 0..100 {
+            m.run(1 << 14);
+        }
+        assert_eq!((planned(&m), planner.waiting().len()), (0, 0));
+        asks.into_iter().for_each(Ask::serve);
+        plant(mutant);
+        m.run(1 << 10);
+        plant(None);
+        planned(&m)
+    };
+    assert_eq!(late(None), 0);
+    assert_eq!(late(Some(Mutant::RoundsTicket)), 1, "the test shows nothing");
+}
+
+/// A loop that does not run long any more is better off without, and is not asked for again.
+#[test]
+fn a_loop_that_runs_short_loses_its_plan() {
+    let (mut m, planner) = sums();
+    asked(&mut m, &planner).into_iter().for_each(Ask::serve);
+    m.run(1 << 10);
+    assert_eq!((planned(&m), m.counter("code-counted")), (1, 1));
+    m.set(8, FEW);
+    for _ in 0..100_000 {
+        m.run(1 << 10);
+        if planned(&m) == 0 {
+            break;
+        }
+    }
+    assert_eq!((planned(&m), m.counter("code-counted")), (0, 1));
+    m.set(8, MANY);
+    for _ in 0..200 {
+        m.run(1 << 14);
+    }
+    assert!(planner.waiting().is_empty());
 }

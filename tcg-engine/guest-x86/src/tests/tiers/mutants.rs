@@ -40,6 +40,7 @@ fn planted_bugs_are_found() {
         Mutant::RoundsEnd,
         Mutant::RoundsRight,
         Mutant::RoundsBase,
+        Mutant::RoundsTicket,
         Mutant::ReturnContext,
         Mutant::ReturnGone,
         Mutant::Unchecked,
