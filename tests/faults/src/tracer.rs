@@ -299,6 +299,8 @@ impl Tracer {
         if let Some(order) = self.order
             && (self.report.stops >= order.at || self.cancelled.is_some())
             && is_ready(order.fault, thread, keeper)
+            // Who exits does not come back to be stopped.
+            && !(order.fault == Fault::Stop && begins && exits(thread)?)
         {
             if begins && needs_registers(order.fault) {
                 if self.cancelled.is_none() {
@@ -336,6 +338,11 @@ fn is_ready(fault: Fault, thread: Pid, keeper: bool) -> bool {
         Fault::Panic => caught & 1 << (libc::SIGSYS - 1) != 0,
         Fault::Kill | Fault::Stop | Fault::Hang => true,
     }
+}
+
+/// Whether the system call that a thread begins ends its process.
+fn exits(thread: Pid) -> nix::Result<bool> {
+    Ok(ptrace::getregs(thread)?.orig_rax.cast_signed() == libc::SYS_exit_group)
 }
 
 /// Starts a command that stands still until it is told to go on.
