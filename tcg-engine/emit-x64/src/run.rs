@@ -520,7 +520,7 @@ impl T1 {
     }
 
     /// Loops that have a plan now. For tests.
-    pub fn planned(&self) -> usize {
+    pub fn plans(&self) -> usize {
         let hot = self.blocks.iter().flatten().filter_map(|b| b.hot.as_ref());
         hot.filter(|hot| hot.known.rounds.is_some()).count()
     }

@@ -517,6 +517,31 @@ fn emitted_code_fits_the_tlb_of_a_vcpu_that_was_loaded() {
 }
 
 #[test]
+fn a_vcpu_that_was_loaded_has_none_of_the_translations_of_before() {
+    let (e, _) = enabled();
+    let left = save(&e, "q35-0").unwrap();
+    {
+        let Vcpu { runner, .. } = &mut *vcpu(&e);
+        flat(&mut runner.cpu, &mut runner.regs.0, 0x1000);
+        runner.cpu.sys.cpl = 3;
+        runner.cpu.refresh(&mut runner.regs.0);
+    }
+    let tlb = |e: &Engine, at: u64| {
+        let tlb = &mut vcpu(e).runner.cpu.tlb;
+        let (bank, found) = (tlb.bank(), tlb.read(at, 1));
+        tlb.install(at, 0x9000, mem::Access::Read);
+        (bank, found, tlb.read(at, 1))
+    };
+    // In the supervisor's bank too, where the state that is loaded looks.
+    assert_eq!(tlb(&e, 0x5000), (mem::Bank::User, None, Some(0x9000)));
+    vcpu(&e).runner.cpu.tlb.select_bank(mem::Bank::Supervisor);
+    assert_eq!(tlb(&e, 0x5000).1, None);
+    vcpu(&e).runner.cpu.tlb.select_bank(mem::Bank::User);
+    load(&e, left).unwrap();
+    assert_eq!(tlb(&e, 0x5000), (mem::Bank::Supervisor, None, Some(0x9000)));
+}
+
+#[test]
 fn states_are_loaded_with_the_memory_that_was_there() {
     let (e, _) = enabled();
     let again = || {

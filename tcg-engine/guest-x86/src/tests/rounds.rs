@@ -331,7 +331,7 @@ fn summing() -> Vec<u8> {
 }
 
 fn planned(m: &Runner<TestBus>) -> usize {
-    m.t1.as_ref().unwrap().planned()
+    m.t1.as_ref().unwrap().plans()
 }
 
 /// Run until a plan is asked for.
